@@ -1,0 +1,1 @@
+"""The earlier system's client module."""

@@ -1,0 +1,11 @@
+"""Where weights come from: a reference in, a local path out.
+
+A reference is a local directory or file, `embedded:NAME` (inside an installed package),
+`s3://bucket/key`, or `hf://org/name[@revision]`. Nothing is downloaded unless the
+reference says so.
+"""
+
+from serve_app.artifacts.embedded import RESOURCES, embedded_path
+from serve_app.artifacts.resolve import resolve
+
+__all__ = ["RESOURCES", "embedded_path", "resolve"]

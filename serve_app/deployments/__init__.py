@@ -1,0 +1,1 @@
+"""Thin Ray Serve classes: batching, concurrency, health; no maths."""

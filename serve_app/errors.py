@@ -1,0 +1,77 @@
+"""The errors PlainMed raises on purpose, each with what HTTP says about it.
+
+Knows nothing of HTTP frameworks or Ray: a plain exception carries a stable `code`, the
+status the gateway answers with, and the request field it is about. A library user
+catches `PlainMedError` (or `ValueError`, for bad input); the gateway renders the same
+object as `{"error": {"code", "message", "field"}}`.
+"""
+
+from __future__ import annotations
+
+
+class PlainMedError(Exception):
+    """Base of every deliberate error.
+
+    Attributes:
+        code: a stable snake_case name a client can switch on.
+        status: the HTTP status it becomes.
+        field: the request field it is about, such as `texts_generated[2]`, or None.
+    """
+
+    code = "internal_error"
+    status = 500
+
+    def __init__(self, message: str, *, field: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.field = field
+        if code is not None:
+            self.code = code
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Exceptions cross process borders in Ray; the default protocol would lose the keywords.
+        return (_rebuild, (type(self), self.message, self.field, self.code))
+
+
+def _rebuild(cls: type[PlainMedError], message: str, field: str | None, code: str) -> PlainMedError:
+    return cls(message, field=field, code=code)
+
+
+class InvalidInput(PlainMedError, ValueError):
+    """The caller's text or parameter cannot be scored: 422."""
+
+    code = "invalid_input"
+    status = 422
+
+
+class NotServed(PlainMedError):
+    """This deployment was started without the service the request needs: 404."""
+
+    code = "not_served"
+    status = 404
+
+
+class Unavailable(PlainMedError):
+    """The service cannot answer now and a later try may succeed: 503 with Retry-After."""
+
+    code = "unavailable"
+    status = 503
+
+
+class MetricFailed(PlainMedError):
+    """A metric could not be computed for a well-formed text: 500, never a default number."""
+
+    code = "metric_failed"
+    status = 500
+
+
+class ConfigError(PlainMedError, ValueError):
+    """A setting, targets file or weights reference is wrong; raised at start, not per request."""
+
+    code = "config_error"
+
+
+class CheckpointError(ConfigError):
+    """A weights file is not what the setting says it is."""
+
+    code = "checkpoint_error"

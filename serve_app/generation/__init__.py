@@ -1,0 +1,1 @@
+"""Generator engines behind one small Protocol."""

@@ -1,0 +1,87 @@
+"""What a generator engine is: texts in, summaries out. Knows no engine and no server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationParams:
+    """How to generate one summary.
+
+    Attributes:
+        max_new_tokens: longest summary in tokens (words, for engines without tokens), >= 1.
+        temperature: 0 decodes greedily; at most 2.
+        top_p: nucleus mass, in (0, 1].
+        repeat_penalty: > 0; 1 is none.
+        seed: makes the output repeatable whatever it is batched with; None draws afresh.
+    """
+
+    max_new_tokens: int = 512
+    temperature: float = 0.2
+    top_p: float = 0.9
+    repeat_penalty: float = 1.015
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SummarySentence:
+    """One sentence of a summary and where it came from.
+
+    Attributes:
+        text: as it stands in the summary.
+        source: the sentence of the original it was made from, or None (a free generation).
+        source_index: position of that sentence in the original, or None.
+        replacements: (term, plain words) pairs put in its place.
+    """
+
+    text: str
+    source: str | None = None
+    source_index: int | None = None
+    replacements: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A generated summary.
+
+    Attributes:
+        text: the summary.
+        model: the engine's model name.
+        finish_reason: `stop` (ended by itself) or `length` (cut at max_new_tokens).
+        prompt_tokens: tokens read; 0 for engines without tokens.
+        completion_tokens: tokens written; 0 for engines without tokens.
+        sentences: per-sentence provenance where the engine knows it, else empty.
+        truncated: True if part of the input was not read.
+    """
+
+    text: str
+    model: str
+    finish_reason: str = "stop"
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    sentences: tuple[SummarySentence, ...] = field(default=())
+    truncated: bool = False
+
+
+class Generator(Protocol):
+    """A generator engine."""
+
+    name: str
+    device: str
+    batch_size: int
+    """Most texts worth giving to one `generate` call."""
+
+    def generate(self, texts: Sequence[str], params: Sequence[GenerationParams]) -> list[Summary]:
+        """One summary for each text.
+
+        Raises:
+            InvalidInput: a text cannot be summarised (empty, or over the model's context).
+        """
+        ...
+
+    def stream(self, text: str, params: GenerationParams) -> Iterator[str | Summary]:
+        """Yields pieces of the summary as they are written, then the `Summary` itself."""
+        ...

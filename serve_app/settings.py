@@ -1,0 +1,216 @@
+"""Every setting of PlainMed, once: its name, type, default and meaning.
+
+Each field is read from the environment variable of the same name in capitals
+(`alignscore_batch` from `ALIGNSCORE_BATCH`); the names of the earlier system are kept.
+`serve_config.yaml` may give the same fields under `settings:`; the environment wins, so
+an operator can override a baked-in file. Unknown fields and malformed values raise
+`ConfigError` naming the variable.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from serve_app.errors import ConfigError
+
+EvalMode = Literal["nli_sp", "bin_sp", "reg_sp", "nli", "bin", "reg"]
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+
+def _steepness(value: Any) -> Any:
+    """Accepts `calibrated`, `legacy` or a positive number (k * sigma)."""
+    if value in ("calibrated", "legacy"):
+        return value
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ValueError(
+            "must be 'calibrated', 'legacy' or a positive number (k * sigma)"
+        ) from None
+    if not 0 < number < float("inf"):
+        raise ValueError("must be a finite number above 0")
+    return number
+
+
+Steepness = Annotated[str | float, BeforeValidator(_steepness)]
+
+
+class Settings(BaseSettings):
+    """All settings; immutable once read. Build it with `load_settings`."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), env_ignore_empty=True
+    )
+
+    # --- server -------------------------------------------------------------------------
+    host: str = Field("127.0.0.1", description="Address `plainmed serve` binds to.")
+    port: int = Field(8000, ge=1, le=65535, description="Port `plainmed serve` listens on.")
+    cors_origins: str = Field(
+        "", description="Comma-separated origins allowed to call from a browser; empty: none."
+    )
+    max_body_bytes: int = Field(8_388_608, ge=1024, description="Largest request body, in bytes.")
+    max_texts: int = Field(1024, ge=1, description="Most texts (or pairs) in one request.")
+    max_text_chars: int = Field(1_000_000, ge=1, description="Longest single text, in characters.")
+    request_timeout_s: float = Field(
+        300.0, gt=0, description="Longest time one request may take before it is answered 503."
+    )
+    retry_after_s: int = Field(2, ge=1, description="Seconds named in Retry-After of a 503.")
+    drain_timeout_s: float = Field(
+        60.0, gt=0, description="How long `plainmed serve` waits for accepted requests at shutdown."
+    )
+
+    # --- device -------------------------------------------------------------------------
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
+        description="Where models run: auto (GPU when there is one), cpu, cuda, cuda:N or mps.",
+    )
+    torch_num_threads: int = Field(
+        0, ge=0, description="Threads a model replica computes with; 0 leaves torch's choice."
+    )
+    metrics_dtype: Dtype = Field(
+        "float32", description="Weights of both metric encoders; bfloat16 is faster, not exact."
+    )
+    token_budget: int = Field(
+        8192, ge=512, description="Most padded tokens the encoders take in one forward pass."
+    )
+
+    # --- relevance ----------------------------------------------------------------------
+    bertscore_model: str = Field(
+        "embedded:all-MiniLM-L6-v2", description="Encoder of the relevance metric (a reference)."
+    )
+    bertscore_layer: int | None = Field(
+        None, ge=0, description="Hidden layer; unset: as bert-score chooses for known models."
+    )
+    bertscore_long_text: Literal["truncate", "window"] = Field(
+        "truncate", description="Texts over the encoder's limit: cut as bert-score, or windowed."
+    )
+
+    # --- factuality ---------------------------------------------------------------------
+    alignscore_model: str = Field(
+        "embedded:alignscore-mini",
+        description="AlignScore model, or the backbone of ALIGNSCORE_CKPT (a reference).",
+    )
+    alignscore_ckpt: str | None = Field(
+        None, description="A published Lightning .ckpt; unset: ALIGNSCORE_MODEL holds all weights."
+    )
+    alignscore_batch: int = Field(
+        32, ge=1, description="Most (chunk, sentence) pairs the encoder takes in one forward pass."
+    )
+    alignscore_eval_mode: EvalMode = Field("nli_sp", description="Which head, and whether split.")
+    alignscore_chunk_words: int | None = Field(
+        None, ge=8, description="Context chunk size in words; unset: the model's own (350)."
+    )
+
+    # --- loss ---------------------------------------------------------------------------
+    targets_file: str | None = Field(
+        None, description="Targets JSON; unset: the one shipped for the embedded models."
+    )
+    loss_steepness: Steepness = Field(
+        "calibrated", description="Readability curves: calibrated, legacy, or a number k * sigma."
+    )
+    loss_direction: Literal["two_sided", "one_sided"] = Field(
+        "two_sided", description="two_sided: match human writing; one_sided: better costs nothing."
+    )
+    loss_targets: Literal["corpus", "human"] = Field(
+        "corpus", description="human: with texts_human, each sample's own human text is its target."
+    )
+
+    # --- generator ----------------------------------------------------------------------
+    generator: Literal["auto", "extractive", "transformers"] = Field(
+        "auto",
+        description="Engine; auto: transformers when MODEL_PATH or MODEL_NAME is set, "
+        "else extractive.",
+    )
+    model_path: str | None = Field(
+        None, description="Causal model or LoRA adapter (a reference) of the transformers engine."
+    )
+    model_name: str | None = Field(
+        None, description="With MODEL_S3_BUCKET: s3://BUCKET/merged-models/MODEL_NAME/."
+    )
+    model_s3_bucket: str | None = Field(None, description="Bucket of merged generator models.")
+    generator_dtype: Dtype = Field("float32", description="Weights of the transformers engine.")
+    generator_long_input: Literal["error", "window"] = Field(
+        "error", description="Input over the context: refuse with 422, or summarise in windows."
+    )
+    generator_batch: int = Field(8, ge=1, description="Most texts generated in one batch.")
+    max_new_tokens: int = Field(512, ge=1, description="Longest summary, in tokens.")
+    temperature: float = Field(0.2, ge=0.0, le=2.0, description="0 decodes greedily.")
+    top_p: float = Field(0.9, gt=0.0, le=1.0, description="Nucleus sampling mass.")
+    repeat_penalty: float = Field(1.015, gt=0.0, le=10.0, description="Repetition penalty.")
+    system_prompt: str = Field(
+        "You rewrite medical text as a plain-language summary that a reader without medical "
+        "training understands. Keep every fact, number and direction of effect; add nothing.",
+        description="System message of the transformers engine.",
+    )
+    user_prefix: str = Field(
+        "Write a plain-language summary of this text:\n\n",
+        description="Put before the text in the user message.",
+    )
+    extractive_max_words: int = Field(
+        220, ge=20, description="Length budget of the extractive engine, in words."
+    )
+
+    # --- weights ------------------------------------------------------------------------
+    hf_token: SecretStr | None = Field(None, description="Token for hf:// references.")
+    cache_dir: str | None = Field(
+        None, description="Where downloads are kept; unset: the user's cache directory."
+    )
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, value: str) -> str:
+        for origin in filter(None, (part.strip() for part in value.split(","))):
+            if origin != "*" and not origin.startswith(("http://", "https://")):
+                raise ValueError(f"{origin!r} is not an origin such as https://example.org")
+        return value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment first, then what the caller gave; no .env file, no secrets folder."""
+        return (env_settings, init_settings)
+
+    @property
+    def generator_engine(self) -> Literal["extractive", "transformers"]:
+        """The engine `generator` stands for, with `auto` resolved."""
+        if self.generator != "auto":
+            return self.generator
+        return "transformers" if self.generator_reference else "extractive"
+
+    @property
+    def generator_reference(self) -> str | None:
+        """Where the causal model is: MODEL_PATH, else the bucket convention, else None."""
+        if self.model_path:
+            return self.model_path
+        if self.model_name and self.model_s3_bucket:
+            return f"s3://{self.model_s3_bucket}/merged-models/{self.model_name}/"
+        return None
+
+
+def load_settings(**values: Any) -> Settings:
+    """Reads settings from the environment over `values` (as from `serve_config.yaml`).
+
+    Raises:
+        ConfigError: a name is unknown or a value malformed; the message names each variable.
+    """
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        problems = []
+        for item in error.errors():
+            name = str(item["loc"][0]).upper() if item["loc"] else "SETTINGS"
+            if item["type"] == "extra_forbidden":
+                problems.append(f"{name}: there is no such setting")
+            else:
+                problems.append(f"{name}: {item['msg']}")
+        raise ConfigError("bad settings: " + "; ".join(problems)) from None
