@@ -1,0 +1,82 @@
+"""Builds the application graph from settings: what talks to what, and nothing else.
+
+`serve run serve_config.yaml` calls `build`. Replicas, autoscaling, resources and queue
+lengths are in that file, by deployment name; what stands here are defaults for one laptop.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from ray.serve.config import BackpressureConfig
+from ray.serve.deployment import Application
+
+from serve_app.deployments.gateway import Gateway
+from serve_app.deployments.generator import Generator
+from serve_app.deployments.loss import Loss
+from serve_app.deployments.metrics import Factuality, ReadabilityDeployment, Relevance
+from serve_app.errors import ConfigError
+from serve_app.settings import load_settings
+
+Service = Literal["metrics", "generator"]
+
+
+class BuildArgs(BaseModel):
+    """Arguments of the application in `serve_config.yaml`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    services: list[Service] = Field(
+        default=["metrics", "generator"], description="Which halves are built."
+    )
+    settings: dict[str, Any] = Field(
+        default_factory=dict, description="Fields of serve_app.settings.Settings, in lower case."
+    )
+
+    @field_validator("services")
+    @classmethod
+    def _some_service(cls, services: list[Service]) -> list[Service]:
+        if not services:
+            raise ValueError("name at least one of: metrics, generator")
+        return services
+
+
+def build(args: BuildArgs) -> Application:
+    """The graph: Gateway -> Loss -> {Relevance, Factuality, Readability}, and Generator.
+
+    Raises:
+        ConfigError: a setting is unknown or malformed.
+    """
+    settings = load_settings(**args.settings)
+    nodes: dict[str, Application] = {}
+    if "metrics" in args.services:
+        nodes["Relevance"] = _options(Relevance, "Relevance", 0.4).bind(settings)
+        nodes["Factuality"] = _options(Factuality, "Factuality", 0.4).bind(settings)
+        nodes["Readability"] = _options(ReadabilityDeployment, "Readability", 0.1).bind(settings)
+        nodes["Loss"] = _options(Loss, "Loss", 0.1).bind(
+            settings, nodes["Relevance"], nodes["Factuality"], nodes["Readability"]
+        )
+    if "generator" in args.services:
+        nodes["Generator"] = _options(Generator, "Generator", 0.4).bind(settings)
+    retry = BackpressureConfig(retry_after_s=settings.retry_after_s)
+    gateway = _options(Gateway, "Gateway", 0.1).options(
+        backpressure_config=retry, user_config={"draining": False}
+    )
+    return gateway.bind(settings, **nodes)
+
+
+def _options(deployment: Any, name: str, num_cpus: float) -> Any:
+    return deployment.options(
+        name=name,
+        ray_actor_options={"num_cpus": num_cpus},
+        max_ongoing_requests=256,
+        max_queued_requests=512,
+        health_check_period_s=5,
+        health_check_timeout_s=30,
+        graceful_shutdown_wait_loop_s=1,
+        graceful_shutdown_timeout_s=30,
+    )
+
+
+__all__ = ["BuildArgs", "ConfigError", "build"]

@@ -1,0 +1,188 @@
+"""The ingress deployment: the HTTP API over a backend made of deployment handles."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from ray import serve
+from ray.exceptions import RayActorError, RayTaskError
+from ray.serve.handle import DeploymentHandle
+
+from serve_app.backend import Component, Health, Scores
+from serve_app.deployments.calls import call, cause_of
+from serve_app.deployments.metrics import Description
+from serve_app.errors import PlainMedError, Unavailable
+from serve_app.evaluation import Evaluation
+from serve_app.gateway import create_app
+from serve_app.generation.protocol import GenerationParams, Summary
+from serve_app.limits import RequestGuard, Traffic
+from serve_app.loss import Targets
+from serve_app.metrics.readability import Readability
+from serve_app.settings import Settings
+
+HEALTH_TIMEOUT_S = 5.0
+_MODEL_METRICS = {"Relevance": "relevance", "Factuality": "factuality"}
+
+logger = logging.getLogger("ray.serve")
+
+
+class HandleBackend:
+    """A `Backend` whose every method is a call of another deployment."""
+
+    def __init__(self, handles: dict[str, DeploymentHandle], app_name: str) -> None:
+        self._handles = handles
+        self._app_name = app_name
+        self._described: dict[str, Description] = {}
+        self._targets: dict[str, Any] | None = None
+        self.services = frozenset(
+            service
+            for service, deployment in (("metrics", "Loss"), ("generator", "Generator"))
+            if deployment in handles
+        )
+
+    async def relevance(self, originals: Sequence[str], generated: Sequence[str]) -> Scores:
+        """Relevance of each pair."""
+        results = await call(lambda: self._handles["Relevance"].score.remote(originals, generated))
+        return await self._scores("Relevance", [item.f1 for item in results])
+
+    async def factuality(self, originals: Sequence[str], generated: Sequence[str]) -> Scores:
+        """Factuality of each pair."""
+        results = await call(lambda: self._handles["Factuality"].score.remote(originals, generated))
+        return await self._scores("Factuality", [item.score for item in results])
+
+    async def _scores(self, deployment: str, values: list[float]) -> Scores:
+        description = await self._describe(deployment)
+        return Scores(values, description.model, description.device)
+
+    async def readability(self, texts: Sequence[str]) -> list[Readability]:
+        """Readability of each text."""
+        return await call(lambda: self._handles["Readability"].score.remote(texts))
+
+    async def evaluate(
+        self,
+        originals: Sequence[str],
+        generated: Sequence[str],
+        human: Sequence[str] | None,
+        weights: Sequence[float] | None,
+    ) -> list[Evaluation]:
+        """Metrics, errors and loss of each pair."""
+        return await call(
+            lambda: self._handles["Loss"].evaluate.remote(originals, generated, human, weights)
+        )
+
+    async def generate(
+        self, texts: Sequence[str], params: Sequence[GenerationParams]
+    ) -> list[Summary]:
+        """A summary of each text."""
+        return await call(lambda: self._handles["Generator"].generate.remote(texts, params))
+
+    async def stream(self, text: str, params: GenerationParams) -> AsyncIterator[str | Summary]:
+        """Pieces of a summary, then the summary; a replica's death before the first is retried."""
+        handle = self._handles["Generator"].options(stream=True)
+        pieces, first = await call(lambda: _open(handle, text, params))
+        yield first
+        try:
+            async for piece in pieces:
+                yield piece
+        except RayTaskError as error:
+            raise cause_of(error) from None
+        except RayActorError:
+            raise Unavailable("the replica writing this summary died; try again") from None
+
+    async def _describe(self, deployment: str) -> Description:
+        """What a deployment runs; asked once, since a new model means a new gateway too."""
+        if deployment not in self._described:
+            self._described[deployment] = await call(
+                lambda: self._handles[deployment].describe.remote()
+            )
+        return self._described[deployment]
+
+    async def models(self) -> dict[str, str]:
+        """Which model computes each model metric."""
+        return {
+            metric: (await self._describe(name)).model for name, metric in _MODEL_METRICS.items()
+        }
+
+    async def health(self) -> Health:
+        """Readiness as the Serve controller sees it, so that a busy replica still counts."""
+        running = await asyncio.to_thread(self._running)
+        names = sorted(self._handles)
+        parts = await asyncio.gather(*(self._component(name, name in running) for name in names))
+        components = dict(zip(names, parts, strict=True))
+        warnings: list[str] = []
+        if "Loss" in self._handles and components["Loss"].ready and self._targets is None:
+            self._targets = await self._within_health(self._handles["Loss"].targets.remote)
+        if self._targets is not None:
+            serving = {
+                metric: components[name].model or ""
+                for name, metric in _MODEL_METRICS.items()
+                if components[name].model
+            }
+            warnings = Targets.from_dict(self._targets).made_with_other_models(serving)
+        return Health(components, self._targets, warnings)
+
+    def _running(self) -> set[str]:
+        """Names of the deployments with a replica that has passed its start."""
+        application = serve.status().applications.get(self._app_name)
+        if application is None:
+            return set()
+        return {
+            name
+            for name, deployment in application.deployments.items()
+            if deployment.replica_states.get("RUNNING", 0) > 0
+        }
+
+    async def _component(self, name: str, running: bool) -> Component:
+        if running and name not in self._described:
+            description = await self._within_health(self._handles[name].describe.remote)
+            if description is None:
+                return Component(ready=False)
+            self._described[name] = description
+        known = self._described.get(name)
+        return Component(running, known.model if known else None, known.device if known else None)
+
+    async def _within_health(self, send: Any) -> Any:
+        """The answer, or None where it does not come in time for a health check."""
+        try:
+            async with asyncio.timeout(HEALTH_TIMEOUT_S):
+                return await call(send)
+        except (TimeoutError, PlainMedError):
+            return None
+
+
+async def _open(
+    handle: DeploymentHandle, text: str, params: GenerationParams
+) -> tuple[AsyncIterator[str | Summary], str | Summary]:
+    pieces = aiter(handle.stream.remote(text, params))
+    return pieces, await anext(pieces)
+
+
+@serve.deployment
+@serve.ingress()
+class Gateway:
+    """The ingress; `user_config: {draining: true}` makes it finish what it has and take no more."""
+
+    def __init__(self, settings: Settings, **handles: DeploymentHandle) -> None:
+        app_name = serve.get_replica_context().app_name
+        self._settings = settings
+        self._traffic = Traffic()
+        self._backend = HandleBackend(handles, app_name)
+
+    def __serve_build_asgi_app__(self) -> RequestGuard:
+        return create_app(self._backend, self._settings, self._traffic)
+
+    async def reconfigure(self, config: dict[str, Any]) -> None:
+        """Serve awaits this on every replica, so a drained application is one that has returned."""
+        self._traffic.draining = bool(config.get("draining", False))
+        if not self._traffic.draining:
+            return
+        logger.info("draining: %d requests under way", self._traffic.in_flight)
+        try:
+            async with asyncio.timeout(self._settings.drain_timeout_s):
+                while self._traffic.in_flight:
+                    await asyncio.sleep(0.05)
+        except TimeoutError:
+            logger.error("%d requests were cut at shutdown", self._traffic.in_flight)

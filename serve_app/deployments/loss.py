@@ -1,0 +1,75 @@
+"""The loss deployment: asks the three metrics at once and puts the answers together."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+from serve_app.deployments.calls import call
+from serve_app.deployments.metrics import Description
+from serve_app.evaluation import Evaluation, evaluate
+from serve_app.loss import LossFunction
+from serve_app.metrics.suite import Measured
+from serve_app.settings import Settings
+from serve_app.targets import load_targets
+
+
+@serve.deployment
+class Loss:
+    """Targets, error curves and weights over the metric deployments."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        relevance: DeploymentHandle,
+        factuality: DeploymentHandle,
+        readability: DeploymentHandle,
+    ) -> None:
+        self._loss = LossFunction(
+            load_targets(settings), settings.loss_steepness, settings.loss_direction
+        )
+        self._per_sample = settings.loss_targets == "human"
+        self._relevance = relevance
+        self._factuality = factuality
+        self._readability = readability
+
+    async def evaluate(
+        self,
+        originals: Sequence[str],
+        generated: Sequence[str],
+        human: Sequence[str] | None = None,
+        weights: Sequence[float] | None = None,
+    ) -> list[Evaluation]:
+        """Metrics, errors and loss of each pair; human texts are targets where settings say so."""
+        count = len(originals)
+        if human is None or not self._per_sample:
+            return evaluate(await self._measure(originals, generated), self._loss, weights=weights)
+        measured = await self._measure([*originals, *originals], [*generated, *human])
+        return evaluate(measured[:count], self._loss, weights=weights, human=measured[count:])
+
+    async def _measure(self, originals: Sequence[str], generated: Sequence[str]) -> list[Measured]:
+        pairs = (list(originals), list(generated))
+        relevance, factuality, readability = await asyncio.gather(
+            call(lambda: self._relevance.score.remote(*pairs)),
+            call(lambda: self._factuality.score.remote(*pairs)),
+            call(lambda: self._readability.score.remote(pairs[1])),
+        )
+        return [Measured(*item) for item in zip(relevance, factuality, readability, strict=True)]
+
+    async def targets(self) -> dict[str, Any]:
+        """The targets in use, with the settings of the loss."""
+        return {
+            **self._loss.targets.to_dict(),
+            "steepness": self._loss.steepness,
+            "direction": self._loss.direction,
+            "per_sample": self._per_sample,
+        }
+
+    async def describe(self) -> Description:
+        """This replica's process."""
+        return Description("loss", "cpu", os.getpid())

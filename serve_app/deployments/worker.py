@@ -1,0 +1,64 @@
+"""Runs blocking model work beside a replica's event loop, batched across requests.
+
+A replica's event loop must stay free to answer health checks, so each batch runs in a thread.
+One poisonous request must not fail its batch mates, so a failed batch is redone one by one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch
+
+from serve_app.errors import MetricFailed, PlainMedError
+from serve_app.settings import Settings
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+logger = logging.getLogger("ray.serve")
+
+
+def set_threads(settings: Settings) -> None:
+    """Limits torch to TORCH_NUM_THREADS; unset, Ray's OMP_NUM_THREADS (its num_cpus) holds."""
+    if settings.torch_num_threads:
+        torch.set_num_threads(settings.torch_num_threads)
+
+
+async def run_batch(
+    work: Callable[[Sequence[Item]], list[Result]], items: Sequence[Item]
+) -> list[Result | PlainMedError]:
+    """`work(items)` in a thread; when it raises, each item alone, its error in its own place."""
+    try:
+        return [*await asyncio.to_thread(work, items)]
+    except PlainMedError as error:
+        if len(items) == 1:
+            return [error]
+    except (ArithmeticError, RuntimeError, ValueError, TypeError, LookupError) as error:
+        if len(items) == 1:
+            logger.exception("a metric failed")
+            return [MetricFailed(f"could not be computed: {type(error).__name__}")]
+    outcomes: list[Result | PlainMedError] = []
+    for item in items:
+        outcomes.extend(await run_batch(work, [item]))
+    return outcomes
+
+
+def unwrap(outcome: Result | PlainMedError) -> Result:
+    """Raises what stands in a result's place."""
+    if isinstance(outcome, PlainMedError):
+        raise outcome
+    return outcome
+
+
+def regroup(flat: Sequence[Result], sizes: Sequence[int]) -> list[list[Result]]:
+    """Cuts a flat list back into one list a request."""
+    groups = []
+    start = 0
+    for size in sizes:
+        groups.append(list(flat[start : start + size]))
+        start += size
+    return groups

@@ -1,0 +1,160 @@
+"""ASGI middleware around the API: request ids, the body limit, UTF-8, drain and access log.
+
+Pure ASGI, so that a refused body is never read into memory whole and streamed answers are
+not buffered. Knows nothing of routes.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import time
+import uuid
+from dataclasses import dataclass
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+REQUEST_ID_HEADER = "x-request-id"
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+
+# Serve gives every record of this logger the replica and request id as fields.
+logger = logging.getLogger("ray.serve")
+
+
+@dataclass
+class Traffic:
+    """Requests under way in this replica, and whether new ones are refused."""
+
+    in_flight: int = 0
+    draining: bool = False
+
+
+def error_body(code: str, message: str, field: str | None = None) -> dict[str, object]:
+    """The one JSON shape of every error."""
+    return {"error": {"code": code, "message": message, "field": field}}
+
+
+class _Refused(Exception):
+    """Ends a request before the application sees it."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.body = error_body(code, message)
+
+
+class RequestGuard:
+    """Outermost middleware.
+
+    Args:
+        app: what it wraps.
+        max_body_bytes: larger bodies are answered 413.
+        retry_after_s: named in the 503 given while draining.
+        traffic: counts requests under way.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, max_body_bytes: int, retry_after_s: int, traffic: Traffic
+    ) -> None:
+        self.app = app
+        self.max_body_bytes = max_body_bytes
+        self.retry_after_s = retry_after_s
+        self.traffic = traffic
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one request; anything but HTTP passes through."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        given = headers.get(REQUEST_ID_HEADER, "")
+        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        started = time.perf_counter()
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)[REQUEST_ID_HEADER] = request_id
+            await send(message)
+
+        self.traffic.in_flight += 1
+        try:
+            if self.traffic.draining:
+                raise _Refused(503, "shutting_down", "the server is shutting down; try again")
+            body = await self._read(headers, receive)
+            await self.app(scope, _replay(body, receive), send_with_id)
+        except _Refused as refused:
+            await self._refuse(refused, send_with_id)
+        finally:
+            self.traffic.in_flight -= 1
+            logger.info(
+                "http %s %s %d %.1fms id=%s",
+                scope["method"],
+                scope["path"],
+                status,
+                (time.perf_counter() - started) * 1000,
+                request_id,
+            )
+
+    async def _read(self, headers: Headers, receive: Receive) -> bytes:
+        """The whole body, or a refusal as soon as it is known to be too large."""
+        declared = headers.get("content-length", "")
+        if declared.isdecimal() and int(declared) > self.max_body_bytes:
+            raise self._too_large()
+        parts: list[bytes] = []
+        size = 0
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                break
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+            if size > self.max_body_bytes:
+                raise self._too_large()
+            if not message.get("more_body", False):
+                break
+        body = b"".join(parts)
+        try:
+            body.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise _Refused(
+                400, "invalid_utf8", f"the body is not valid UTF-8 at byte {error.start}"
+            ) from None
+        return body
+
+    def _too_large(self) -> _Refused:
+        return _Refused(
+            413,
+            "body_too_large",
+            f"the body is over the limit of {self.max_body_bytes} bytes; send fewer or "
+            "shorter texts, or raise MAX_BODY_BYTES on the server",
+        )
+
+    async def _refuse(self, refused: _Refused, send: Send) -> None:
+        body = json.dumps(refused.body).encode()
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+        ]
+        if refused.status == 503:
+            headers.append((b"retry-after", str(self.retry_after_s).encode()))
+        await send({"type": "http.response.start", "status": refused.status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    """A `receive` that gives the body once, then whatever the connection says (a disconnect)."""
+    given = False
+
+    async def replay() -> Message:
+        nonlocal given
+        if given:
+            return await receive()
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return replay

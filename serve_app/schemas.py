@@ -1,0 +1,220 @@
+"""The HTTP contract, as pydantic models. No behaviour, no limits that a setting can change.
+
+Route by route it is the table of docs/api.md. Requests refuse unknown fields; numbers must be
+finite. Responses of the first four routes keep the earlier system's wire format.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
+
+Text = StrictStr
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+
+
+class Request(BaseModel):
+    """Base of every request body."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class PairsRequest(Request):
+    """Texts to compare, pair by pair."""
+
+    texts_original: list[Text] = Field(description="The medical originals.")
+    texts_generated: list[Text] = Field(description="One summary for each original.")
+
+
+class TextsRequest(Request):
+    """Texts to measure alone."""
+
+    texts: list[Text] = Field(description="The texts.")
+
+
+class LossRequest(PairsRequest):
+    """Pairs to compute the loss of."""
+
+    texts_human: list[Text] | None = Field(
+        None,
+        description="Human summaries of the same originals; with LOSS_TARGETS=human each is "
+        "its sample's target.",
+    )
+    weights: list[Number] | None = Field(
+        None, description="relevance, factuality, fkgl, smog, dale_chall; sum 1; default 0.2 each."
+    )
+
+
+class Sampling(Request):
+    """Optional sampling settings of one generation; unset ones come from the server's settings."""
+
+    max_new_tokens: Annotated[StrictInt, Field(ge=1, le=32768)] | None = None
+    temperature: Annotated[Number, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[Number, Field(gt=0, le=1)] | None = None
+    repeat_penalty: Annotated[Number, Field(gt=0, le=10)] | None = None
+    seed: Annotated[StrictInt, Field(ge=0, le=2**63 - 1)] | None = None
+
+
+class GenerateRequest(Sampling):
+    """A text to summarise."""
+
+    text: Text = Field(description="The medical original.")
+    stream: StrictBool = Field(False, description="Answer with server-sent events.")
+
+
+class EvaluateRequest(Request):
+    """As `LossRequest`; without `texts_generated` the generator writes the summaries."""
+
+    texts_original: list[Text] = Field(description="The medical originals.")
+    texts_generated: list[Text] | None = Field(
+        None, description="One summary for each original; absent: the generator writes them."
+    )
+    texts_human: list[Text] | None = None
+    weights: list[Number] | None = None
+
+
+class RelevanceResponse(BaseModel):
+    """BERTScore F1 of each pair."""
+
+    relevance: list[float]
+    model: str
+    device: str
+
+
+class FactualityResponse(BaseModel):
+    """AlignScore of each pair, in [0, 1] (raw in the reg modes)."""
+
+    factuality: list[float]
+    model: str
+    device: str
+
+
+class ReadabilityResponse(BaseModel):
+    """Grade levels (FKGL, SMOG) and the Dale-Chall score of each text."""
+
+    fkgl: list[float]
+    smog: list[float]
+    dale_chall: list[float]
+
+
+class Usage(BaseModel):
+    """Tokens a generation read and wrote; 0 for engines without tokens."""
+
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class Replaced(BaseModel):
+    """A term and the plain words put in its place."""
+
+    term: str
+    plain: str
+
+
+class SummarySentenceOut(BaseModel):
+    """A sentence of a summary and the sentence of the original it was made from."""
+
+    text: str
+    source: str | None
+    source_index: int | None
+    replacements: list[Replaced]
+
+
+class GenerateResponse(BaseModel):
+    """A summary."""
+
+    summary: str
+    model: str
+    finish_reason: str
+    truncated: bool
+    usage: Usage
+    sentences: list[SummarySentenceOut]
+
+
+class MetricValues(BaseModel):
+    """One number for each metric."""
+
+    relevance: float
+    factuality: float
+    fkgl: float
+    smog: float
+    dale_chall: float
+
+
+class FactualSentence(BaseModel):
+    """A sentence of the summary, its score, and the passage that supports it best."""
+
+    text: str
+    score: float
+    support: str
+
+
+class DifficultWordOut(BaseModel):
+    """A word outside the Dale-Chall list, at text[start:end] of the summary."""
+
+    word: str
+    start: int
+    end: int
+
+
+class Truncation(BaseModel):
+    """Whether a model saw only part of a text."""
+
+    relevance_original: bool
+    relevance_generated: bool
+    factuality: bool
+
+
+class EvaluationOut(BaseModel):
+    """Everything about one summary."""
+
+    generated: str
+    metrics: MetricValues
+    targets: MetricValues
+    errors: MetricValues
+    loss: float
+    sentences: list[FactualSentence]
+    difficult_words: list[DifficultWordOut]
+    truncated: Truncation
+
+
+class EvaluateResponse(BaseModel):
+    """One result for each original, in order."""
+
+    results: list[EvaluationOut]
+    weights: list[float]
+    models: dict[str, str]
+
+
+class ComponentHealth(BaseModel):
+    """One deployment: whether it can answer, and what it runs."""
+
+    ready: bool
+    model: str | None = None
+    device: str | None = None
+
+
+class HealthResponse(BaseModel):
+    """State of the whole application."""
+
+    status: str
+    version: str
+    services: list[str]
+    components: dict[str, ComponentHealth]
+    targets: dict[str, Any] | None
+    warnings: list[str]
+
+
+class ErrorDetail(BaseModel):
+    """What went wrong; `code` is stable, `message` is for people."""
+
+    code: str
+    message: str
+    field: str | None
+
+
+class ErrorResponse(BaseModel):
+    """The one shape of every error answer."""
+
+    error: ErrorDetail

@@ -1,0 +1,178 @@
+"""`plainmed serve`: runs the application on this machine and stops it without dropping requests.
+
+The same declarative deploy as `serve run serve_config.yaml`, with one difference: at SIGTERM or
+SIGINT the gateways are told to drain, and Ray stops only once what was accepted is answered.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from serve_app.errors import ConfigError
+from serve_app.settings import Settings, load_settings
+
+APP_NAME = "plainmed"
+START_TIMEOUT_S = 600.0
+_POLL_S = 0.25
+
+logger = logging.getLogger("plainmed")
+
+
+def load_document(
+    config_path: Path | None,
+    *,
+    host: str | None = None,
+    port: int | None = None,
+    services: list[str] | None = None,
+) -> dict[str, Any]:
+    """The Serve config to deploy: the file's, or the built-in graph, with the overrides in it.
+
+    The address comes from the arguments, else HOST and PORT, else the file.
+
+    Raises:
+        ConfigError: the file cannot be read or does not hold a Serve config with one application.
+    """
+    document: dict[str, Any] = {"applications": [{"import_path": "serve_app.app:build"}]}
+    if config_path is not None:
+        try:
+            document = yaml.safe_load(config_path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise ConfigError(f"cannot read {config_path}: {error}") from error
+    applications = document.get("applications") if isinstance(document, dict) else None
+    if not isinstance(applications, list) or len(applications) != 1:
+        raise ConfigError(f"{config_path} must list exactly one application")
+    application = applications[0]
+    application.setdefault("name", APP_NAME)
+    application.setdefault("route_prefix", "/")
+    arguments = application.setdefault("args", {})
+    if services:
+        arguments["services"] = services
+    settings = load_settings(**arguments.get("settings", {}))
+    http = document.setdefault("http_options", {})
+    _address(http, settings, host, port)
+    # Drain has to tell the gateways, and Serve tells replicas of a change by user_config.
+    _gateway(application)["user_config"] = {"draining": False}
+    return document
+
+
+def _address(http: dict[str, Any], settings: Settings, host: str | None, port: int | None) -> None:
+    for key, given, default in (("host", host, settings.host), ("port", port, settings.port)):
+        if given is not None:
+            http[key] = given
+        elif key.upper() in os.environ or key not in http:
+            http[key] = default
+
+
+def _gateway(application: dict[str, Any]) -> dict[str, Any]:
+    """The Gateway's entry among the application's deployments, added if absent."""
+    deployments = application.setdefault("deployments", [])
+    for deployment in deployments:
+        if deployment.get("name") == "Gateway":
+            return deployment  # type: ignore[no-any-return]
+    deployments.append({"name": "Gateway"})
+    return deployments[-1]  # type: ignore[no-any-return]
+
+
+def serve(
+    config_path: Path | None = None,
+    host: str | None = None,
+    port: int | None = None,
+    services: list[str] | None = None,
+) -> int:
+    """Serves until SIGTERM or SIGINT, then drains; returns the exit status.
+
+    Raises:
+        ConfigError: the config or a setting is wrong.
+    """
+    document = load_document(config_path, host=host, port=port, services=services)
+
+    import ray  # here, so that a bad config is reported at once
+    from ray import serve as ray_serve
+    from ray.serve._private.api import serve_start
+    from ray.serve.schema import ServeDeploySchema
+
+    try:
+        config = ServeDeploySchema.model_validate(document)
+    except ValidationError as error:
+        raise ConfigError(f"{config_path} is not a Serve config: {error}") from None
+
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    # The driver's own handler would end the process in the middle of the drain.
+    ray.init(namespace="serve", log_to_driver=False, configure_logging=True)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        client = serve_start(
+            http_options=config.http_options.model_dump(),
+            proxy_location=config.proxy_location,
+            global_logging_config=config.logging_config,
+        )
+        client.deploy_apps(config)
+        failure = _wait_until_running(stop)
+        if failure:
+            print(f"error: {failure}", file=sys.stderr)
+            return 1
+        if not stop.is_set():
+            address = (
+                f"http://{document['http_options']['host']}:{document['http_options']['port']}"
+            )
+            print(f"PlainMed is serving on {address} (API at {address}/docs)", flush=True)
+        stop.wait()
+        print("draining ...", flush=True)
+        _gateway(document["applications"][0])["user_config"] = {"draining": True}
+        client.deploy_apps(ServeDeploySchema.model_validate(document))
+        settings = load_settings(**document["applications"][0]["args"].get("settings", {}))
+        _wait_until_drained(settings.drain_timeout_s + 5)
+        return 0
+    finally:
+        ray_serve.shutdown()
+        ray.shutdown()
+
+
+def _application() -> Any:
+    from ray import serve as ray_serve
+
+    applications = list(ray_serve.status().applications.values())
+    return applications[0] if applications else None
+
+
+def _wait_until_running(stop: threading.Event) -> str | None:
+    """None once every deployment is healthy (or a stop was asked for), else what failed."""
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline and not stop.is_set():
+        application = _application()
+        if application is not None:
+            if application.status == "RUNNING":
+                return None
+            if application.status == "DEPLOY_FAILED":
+                parts = [application.message]
+                parts += [d.message for d in application.deployments.values() if d.message]
+                return "the application failed to start\n" + "\n".join(parts)
+        stop.wait(_POLL_S)
+    return None if stop.is_set() else f"not ready after {START_TIMEOUT_S:.0f} s"
+
+
+def _wait_until_drained(timeout_s: float) -> None:
+    """Returns once Serve says every gateway took the new config, which is once it has drained."""
+    deadline = time.monotonic() + timeout_s
+    updating = False
+    quiet_until = time.monotonic() + 2.0
+    while time.monotonic() < deadline:
+        application = _application()
+        status = application.status if application is not None else "RUNNING"
+        updating = updating or status != "RUNNING"
+        if status == "RUNNING" and (updating or time.monotonic() > quiet_until):
+            return
+        time.sleep(_POLL_S)
