@@ -10,6 +10,7 @@ from ray import serve
 
 from serve_app.deployments.metrics import Description
 from serve_app.deployments.worker import run_batch, set_threads, unwrap
+from serve_app.errors import PlainMedError
 from serve_app.generation.loading import load_generator
 from serve_app.generation.protocol import GenerationParams, Summary
 from serve_app.settings import Settings
@@ -34,8 +35,8 @@ class Generator:
         return self._engine.generate([job[0] for job in jobs], [job[1] for job in jobs])
 
     @serve.batch(max_batch_size=8, batch_wait_timeout_s=BATCH_WAIT_S)
-    async def _batched(self, jobs: list[Job]) -> list[Summary]:
-        return await run_batch(self._generate, jobs)  # type: ignore[return-value]
+    async def _batched(self, jobs: list[Job]) -> list[Summary | PlainMedError]:
+        return await run_batch(self._generate, jobs)
 
     async def generate(
         self, texts: Sequence[str], params: Sequence[GenerationParams]
@@ -52,7 +53,7 @@ class Generator:
             while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
                 yield piece
         finally:
-            await asyncio.to_thread(pieces.close)  # type: ignore[attr-defined]
+            await asyncio.to_thread(pieces.close)
 
     async def describe(self) -> Description:
         """The model, its device and this replica's process."""

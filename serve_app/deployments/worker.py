@@ -31,9 +31,10 @@ def set_threads(settings: Settings) -> None:
 async def run_batch(
     work: Callable[[Sequence[Item]], list[Result]], items: Sequence[Item]
 ) -> list[Result | PlainMedError]:
-    """`work(items)` in a thread; when it raises, each item alone, its error in its own place."""
+    """`work(items)` in a thread; when it raises, each item alone, its error in its place."""
     try:
-        return [*await asyncio.to_thread(work, items)]
+        results = await asyncio.to_thread(work, items)
+        return [*results]
     except PlainMedError as error:
         if len(items) == 1:
             return [error]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator as PyGenerator
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,9 @@ class Summary:
     truncated: bool = False
 
 
+PieceIterator: TypeAlias = PyGenerator["str | Summary", None, None]
+
+
 class Generator(Protocol):
     """A generator engine."""
 
@@ -82,6 +86,9 @@ class Generator(Protocol):
         """
         ...
 
-    def stream(self, text: str, params: GenerationParams) -> Iterator[str | Summary]:
-        """Yields pieces of the summary as they are written, then the `Summary` itself."""
+    def stream(self, text: str, params: GenerationParams) -> PieceIterator:
+        """Yields pieces of the summary as they are written, then the `Summary` itself.
+
+        Closing the iterator stops the work.
+        """
         ...

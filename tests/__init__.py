@@ -1,0 +1,1 @@
+"""Tests; `tests.texts` and `tests.tiny_models` are shared by several files."""

@@ -1,0 +1,97 @@
+"""One real Ray Serve instance, started as a user starts it, for every test in this folder."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+START_TIMEOUT_S = 240
+
+
+class Server:
+    """`plainmed serve` in a process group of its own."""
+
+    def __init__(self, log: Path, *arguments: str, **environment: str) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log = log
+        self.process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "serve_app.cli", "serve"),
+                *("--port", str(self.port), *arguments),
+            ],
+            stdout=log.open("wb"),
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env={**os.environ, "RAY_SERVE_LOG_TO_STDERR": "0", **environment},
+        )
+
+    def wait_until_ready(self) -> Server:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                break
+            try:
+                if httpx.get(f"{self.url}/healthz", timeout=10).status_code == 200:
+                    return self
+            except httpx.HTTPError:
+                pass
+            time.sleep(0.5)
+        self.stop()
+        raise RuntimeError(f"the server did not get ready:\n{self.log.read_text()[-4000:]}")
+
+    def replica_pid(self, deployment: str) -> int:
+        """The process of one running replica of `deployment`."""
+        for process in psutil.Process(self.process.pid).children(recursive=True):
+            try:
+                title = " ".join(process.cmdline())
+            except (psutil.NoSuchProcess, psutil.AccessDenied):
+                continue
+            if "ServeReplica" in title and f":{deployment}" in title:
+                return process.pid
+        raise RuntimeError(f"no replica of {deployment} is running")
+
+    def stop(self) -> int:
+        """SIGTERM, then SIGKILL of what this started and nothing else; the exit status."""
+        children = []
+        if self.process.poll() is None:
+            children = psutil.Process(self.process.pid).children(recursive=True)
+            self.process.terminate()
+        try:
+            status = self.process.wait(timeout=60)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            status = self.process.wait()
+        for child in children:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+        return status
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    log = tmp_path_factory.mktemp("server") / "serve.log"
+    # Limits low enough to be met by a small test body.
+    running = Server(log, MAX_TEXTS="40", MAX_TEXT_CHARS="60000", MAX_BODY_BYTES="400000")
+    try:
+        yield running.wait_until_ready()
+    finally:
+        running.stop()
+
+
+@pytest.fixture
+def http(server: Server) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=server.url, timeout=180) as client:
+        yield client
