@@ -1,0 +1,278 @@
+"""The command `plainmed`. Only parses: what a command does is imported when it runs.
+
+So `plainmed --help` answers at once. A mistake of the user (`PlainMedError`) is one line on
+standard error and exit status 2, never a traceback; 1 means that the work itself failed.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from serve_app import __version__
+from serve_app.errors import PlainMedError
+
+if TYPE_CHECKING:
+    from serve_app.client import SamplingOptions
+
+SERVICES = ("metrics", "generator")
+
+
+class _Group(TyperGroup):
+    """Turns the application's own errors into a line and a status."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except PlainMedError as error:
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(2) from None
+
+
+app = typer.Typer(
+    name="plainmed",
+    cls=_Group,
+    help="Scores and generates plain-language summaries of medical text.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,  # it would print the user's texts as local variables
+)
+
+Url = Annotated[
+    str | None,
+    typer.Option(help="Use the server at this URL; without it, the models load in this process."),
+]
+Config = Annotated[
+    Path | None, typer.Argument(help="A Serve config such as serve_config.yaml.", dir_okay=False)
+]
+
+
+@app.command()
+def serve(
+    config: Config = None,
+    host: Annotated[str | None, typer.Option(help="Address to bind; over HOST.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; over PORT.", min=1, max=65535)] = None,
+    services: Annotated[
+        str | None, typer.Option(help="Which half to run: metrics, generator, or both.")
+    ] = None,
+) -> None:
+    """Serve the HTTP API on this machine until Ctrl-C or SIGTERM, then drain and stop."""
+    wanted = _services(services)
+    from serve_app.server import serve as run
+
+    raise typer.Exit(run(config, host, port, wanted))
+
+
+def _services(text: str | None) -> list[str] | None:
+    if text is None:
+        return None
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        if name not in SERVICES:
+            raise typer.BadParameter(f"{name!r} is not one of {', '.join(SERVICES)}")
+    return names
+
+
+@app.command()
+def score(
+    table: Annotated[
+        Path | None, typer.Argument(help="A .csv or .jsonl file, one pair a row.", metavar="INPUT")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write the rows with their scores.")
+    ] = None,
+    url: Url = None,
+    original_column: Annotated[
+        str | None, typer.Option(help="Default: original, source_text or texts_original.")
+    ] = None,
+    generated_column: Annotated[
+        str | None,
+        typer.Option(help="Default: generated, target_text, summary or texts_generated."),
+    ] = None,
+    prefix: Annotated[str, typer.Option(help="Put before the names of the new columns.")] = "",
+    batch_size: Annotated[int, typer.Option(help="Pairs scored at once.", min=1, max=1024)] = 16,
+    weights: Annotated[
+        str | None,
+        typer.Option(help="relevance,factuality,fkgl,smog,dale_chall; default 0.2 each."),
+    ] = None,
+    original_file: Annotated[
+        Path | None, typer.Option(help="One original, as a text file.")
+    ] = None,
+    generated_file: Annotated[
+        Path | None, typer.Option(help="Its summary, as a text file.")
+    ] = None,
+    json_output: Annotated[
+        bool, typer.Option("--json", help="Print the one pair's result as JSON.")
+    ] = False,
+) -> None:
+    """Score pairs of originals and summaries: five metrics and the loss.
+
+    Either a table: plainmed score INPUT --out OUTPUT. A row that cannot be scored says why in its
+    column `error`, and the exit status is then 1. Or one pair: plainmed score --original-file A
+    --generated-file B.
+    """
+    from contextlib import ExitStack
+
+    from rich.console import Console
+
+    from serve_app.cli_output import metrics_table
+    from serve_app.cli_score import ScoreJob, parse_weights, scorer_here, scorer_of
+    from serve_app.cli_tables import read_text
+    from serve_app.client import PlainMedClient
+
+    pair = original_file is not None and generated_file is not None
+    if (table is None) != (out is None) or (table is None) != pair:
+        raise typer.BadParameter("give INPUT and --out, or --original-file and --generated-file")
+    console = Console(stderr=True)
+    numbers = parse_weights(weights)
+    job = None
+    texts = ("", "")
+    if table is not None and out is not None:
+        job = ScoreJob.prepare(table, out, original_column, generated_column, prefix)
+    elif original_file is not None and generated_file is not None:
+        texts = (read_text(original_file), read_text(generated_file))
+    with ExitStack() as stack:
+        if url is None:
+            scorer = scorer_here(numbers, lambda text: typer.echo(f"warning: {text}", err=True))
+        else:
+            scorer = scorer_of(stack.enter_context(PlainMedClient(url)), numbers)
+        if job is None:
+            answer = scorer([texts[0]], [texts[1]])
+            if json_output:
+                typer.echo(answer.model_dump_json(indent=2))
+            else:
+                result = answer.results[0]
+                Console().print(metrics_table(result, answer.weights, answer.models))
+            return
+        failed = job.run(scorer, batch_size, console)
+    count = len(job.table.rows)
+    typer.echo(f"{count - failed} of {count} rows scored, written to {out}", err=True)
+    if failed:
+        typer.echo(f"{failed} rows have no score; see their column {prefix}error", err=True)
+        raise typer.Exit(1)
+
+
+@app.command()
+def generate(
+    source: Annotated[str, typer.Argument(help="A text file; - reads standard input.")],
+    url: Url = None,
+    json_output: Annotated[
+        bool, typer.Option("--json", help="Print the whole answer, with its sources, as JSON.")
+    ] = False,
+    stream: Annotated[bool, typer.Option("--stream", help="Print as it is written.")] = False,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(help="Longest summary, in tokens.", min=1, max=32768)
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="0 decodes greedily.", min=0.0, max=2.0)
+    ] = None,
+    top_p: Annotated[float | None, typer.Option(help="Nucleus mass.", min=1e-6, max=1.0)] = None,
+    repeat_penalty: Annotated[
+        float | None, typer.Option(help="1 is none.", min=1e-6, max=10.0)
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Makes it repeatable.", min=0)] = None,
+) -> None:
+    """Write a plain-language summary of a medical text."""
+    from contextlib import ExitStack
+
+    from serve_app.cli_generate import generate_here, generate_there, read_input
+    from serve_app.client import PlainMedClient
+
+    if stream and json_output:
+        raise typer.BadParameter("--json prints the finished answer; leave --stream out")
+    text = read_input(source)
+    given: SamplingOptions = {}
+    if max_new_tokens is not None:
+        given["max_new_tokens"] = max_new_tokens
+    if temperature is not None:
+        given["temperature"] = temperature
+    if top_p is not None:
+        given["top_p"] = top_p
+    if repeat_penalty is not None:
+        given["repeat_penalty"] = repeat_penalty
+    if seed is not None:
+        given["seed"] = seed
+    with ExitStack() as stack:
+        if url is None:
+            items = generate_here(text, given, stream)
+        else:
+            items = generate_there(stack.enter_context(PlainMedClient(url)), text, given, stream)
+        for item in items:
+            if isinstance(item, str):
+                typer.echo(item, nl=False)
+                sys.stdout.flush()
+            elif json_output:
+                typer.echo(item.model_dump_json(indent=2))
+            else:
+                typer.echo("" if stream else item.summary)
+
+
+@app.command()
+def demo(
+    config: Config = None,
+    port: Annotated[int, typer.Option(help="0 finds a free one.", min=0, max=65535)] = 0,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for the server.", min=1)] = 600.0,
+) -> None:
+    """Start a server, summarise and score a sample abstract over HTTP, show it, and stop."""
+    from rich.console import Console
+
+    from serve_app.demo import free_port, run_demo
+
+    port = port or free_port()
+    address = ["--host", "127.0.0.1", "--port", str(port), "--services", ",".join(SERVICES)]
+    command = [sys.executable, "-m", "serve_app.cli", "serve", *address]
+    if config is not None:
+        command.append(str(config))
+    raise typer.Exit(run_demo(command, f"http://127.0.0.1:{port}", timeout, Console()))
+
+
+@app.command()
+def calibrate(
+    source: Annotated[
+        Path,
+        typer.Argument(help="CSV with source_text, target_text and split.", metavar="INPUT"),
+    ],
+    out: Annotated[Path, typer.Option(help="Where to write the targets file.")],
+    subset: Annotated[float, typer.Option(help="Share of the rows to use, in (0, 1].")] = 1.0,
+    chunk_size: Annotated[int, typer.Option(help="Pairs measured at once.", min=1)] = 16,
+) -> None:
+    """Compute targets (means and deviations) from human-written summaries."""
+    from serve_app.calibration import calibrate_targets
+
+    targets = calibrate_targets(source, out, subset, chunk_size)
+    typer.echo(f"targets of {targets.details.get('n', '?')} pairs written to {out}", err=True)
+
+
+@app.command()
+def settings(
+    markdown: Annotated[bool, typer.Option("--markdown", help="As a Markdown table.")] = False,
+) -> None:
+    """Print every setting: environment variable, values, default and meaning."""
+    from serve_app import cli_output
+
+    if markdown:
+        typer.echo(cli_output.settings_markdown())
+        return
+    from rich.console import Console
+
+    Console().print(cli_output.settings_table())
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(f"plainmed {__version__}")
+
+
+def main() -> None:
+    """The `plainmed` command."""
+    app()
+
+
+if __name__ == "__main__":
+    main()
