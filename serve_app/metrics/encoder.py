@@ -2,17 +2,22 @@
 
 Takes token id sequences, sorts them by length, forms batches under a budget of padded
 tokens, runs the module under `inference_mode`, hands each batch's output to a `consume`
-function of the metric, and returns the results in the order they came.
+function of the metric, and returns the results in the order they came. It knows no
+tokenizer and no weights format; attention kernels are chosen where the module is loaded.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+
+from serve_app.errors import ConfigError
 
 Result = TypeVar("Result")
 
@@ -21,7 +26,10 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass(frozen=True, slots=True)
 class TokenSequence:
-    """One input of the encoder, special tokens included, unpadded."""
+    """One input of the encoder, special tokens included, unpadded.
+
+    `token_type_ids` is as long as `input_ids`; None stands for all zeros.
+    """
 
     input_ids: Sequence[int]
     token_type_ids: Sequence[int] | None = None
@@ -34,8 +42,9 @@ class TokenSequence:
 class Batch:
     """A padded batch. `indices[row]` is the position of that row among the inputs.
 
-    Shapes: `input_ids`, `attention_mask` and `token_type_ids` are (rows, longest); `lengths`
-    has one entry a row.
+    Shapes: `input_ids`, `attention_mask` and `token_type_ids` are (rows, longest), int64, on
+    the runtime's device; `lengths` has one entry a row, in tokens. `token_type_ids` is None
+    when no row has any.
     """
 
     indices: list[int]
@@ -46,10 +55,25 @@ class Batch:
 
 
 def resolve_device(name: str) -> torch.device:
-    """`auto` is the first GPU there is, else the CPU."""
-    if name != "auto":
-        return torch.device(name)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """`auto` is the first GPU there is, else the CPU; other names are torch's.
+
+    Raises:
+        ConfigError: the name is no device, or this machine has none of that kind.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"DEVICE: {name!r} is not auto, cpu, cuda, cuda:N or mps") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(
+            f"DEVICE: {name!r} was asked for, but torch sees {torch.cuda.device_count()} CUDA "
+            "devices; use auto or cpu, or give the process a GPU"
+        )
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError("DEVICE: 'mps' was asked for, but this machine has none; use auto or cpu")
+    return device
 
 
 def plan_batches(
@@ -59,6 +83,9 @@ def plan_batches(
 
     A sequence longer than the budget gets a batch of its own, so nothing is ever dropped.
     Longest first means the largest allocation happens once, at the start.
+
+    >>> list(plan_batches([3, 9, 4, 1], token_budget=12))
+    [[1], [2, 0, 3]]
     """
     order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
     start = 0
@@ -74,12 +101,16 @@ class EncoderRuntime:
     """Runs a transformer module over many sequences.
 
     Args:
-        model: called with `input_ids`, `attention_mask` and, where given, `token_type_ids`.
+        model: called with `input_ids`, `attention_mask` and, where given, `token_type_ids`;
+            it is moved to the device and dtype in place.
         pad_token_id: fills the end of shorter rows; masked out.
         device: as `resolve_device`.
-        dtype: one of `DTYPES`; anything but float32 changes scores (see docs/performance.md).
-        token_budget: most padded tokens a forward pass takes.
-        max_rows: most rows a forward pass takes, or None.
+        dtype: one of `DTYPES`; anything but float32 changes scores (see docs/relevance.md).
+        token_budget: most padded tokens a forward pass takes, >= 1.
+        max_rows: most rows a forward pass takes, >= 1, or None.
+
+    Raises:
+        ConfigError: the device, dtype, budget or row limit is not one of those.
     """
 
     def __init__(
@@ -92,6 +123,12 @@ class EncoderRuntime:
         token_budget: int = 8192,
         max_rows: int | None = None,
     ) -> None:
+        if dtype not in DTYPES:
+            raise ConfigError(f"METRICS_DTYPE: {dtype!r} is not one of {', '.join(DTYPES)}")
+        if token_budget < 1:
+            raise ConfigError(f"TOKEN_BUDGET must be at least 1, not {token_budget}")
+        if max_rows is not None and max_rows < 1:
+            raise ConfigError(f"a batch needs at least 1 row, not {max_rows}")
         self.device = resolve_device(device)
         self.dtype = DTYPES[dtype]
         self.model = model.to(device=self.device, dtype=self.dtype).eval()
@@ -106,40 +143,46 @@ class EncoderRuntime:
     ) -> list[Result]:
         """Encodes every sequence; `consume(output, batch)` gives one result for each row.
 
+        `consume` runs under `inference_mode`; it should copy out what it keeps, since a view of
+        the output holds the whole padded batch in memory.
+
         Raises:
-            ValueError: `consume` gave fewer or more results than the batch has rows.
+            ValueError: a sequence is empty, or `consume` gave fewer or more results than rows.
         """
+        lengths = [len(sequence) for sequence in sequences]
+        if 0 in lengths:
+            raise ValueError(f"sequence {lengths.index(0)} has no tokens")
         results: dict[int, Result] = {}
         with torch.inference_mode():
-            for indices in plan_batches(
-                [len(sequence) for sequence in sequences], self.token_budget, self.max_rows
-            ):
-                batch = self._pad(sequences, indices)
+            for indices in plan_batches(lengths, self.token_budget, self.max_rows):
+                batch = self._pad([sequences[index] for index in indices], indices)
                 inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
                 if batch.token_type_ids is not None:
                     inputs["token_type_ids"] = batch.token_type_ids
-                output = self.model(**inputs)
-                for index, result in zip(batch.indices, consume(output, batch), strict=True):
-                    results[index] = result
+                rows = list(consume(self.model(**inputs), batch))
+                if len(rows) != len(indices):
+                    raise ValueError(f"consume gave {len(rows)} results for {len(indices)} rows")
+                results.update(zip(indices, rows, strict=True))
         return [results[index] for index in range(len(sequences))]
 
-    def _pad(self, sequences: Sequence[TokenSequence], indices: list[int]) -> Batch:
-        lengths = [len(sequences[index]) for index in indices]
-        shape = (len(indices), max(lengths))
-        input_ids = torch.full(shape, self.pad_token_id, dtype=torch.long)
-        mask = torch.zeros(shape, dtype=torch.long)
-        with_types = sequences[indices[0]].token_type_ids is not None
-        types = torch.zeros(shape, dtype=torch.long) if with_types else None
-        for row, (index, length) in enumerate(zip(indices, lengths, strict=True)):
-            sequence = sequences[index]
-            input_ids[row, :length] = torch.tensor(sequence.input_ids, dtype=torch.long)
-            mask[row, :length] = 1
-            if types is not None:
-                types[row, :length] = torch.tensor(sequence.token_type_ids, dtype=torch.long)
+    def _pad(self, rows: list[TokenSequence], indices: list[int]) -> Batch:
+        lengths = [len(row) for row in rows]
+        mask = np.arange(max(lengths)) < np.array(lengths)[:, None]
+
+        def scatter(values: Iterable[Sequence[int]], fill: int) -> Tensor:
+            # One flat read and one masked write: no Python loop over tokens or rows of tensors.
+            padded = np.full(mask.shape, fill, dtype=np.int64)
+            flat = chain.from_iterable(values)
+            padded[mask] = np.fromiter(flat, dtype=np.int64, count=sum(lengths))
+            return torch.from_numpy(padded).to(self.device)
+
+        types = None
+        if any(row.token_type_ids is not None for row in rows):
+            types = scatter((row.token_type_ids or (0,) * len(row) for row in rows), 0)
         return Batch(
             indices=indices,
             lengths=lengths,
-            input_ids=input_ids.to(self.device),
-            attention_mask=mask.to(self.device),
-            token_type_ids=None if types is None else types.to(self.device),
+            input_ids=scatter((row.input_ids for row in rows), self.pad_token_id),
+            attention_mask=torch.from_numpy(mask.astype(np.int64)).to(self.device),
+            token_type_ids=types,
         )
