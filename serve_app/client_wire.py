@@ -15,6 +15,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Generic, TypedDict, TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic_core import PydanticSerializationError
 
 from serve_app.errors import InvalidInput, MetricFailed, NotServed, PlainMedError, Unavailable
 from serve_app.schemas import (
@@ -39,6 +40,7 @@ Texts = str | Sequence[str]
 T = TypeVar("T")
 _ONE_OR_MANY: TypeAdapter[float | list[float]] = TypeAdapter(float | list[float])
 _LINE_END = re.compile(rb"\r\n|\n|\r(?!\Z)")  # a last \r may be half of a \r\n
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _STATUS_OF_CODE = {
     kind.code: kind.status for kind in (InvalidInput, NotServed, Unavailable, MetricFailed)
 }
@@ -251,7 +253,22 @@ def _body(model: type[BaseModel], **values: Any) -> str:
         first = error.errors()[0]
         name = "".join(f"[{part}]" if isinstance(part, int) else str(part) for part in first["loc"])
         raise InvalidInput(f"{name}: {first['msg']}", field=name) from None
-    return request.model_dump_json(exclude_none=True)
+    try:
+        return request.model_dump_json(exclude_none=True)
+    except PydanticSerializationError:
+        name = _not_unicode(values)
+        message = f"{name}: the text has a lone surrogate; send valid Unicode"
+        raise InvalidInput(message, field=name, code="invalid_unicode") from None
+
+
+def _not_unicode(values: Mapping[str, Any]) -> str:
+    """The name of the first text that UTF-8 cannot hold, such as `texts[2]`."""
+    places = (
+        (f"{name}[{index}]" if isinstance(value, list) else name, text)
+        for name, value in values.items()
+        for index, text in enumerate(value if isinstance(value, list) else [value])
+    )
+    return next(place for place, text in places if _SURROGATE.search(str(text)))
 
 
 def _counted(values: list[float], count: int) -> list[float]:

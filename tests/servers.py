@@ -1,0 +1,231 @@
+"""Real HTTP servers on 127.0.0.1 for the tests of the clients and the command line.
+
+`ScriptedServer` answers what a test tells it to, however wrong, and records what it was sent.
+`api_server` is the application's own gateway, over a backend that is light but computes: word
+overlap for the model metrics, and the real readability, targets and loss.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
+from typing import Any
+
+import uvicorn
+
+from serve_app.artifacts import RESOURCES
+from serve_app.backend import Component, Health, Scores
+from serve_app.evaluation import Evaluation, evaluate
+from serve_app.gateway import create_app
+from serve_app.generation.protocol import GenerationParams, Summary, SummarySentence
+from serve_app.limits import Traffic
+from serve_app.loss import LossFunction, Targets
+from serve_app.metrics.alignscore import AlignScoreResult, ClaimSentence
+from serve_app.metrics.bertscore import BertScoreResult
+from serve_app.metrics.readability import Readability, readability
+from serve_app.metrics.suite import Measured
+from serve_app.settings import load_settings
+
+
+@dataclass
+class Received:
+    """One request as it arrived."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+    at: float
+
+
+@dataclass
+class Answer:
+    """One scripted answer; `chunks` are sent apart, `hang_up` closes without an answer."""
+
+    status: int = 200
+    body: bytes = b""
+    headers: dict[str, str] = field(default_factory=dict)
+    delay: float = 0.0
+    hang_up: bool = False
+    chunks: tuple[bytes, ...] = ()
+
+
+class ScriptedServer:
+    """Gives the scripted answers in order, the last one again and again."""
+
+    def __init__(self, answers: Sequence[Answer], port: int = 0) -> None:
+        self.answers = list(answers)
+        self.received: list[Received] = []
+        self._lock = threading.Lock()
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def handle_one(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                answer = outer.take(
+                    Received(self.command, self.path, headers, body, time.monotonic())
+                )
+                time.sleep(answer.delay)
+                if answer.hang_up:
+                    self.close_connection = True
+                    return
+                self.send_response(answer.status)
+                for name, value in answer.headers.items():
+                    self.send_header(name, value)
+                if answer.chunks:
+                    self.send_header("Connection", "close")
+                    self.end_headers()
+                    for chunk in answer.chunks:
+                        self.wfile.write(chunk)
+                        self.wfile.flush()
+                        time.sleep(0.01)
+                    self.close_connection = True
+                else:
+                    self.send_header("Content-Length", str(len(answer.body)))
+                    self.end_headers()
+                    self.wfile.write(answer.body)
+
+            do_GET = do_POST = handle_one
+
+            def log_message(self, *_: Any) -> None:
+                """Keeps the test output clean."""
+
+        class Server(ThreadingHTTPServer):
+            daemon_threads = True
+
+            def handle_error(self, *_: Any) -> None:
+                """A client that gave up waiting is what some tests are about."""
+
+        self._server = Server(("127.0.0.1", port), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+
+    def take(self, request: Received) -> Answer:
+        """Records the request and gives its answer."""
+        with self._lock:
+            self.received.append(request)
+            return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+
+    @property
+    def gaps(self) -> list[float]:
+        """Seconds between one request and the next."""
+        times = [request.at for request in self.received]
+        return [after - before for before, after in pairwise(times)]
+
+    def __enter__(self) -> ScriptedServer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+TARGETS = Targets.load(RESOURCES / "targets-earlier-system.json")
+MODELS = {"relevance": "overlap", "factuality": "overlap"}
+
+
+def overlap(original: str, generated: str) -> float:
+    """Share of the generated words that the original has too."""
+    words, known = (set(re.findall(r"\w+", text.lower())) for text in (generated, original))
+    return len(words & known) / len(words)
+
+
+def measure(original: str, generated: str) -> Measured:
+    """The light backend's measurement of one pair."""
+    value = overlap(original, generated)
+    sentence = ClaimSentence(generated, value, 0, original)
+    return Measured(
+        BertScoreResult(value, value, value, False, False),
+        AlignScoreResult(value, (sentence,), False),
+        readability(generated),
+    )
+
+
+def lead(text: str, sentences: int = 2) -> str:
+    """The first sentences of a text."""
+    return " ".join(re.split(r"(?<=[.!?])\s+", text.strip())[:sentences])
+
+
+class LightBackend:
+    """A `Backend` that computes in microseconds."""
+
+    services = frozenset({"metrics", "generator"})
+
+    def __init__(self, *, per_sample: bool = False) -> None:
+        self.loss = LossFunction(TARGETS)
+        self.per_sample = per_sample
+
+    async def relevance(self, originals: Sequence[str], generated: Sequence[str]) -> Scores:
+        return Scores([overlap(*pair) for pair in zip(originals, generated, strict=True)], "o", "c")
+
+    async def factuality(self, originals: Sequence[str], generated: Sequence[str]) -> Scores:
+        return await self.relevance(originals, generated)
+
+    async def readability(self, texts: Sequence[str]) -> list[Readability]:
+        return [readability(text) for text in texts]
+
+    async def evaluate(
+        self,
+        originals: Sequence[str],
+        generated: Sequence[str],
+        human: Sequence[str] | None,
+        weights: Sequence[float] | None,
+    ) -> list[Evaluation]:
+        measured = [measure(*pair) for pair in zip(originals, generated, strict=True)]
+        humans = None
+        if human is not None and self.per_sample:
+            humans = [measure(*pair) for pair in zip(originals, human, strict=True)]
+        return evaluate(measured, self.loss, weights=weights, human=humans)
+
+    async def generate(
+        self, texts: Sequence[str], params: Sequence[GenerationParams]
+    ) -> list[Summary]:
+        return [
+            Summary(lead(text), "lead-2", sentences=(SummarySentence(lead(text, 1), text, 0),))
+            for text in texts
+        ]
+
+    async def stream(self, text: str, params: GenerationParams) -> AsyncIterator[str | Summary]:
+        (summary,) = await self.generate([text], [params])
+        for piece in re.findall(r"\S+\s*", summary.text):
+            yield piece
+        yield summary
+
+    async def health(self) -> Health:
+        return Health({"Relevance": Component(True, "overlap", "cpu")}, TARGETS.to_dict())
+
+    async def models(self) -> dict[str, str]:
+        return MODELS
+
+
+@contextmanager
+def api_server(**options: Any) -> Iterator[str]:
+    """The URL of the real gateway over a `LightBackend`."""
+    app = create_app(LightBackend(**options), load_settings(), Traffic())
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    wait_for(lambda: server.started)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join(10)
+
+
+def wait_for(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
+    """Returns once the condition holds; fails the test if it never does."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.01)
