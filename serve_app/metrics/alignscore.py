@@ -23,7 +23,7 @@ from typing import Any, get_args
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from serve_app.artifacts import resolve
 from serve_app.errors import CheckpointError, ConfigError, InvalidInput, MetricFailed
@@ -148,10 +148,16 @@ class AlignScorer:
         self.name = name
         self.eval_mode = eval_mode
         self.chunk_words = chunk_words
-        self._pairs = PairEncoder(tokenizer, encoder_limit(model, tokenizer))
+        config = model.base_model.config
+        self._pairs = PairEncoder(
+            tokenizer,
+            encoder_limit(model, tokenizer),
+            with_types=getattr(config, "type_vocab_size", 1) > 1,
+        )
+        pad = tokenizer.pad_token_id
         self._runtime = EncoderRuntime(
             model,
-            pad_token_id=tokenizer.pad_token_id,
+            pad_token_id=config.pad_token_id if pad is None else pad,
             device=device,
             dtype=dtype,
             token_budget=token_budget,
@@ -322,10 +328,15 @@ def encoder_limit(model: AlignModel, tokenizer: Any) -> int:
 def load_tokenizer(directory: Path) -> Any:
     """The tokenizer in an encoder's directory.
 
+    `tokenizer.json` is taken as it stands, as transformers 4 took it when scores were
+    published; transformers 5 would rebuild parts of it by class (ALBERT's normaliser).
+
     Raises:
         CheckpointError: there is none.
     """
+    ready = (directory / "tokenizer.json").is_file()
+    kind = PreTrainedTokenizerFast if ready else AutoTokenizer
     try:
-        return AutoTokenizer.from_pretrained(directory)
+        return kind.from_pretrained(directory)
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{directory} has no usable tokenizer: {error}") from error

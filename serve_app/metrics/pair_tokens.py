@@ -40,12 +40,13 @@ class PairEncoder:
     Args:
         tokenizer: a fast transformers tokenizer; it is copied, not changed.
         limit: most tokens of a pair, special tokens included.
+        with_types: whether the encoder tells the two texts apart by token types.
 
     Raises:
         ConfigError: the tokenizer is a slow one, or `limit` has no room for text.
     """
 
-    def __init__(self, tokenizer: Any, limit: int) -> None:
+    def __init__(self, tokenizer: Any, limit: int, *, with_types: bool) -> None:
         if not getattr(tokenizer, "is_fast", False):
             raise ConfigError(
                 f"{tokenizer.name_or_path} has no fast tokenizer; add its tokenizer.json"
@@ -54,7 +55,7 @@ class PairEncoder:
         self._backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         self._backend.no_truncation()
         self._backend.no_padding()
-        self._with_types = "token_type_ids" in tokenizer.model_input_names
+        self._with_types = with_types
         self._keep_end = tokenizer.truncation_side == "left"
         self.limit = limit
         self.room = limit - self._backend.num_special_tokens_to_add(True)
