@@ -8,14 +8,11 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from ray.serve.config import BackpressureConfig
 from ray.serve.deployment import Application
 
 from serve_app.deployments.gateway import Gateway
-from serve_app.deployments.generator import Generator
-from serve_app.deployments.loss import Loss
-from serve_app.deployments.metrics import Factuality, ReadabilityDeployment, Relevance
 from serve_app.errors import ConfigError
 from serve_app.settings import load_settings
 
@@ -42,15 +39,27 @@ class BuildArgs(BaseModel):
         return services
 
 
-def build(args: BuildArgs) -> Application:
+def build(arguments: dict[str, Any]) -> Application:
     """The graph: Gateway -> Loss -> {Relevance, Factuality, Readability}, and Generator.
 
+    Args:
+        arguments: `args` of the application in the Serve config; see `BuildArgs`.
+
     Raises:
-        ConfigError: a setting is unknown or malformed.
+        ConfigError: an argument or a setting is unknown or malformed.
     """
+    try:
+        args = BuildArgs.model_validate(arguments)
+    except ValidationError as error:
+        problems = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise ConfigError("bad args in the Serve config: " + "; ".join(problems)) from None
     settings = load_settings(**args.settings)
     nodes: dict[str, Application] = {}
+    # Imported where built, so that a half deployed alone needs nothing of the other half.
     if "metrics" in args.services:
+        from serve_app.deployments.loss import Loss
+        from serve_app.deployments.metrics import Factuality, ReadabilityDeployment, Relevance
+
         nodes["Relevance"] = _options(Relevance, "Relevance", 0.4).bind(settings)
         nodes["Factuality"] = _options(Factuality, "Factuality", 0.4).bind(settings)
         nodes["Readability"] = _options(ReadabilityDeployment, "Readability", 0.1).bind(settings)
@@ -58,6 +67,8 @@ def build(args: BuildArgs) -> Application:
             settings, nodes["Relevance"], nodes["Factuality"], nodes["Readability"]
         )
     if "generator" in args.services:
+        from serve_app.deployments.generator import Generator
+
         nodes["Generator"] = _options(Generator, "Generator", 0.4).bind(settings)
     retry = BackpressureConfig(retry_after_s=settings.retry_after_s)
     gateway = _options(Gateway, "Gateway", 0.1).options(
@@ -77,6 +88,3 @@ def _options(deployment: Any, name: str, num_cpus: float) -> Any:
         graceful_shutdown_wait_loop_s=1,
         graceful_shutdown_timeout_s=30,
     )
-
-
-__all__ = ["BuildArgs", "ConfigError", "build"]

@@ -103,7 +103,10 @@ def _add_errors(app: FastAPI, settings: Settings) -> None:
             if field is None:
                 return answer(422, "missing_body", "send a JSON body")
             return answer(422, "missing_field", f"{field} is required", field)
-        return answer(422, "invalid_input", f"{field or 'body'}: {first['msg']}", field)
+        if field is None:
+            message = "the body must be a JSON object, sent as application/json"
+            return answer(422, "invalid_input", message)
+        return answer(422, "invalid_input", f"{field}: {first['msg']}", field)
 
     @app.exception_handler(HTTPException)
     async def on_http_error(request: Request, error: HTTPException) -> Response:

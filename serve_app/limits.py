@@ -1,4 +1,4 @@
-"""ASGI middleware around the API: request ids, the body limit, UTF-8, drain and access log.
+"""ASGI middleware around the API: the body limit, UTF-8, drain and the access log.
 
 Pure ASGI, so that a refused body is never read into memory whole and streamed answers are
 not buffered. Knows nothing of routes.
@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import time
-import uuid
 from dataclasses import dataclass
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 REQUEST_ID_HEADER = "x-request-id"
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 # Serve gives every record of this logger the replica and request id as fields.
 logger = logging.getLogger("ray.serve")
@@ -69,16 +66,15 @@ class RequestGuard:
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        given = headers.get(REQUEST_ID_HEADER, "")
-        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        # Serve's proxy passes the caller's id on, or makes one, and puts it on the answer.
+        request_id = headers.get(REQUEST_ID_HEADER, "-")
         started = time.perf_counter()
         status = 0
 
-        async def send_with_id(message: Message) -> None:
+        async def send_noting_status(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)[REQUEST_ID_HEADER] = request_id
             await send(message)
 
         self.traffic.in_flight += 1
@@ -86,9 +82,9 @@ class RequestGuard:
             if self.traffic.draining:
                 raise _Refused(503, "shutting_down", "the server is shutting down; try again")
             body = await self._read(headers, receive)
-            await self.app(scope, _replay(body, receive), send_with_id)
+            await self.app(scope, _replay(body, receive), send_noting_status)
         except _Refused as refused:
-            await self._refuse(refused, send_with_id)
+            await self._refuse(refused, send_noting_status)
         finally:
             self.traffic.in_flight -= 1
             logger.info(

@@ -23,6 +23,7 @@ from serve_app.settings import Settings, load_settings
 
 APP_NAME = "plainmed"
 START_TIMEOUT_S = 600.0
+TELL_TIMEOUT_S = 10.0
 _POLL_S = 0.25
 
 logger = logging.getLogger("plainmed")
@@ -52,7 +53,7 @@ def load_document(
     if not isinstance(applications, list) or len(applications) != 1:
         raise ConfigError(f"{config_path} must list exactly one application")
     application = applications[0]
-    application.setdefault("name", APP_NAME)
+    application["name"] = APP_NAME
     application.setdefault("route_prefix", "/")
     arguments = application.setdefault("args", {})
     if services:
@@ -133,8 +134,9 @@ def serve(
         print("draining ...", flush=True)
         _gateway(document["applications"][0])["user_config"] = {"draining": True}
         client.deploy_apps(ServeDeploySchema.model_validate(document))
+        _wait_until_told()
         settings = load_settings(**document["applications"][0]["args"].get("settings", {}))
-        _wait_until_drained(settings.drain_timeout_s + 5)
+        _wait_until_drained(settings.drain_timeout_s)
         return 0
     finally:
         ray_serve.shutdown()
@@ -164,15 +166,36 @@ def _wait_until_running(stop: threading.Event) -> str | None:
     return None if stop.is_set() else f"not ready after {START_TIMEOUT_S:.0f} s"
 
 
-def _wait_until_drained(timeout_s: float) -> None:
-    """Returns once Serve says every gateway took the new config, which is once it has drained."""
-    deadline = time.monotonic() + timeout_s
-    updating = False
-    quiet_until = time.monotonic() + 2.0
-    while time.monotonic() < deadline:
+def _wait_until_told() -> None:
+    """Returns once Serve has given every gateway replica its new `user_config`."""
+    started = time.monotonic()
+    changing = False
+    while time.monotonic() - started < TELL_TIMEOUT_S:
         application = _application()
-        status = application.status if application is not None else "RUNNING"
-        updating = updating or status != "RUNNING"
-        if status == "RUNNING" and (updating or time.monotonic() > quiet_until):
+        healthy = application is not None and application.deployments["Gateway"].status == "HEALTHY"
+        # The change may have begun and ended between two looks, hence the second condition.
+        if healthy and (changing or time.monotonic() - started > 1.0):
             return
-        time.sleep(_POLL_S)
+        changing = changing or not healthy
+        time.sleep(0.05)
+
+
+def _wait_until_drained(timeout_s: float) -> None:
+    """Returns once every gateway replica refuses new requests and has none under way."""
+    from ray import serve as ray_serve
+
+    application = _application()
+    gateways = application.deployments["Gateway"].replica_states.get("RUNNING", 0)
+    handle = ray_serve.get_app_handle(APP_NAME)
+    idle: set[str] = set()
+    deadline = time.monotonic() + timeout_s
+    while len(idle) < gateways:
+        if time.monotonic() > deadline:
+            print("error: requests were still under way at shutdown", file=sys.stderr)
+            return
+        # Serve routes each call to some replica, so ask until all have been seen idle.
+        replica, in_flight = handle.traffic.remote().result(timeout_s=timeout_s)
+        if in_flight == 0:
+            idle.add(replica)
+        else:
+            time.sleep(_POLL_S)

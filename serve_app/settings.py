@@ -69,7 +69,9 @@ class Settings(BaseSettings):
         description="Where models run: auto (GPU when there is one), cpu, cuda, cuda:N or mps.",
     )
     torch_num_threads: int = Field(
-        0, ge=0, description="Threads a model replica computes with; 0: as many as its num_cpus, at least 1."
+        0,
+        ge=0,
+        description="Threads of a model replica; 0: as many as its num_cpus, at least 1.",
     )
     metrics_dtype: Dtype = Field(
         "float32", description="Weights of both metric encoders; bfloat16 is faster, not exact."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -19,14 +18,11 @@ from serve_app.evaluation import Evaluation
 from serve_app.gateway import create_app
 from serve_app.generation.protocol import GenerationParams, Summary
 from serve_app.limits import RequestGuard, Traffic
-from serve_app.loss import Targets
 from serve_app.metrics.readability import Readability
 from serve_app.settings import Settings
 
 HEALTH_TIMEOUT_S = 5.0
 _MODEL_METRICS = {"Relevance": "relevance", "Factuality": "factuality"}
-
-logger = logging.getLogger("ray.serve")
 
 
 class HandleBackend:
@@ -36,7 +32,7 @@ class HandleBackend:
         self._handles = handles
         self._app_name = app_name
         self._described: dict[str, Description] = {}
-        self._targets: dict[str, Any] | None = None
+        self._targets: tuple[dict[str, Any], list[str]] | None = None
         self.services = frozenset(
             service
             for service, deployment in (("metrics", "Loss"), ("generator", "Generator"))
@@ -112,17 +108,10 @@ class HandleBackend:
         names = sorted(self._handles)
         parts = await asyncio.gather(*(self._component(name, name in running) for name in names))
         components = dict(zip(names, parts, strict=True))
-        warnings: list[str] = []
         if "Loss" in self._handles and components["Loss"].ready and self._targets is None:
             self._targets = await self._within_health(self._handles["Loss"].targets.remote)
-        if self._targets is not None:
-            serving = {
-                metric: components[name].model or ""
-                for name, metric in _MODEL_METRICS.items()
-                if components[name].model
-            }
-            warnings = Targets.from_dict(self._targets).made_with_other_models(serving)
-        return Health(components, self._targets, warnings)
+        targets, warnings = self._targets or (None, [])
+        return Health(components, targets, warnings)
 
     def _running(self) -> set[str]:
         """Names of the deployments with a replica that has passed its start."""
@@ -163,7 +152,7 @@ async def _open(
 @serve.deployment
 @serve.ingress()
 class Gateway:
-    """The ingress; `user_config: {draining: true}` makes it finish what it has and take no more."""
+    """The ingress; with `user_config: {draining: true}` it finishes what it has, no more."""
 
     def __init__(self, settings: Settings, **handles: DeploymentHandle) -> None:
         app_name = serve.get_replica_context().app_name
@@ -175,14 +164,9 @@ class Gateway:
         return create_app(self._backend, self._settings, self._traffic)
 
     async def reconfigure(self, config: dict[str, Any]) -> None:
-        """Serve awaits this on every replica, so a drained application is one that has returned."""
+        """Serve calls this on every replica when only `user_config` changes."""
         self._traffic.draining = bool(config.get("draining", False))
-        if not self._traffic.draining:
-            return
-        logger.info("draining: %d requests under way", self._traffic.in_flight)
-        try:
-            async with asyncio.timeout(self._settings.drain_timeout_s):
-                while self._traffic.in_flight:
-                    await asyncio.sleep(0.05)
-        except TimeoutError:
-            logger.error("%d requests were cut at shutdown", self._traffic.in_flight)
+
+    async def traffic(self) -> tuple[str, int]:
+        """This replica's id and how many requests it has under way."""
+        return serve.get_replica_context().replica_id.unique_id, self._traffic.in_flight

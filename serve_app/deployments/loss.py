@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -18,12 +19,14 @@ from serve_app.metrics.suite import Measured
 from serve_app.settings import Settings
 from serve_app.targets import load_targets
 
+logger = logging.getLogger("ray.serve")
+
 
 @serve.deployment
 class Loss:
     """Targets, error curves and weights over the metric deployments."""
 
-    def __init__(
+    async def __init__(
         self,
         settings: Settings,
         relevance: DeploymentHandle,
@@ -37,6 +40,17 @@ class Loss:
         self._relevance = relevance
         self._factuality = factuality
         self._readability = readability
+        self._warnings = await self._foreign_targets()
+        for warning in self._warnings:
+            logger.warning(warning)
+
+    async def _foreign_targets(self) -> list[str]:
+        """What to warn of when the targets were made with other models than the ones serving."""
+        described = await asyncio.gather(
+            call(self._relevance.describe.remote), call(self._factuality.describe.remote)
+        )
+        serving = {"relevance": described[0].model, "factuality": described[1].model}
+        return self._loss.targets.made_with_other_models(serving)
 
     async def evaluate(
         self,
@@ -61,14 +75,15 @@ class Loss:
         )
         return [Measured(*item) for item in zip(relevance, factuality, readability, strict=True)]
 
-    async def targets(self) -> dict[str, Any]:
-        """The targets in use, with the settings of the loss."""
-        return {
+    async def targets(self) -> tuple[dict[str, Any], list[str]]:
+        """The targets in use with the settings of the loss, and warnings about them."""
+        document = {
             **self._loss.targets.to_dict(),
             "steepness": self._loss.steepness,
             "direction": self._loss.direction,
             "per_sample": self._per_sample,
         }
+        return document, self._warnings
 
     async def describe(self) -> Description:
         """This replica's process."""

@@ -1,0 +1,94 @@
+"""The code is clean and its imports point one way."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "serve_app"
+
+# What each part may import of serve_app, besides itself (design: imports point one way).
+_BASE = {"errors", "settings", "artifacts"}
+_LIBRARY = _BASE | {"metrics", "loss", "targets", "evaluation"}
+ALLOWED = {
+    "errors": set[str](),
+    "settings": {"errors"},
+    "artifacts": {"errors", "settings"},
+    "metrics": _BASE,
+    "loss": {"errors"},
+    "targets": _BASE | {"loss"},
+    "evaluation": _LIBRARY,
+    "calibration": _LIBRARY,
+    "generation": _LIBRARY,
+    "schemas": set[str](),
+    "limits": set[str](),
+    "backend": _LIBRARY | {"generation"},
+    "gateway": _LIBRARY | {"generation", "schemas", "limits", "backend"},
+    "deployments": _LIBRARY | {"generation", "limits", "backend", "gateway"},
+    "client": {"schemas", "errors", "client_wire"},
+    "client_wire": {"schemas", "errors"},
+}
+# What a plain `import` of a part must not pull in.
+FORBIDDEN = {"metrics": {"ray", "fastapi", "starlette"}, "loss": {"torch", "ray", "transformers"}}
+
+
+def _imports(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def _files(part: str) -> list[Path]:
+    folder = PACKAGE / part
+    return sorted(folder.glob("*.py")) if folder.is_dir() else [PACKAGE / f"{part}.py"]
+
+
+@pytest.mark.parametrize("part", sorted(ALLOWED))
+def test_imports_point_one_way(part: str) -> None:
+    modules = {path.stem for path in PACKAGE.glob("*.py")} | {
+        path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()
+    }
+    for path in _files(part):
+        for name in _imports(path):
+            parts = name.split(".")
+            if parts[0] == "serve_app" and len(parts) > 1 and parts[1] in modules - {part}:
+                assert parts[1] in ALLOWED[part], f"{path.name} imports {name}"
+
+
+@pytest.mark.parametrize("part", sorted(FORBIDDEN))
+def test_a_part_needs_no_more_than_it_says(part: str) -> None:
+    for path in _files(part):
+        roots = {name.split(".")[0] for name in _imports(path)}
+        assert not roots & FORBIDDEN[part], path
+
+
+@pytest.mark.parametrize(
+    "command", [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]], ids=" ".join
+)
+def test_code_is_clean(command: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_no_file_over_ten_mebibytes_is_tracked() -> None:
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    files = [ROOT / name for name in listed.stdout.split("\0") if name]
+    assert files
+    too_big = [file.name for file in files if file.is_file() and file.stat().st_size > 10 * 2**20]
+    assert not too_big
