@@ -43,6 +43,9 @@ class RequestLog(logging.Handler):
         self.lines: list[str] = []
         self.on_request: Callable[[str], None] | None = None
 
+    def createLock(self) -> None:
+        self.lock = None  # `on_request` may cause requests, logged by other threads
+
     def emit(self, record: logging.LogRecord) -> None:
         line = record.getMessage()
         self.lines.append(line)
