@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 
-import punkt
+from serve_app.metrics.sentences import sentence_spans
 
 Span = tuple[int, int]
-
-
-@functools.cache
-def _sentence_tokenizer() -> punkt.PunktSentenceTokenizer:
-    return punkt.PunktSentenceTokenizer(punkt.load_model("english"))
-
-
-def sentence_spans(text: str) -> list[Span]:
-    """Start and end of each sentence in `text`, with the white space around them left out."""
-    return list(_sentence_tokenizer().span_tokenize(text))
 
 
 def split_windows(text: str, budget: int, count: Callable[[str], int]) -> list[str]:
