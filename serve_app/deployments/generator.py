@@ -49,11 +49,20 @@ class Generator:
     async def stream(self, text: str, params: GenerationParams) -> AsyncIterator[str | Summary]:
         """Pieces of one summary as they are written, then the summary."""
         pieces = self._engine.stream(text, params)
+        step = None
         try:
-            while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
+            while True:
+                step = asyncio.ensure_future(asyncio.to_thread(next, pieces, None))
+                # Shielded: a thread cannot be cancelled, and the engine must be left between
+                # two tokens for its iterator to be closed.
+                piece = await asyncio.shield(step)
+                if piece is None:
+                    return
                 yield piece
         finally:
-            await asyncio.to_thread(pieces.close)
+            if step is not None:
+                await asyncio.wait([step])
+            pieces.close()
 
     async def describe(self) -> Description:
         """The model, its device and this replica's process."""

@@ -28,24 +28,35 @@ def set_threads(settings: Settings) -> None:
         torch.set_num_threads(settings.torch_num_threads)
 
 
+# What a metric's code or torch raises on a text it cannot take, memory exhausted included.
+_FAILURES = (ArithmeticError, RuntimeError, ValueError, TypeError, LookupError, MemoryError)
+
+
 async def run_batch(
     work: Callable[[Sequence[Item]], list[Result]], items: Sequence[Item]
 ) -> list[Result | PlainMedError]:
     """`work(items)` in a thread; when it raises, each item alone, its error in its place."""
+    if len(items) > 1:
+        try:
+            return [*await asyncio.to_thread(work, items)]
+        except (PlainMedError, *_FAILURES) as error:
+            logger.warning(
+                "a batch of %d failed (%s); one by one", len(items), type(error).__name__
+            )
+    return [await _run_one(work, item) for item in items]
+
+
+async def _run_one(
+    work: Callable[[Sequence[Item]], list[Result]], item: Item
+) -> Result | PlainMedError:
     try:
-        results = await asyncio.to_thread(work, items)
-        return [*results]
+        return (await asyncio.to_thread(work, [item]))[0]
     except PlainMedError as error:
-        if len(items) == 1:
-            return [error]
-    except (ArithmeticError, RuntimeError, ValueError, TypeError, LookupError) as error:
-        if len(items) == 1:
-            logger.exception("a metric failed")
-            return [MetricFailed(f"could not be computed: {type(error).__name__}")]
-    outcomes: list[Result | PlainMedError] = []
-    for item in items:
-        outcomes.extend(await run_batch(work, [item]))
-    return outcomes
+        return error
+    except _FAILURES as error:
+        # Only the kind: the message of a library may quote the text.
+        logger.error("a computation failed: %s", type(error).__name__)
+        return MetricFailed(f"could not be computed: {type(error).__name__}")
 
 
 def unwrap(outcome: Result | PlainMedError) -> Result:
