@@ -256,7 +256,7 @@ MEDICAL = st.lists(st.tuples(st.one_of(FILLERS, CASED_TERMS), GAPS), max_size=14
 )
 
 
-@settings(max_examples=400, deadline=None, derandomize=True)
+@settings(max_examples=150, deadline=None, derandomize=True)
 @given(MEDICAL)
 def test_numbers_stay_and_offsets_hold(text: str) -> None:
     simple, replacements = GLOSSARY.simplify(text)
@@ -268,7 +268,7 @@ def test_numbers_stay_and_offsets_hold(text: str) -> None:
         end = found.end
 
 
-@settings(max_examples=400, deadline=None, derandomize=True)
+@settings(max_examples=150, deadline=None, derandomize=True)
 @given(MEDICAL)
 def test_what_is_not_replaced_stays_but_for_articles(text: str) -> None:
     simple, replacements = GLOSSARY.simplify(text)
@@ -306,9 +306,9 @@ def test_time_grows_linearly_with_the_text() -> None:
     sentence = "Randomised controlled trials (RCTs) of chronic renal hypertension were pooled; "
 
     def seconds(copies: int) -> float:
-        start = time.perf_counter()
+        start = time.process_time()
         GLOSSARY.simplify(sentence * copies)
-        return time.perf_counter() - start
+        return time.process_time() - start
 
     seconds(10)
     assert seconds(800) < 40 * max(seconds(80), 0.01)
