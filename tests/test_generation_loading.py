@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, BertConfig, BertModel
 
 from serve_app.errors import ConfigError
-from serve_app.generation.loading import load_causal_model
+from serve_app.generation.causal_model import load_causal_model
 from serve_app.generation.protocol import GenerationParams
 from serve_app.generation.transformers_engine import TransformersGenerator
 from tests.tiny_models import make_tokenizer, save_adapter, save_model

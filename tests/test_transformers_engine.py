@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from serve_app.errors import InvalidInput, PlainMedError
+from serve_app.generation.causal_model import CausalModel
 from serve_app.generation.decoding import Row, decode
-from serve_app.generation.loading import CausalModel
 from serve_app.generation.protocol import GenerationParams, Summary
 from serve_app.generation.text_stream import final_text
 from serve_app.generation.transformers_engine import TransformersGenerator

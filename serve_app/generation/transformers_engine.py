@@ -14,10 +14,10 @@ from typing import Literal
 
 from serve_app.artifacts import resolve
 from serve_app.errors import ConfigError, InvalidInput
+from serve_app.generation.causal_model import CausalModel, load_causal_model
 from serve_app.generation.decoding import Row, decode
-from serve_app.generation.loading import CausalModel, load_causal_model
 from serve_app.generation.prompting import Prompter
-from serve_app.generation.protocol import GenerationParams, Summary
+from serve_app.generation.protocol import GenerationParams, PieceIterator, Summary
 from serve_app.generation.text_stream import TextStream, final_text
 from serve_app.generation.windows import split_windows
 from serve_app.metrics.encoder import DTYPES, resolve_device
@@ -197,7 +197,7 @@ class TransformersGenerator:
         params: GenerationParams,
         *,
         cancelled: Callable[[], bool] | None = None,
-    ) -> Iterator[str | Summary]:
+    ) -> PieceIterator:
         """Yields pieces of the summary, never empty, as they are written, then the `Summary`.
 
         The pieces joined are the summary's text, and equal to what `generate` returns.
@@ -213,9 +213,7 @@ class TransformersGenerator:
         """
         return self._stream(self._plan(text, params), cancelled)
 
-    def _stream(
-        self, rows: list[Row], cancelled: Callable[[], bool] | None
-    ) -> Iterator[str | Summary]:
+    def _stream(self, rows: list[Row], cancelled: Callable[[], bool] | None) -> PieceIterator:
         parts: list[str] = []
         reasons: list[str] = []
         tokens = 0

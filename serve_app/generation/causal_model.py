@@ -1,0 +1,200 @@
+"""Loads a causal language model and its tokenizer from a directory; generates nothing.
+
+The directory holds a whole model (`config.json`), or a LoRA adapter
+(`adapter_config.json`) whose base is found, loaded and merged with it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from peft import PeftModel
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from serve_app.artifacts import resolve
+from serve_app.errors import ConfigError
+
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "vocab.json",
+    "vocab.txt",
+    "tekken.json",
+)
+# What transformers, peft and safetensors raise over files that are wrong or incomplete.
+_LOAD_ERRORS = (
+    OSError,
+    ValueError,
+    TypeError,
+    KeyError,
+    RuntimeError,
+    ImportError,
+    SafetensorError,
+    StrictDataclassError,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class CausalModel:
+    """A model in eval mode, its tokenizer, and the most tokens it takes (None: no limit)."""
+
+    model: Any
+    tokenizer: Any
+    context: int | None
+
+
+def load_causal_model(
+    directory: Path,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    base_reference: str | None = None,
+    cache_dir: str | None = None,
+    hf_token: str | None = None,
+) -> CausalModel:
+    """Loads what `directory` holds onto `device`.
+
+    Args:
+        directory: a merged model, or a LoRA adapter.
+        device: where the model runs.
+        dtype: type of its weights; an adapter is merged in it.
+        base_reference: the adapter's base; unset: as its adapter_config.json says.
+        cache_dir: for a base that has to be fetched; see `resolve`.
+        hf_token: for a base on the Hugging Face hub.
+
+    Raises:
+        ConfigError: it is neither, or weights, tokenizer or base are missing or damaged.
+    """
+    if not directory.is_dir():
+        raise ConfigError(f"{directory} is a file; a causal model is a directory")
+    if (directory / "adapter_config.json").is_file():
+        base = _base_directory(directory, base_reference, cache_dir, hf_token)
+        config = _load_config(base)
+        has_tokenizer = any((directory / name).is_file() for name in _TOKENIZER_FILES)
+        tokenizer = _load_tokenizer(directory if has_tokenizer else base)
+        model = _merge(_load_model(base, config, dtype), directory, len(tokenizer))
+    elif (directory / "config.json").is_file():
+        config = _load_config(directory)
+        tokenizer = _load_tokenizer(directory)
+        model = _load_model(directory, config, dtype)
+    else:
+        raise ConfigError(
+            f"{directory} is no model: it has neither config.json (a causal model) nor "
+            "adapter_config.json (a LoRA adapter)"
+        )
+    return CausalModel(
+        model=model.to(device=device, dtype=dtype).eval(),
+        tokenizer=tokenizer,
+        context=_context(model, tokenizer),
+    )
+
+
+def _load_config(directory: Path) -> Any:
+    try:
+        config = AutoConfig.from_pretrained(directory)
+    except _LOAD_ERRORS as error:
+        raise ConfigError(f"cannot read the model config in {directory}: {error}") from error
+    if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise ConfigError(
+            f"{directory} holds a {config.model_type} model, which is not a causal language model"
+        )
+    return config
+
+
+def _load_model(directory: Path, config: Any, dtype: torch.dtype) -> Any:
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            directory, config=config, dtype=dtype, output_loading_info=True
+        )
+    except _LOAD_ERRORS as error:
+        raise ConfigError(f"cannot load the causal model in {directory}: {error}") from error
+    # transformers fills what is missing with random numbers and goes on.
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise ConfigError(
+            f"the weights in {directory} lack {len(missing)} tensors of the causal model, "
+            f"such as {', '.join(missing[:3])}"
+        )
+    return model
+
+
+def _load_tokenizer(directory: Path) -> Any:
+    # With no file at all transformers makes up an empty tokenizer for some model types.
+    if not any((directory / name).is_file() for name in _TOKENIZER_FILES):
+        raise ConfigError(
+            f"{directory} has no tokenizer; copy tokenizer.json and tokenizer_config.json "
+            "there from the model it was trained from"
+        )
+    try:
+        return AutoTokenizer.from_pretrained(directory)
+    except _LOAD_ERRORS as error:
+        raise ConfigError(f"cannot load the tokenizer in {directory}: {error}") from error
+
+
+def _base_directory(
+    adapter: Path, base_reference: str | None, cache_dir: str | None, hf_token: str | None
+) -> Path:
+    """Where the adapter's base is.
+
+    Raises:
+        ConfigError: it is not named, not there, or a bare hub name: nothing is downloaded
+            that was not asked for by a hf:// or s3:// reference.
+    """
+    named = base_reference or _named_base(adapter)
+    for candidate in (adapter / named, Path(named).expanduser()):
+        if candidate.is_dir():
+            return candidate
+    try:
+        return resolve(named, cache_dir=cache_dir, hf_token=hf_token)
+    except ConfigError as error:
+        hint = ""
+        if "://" not in named:
+            hint = (
+                "; put the directory of the base, or an hf://org/name or s3:// reference to "
+                f"it, into base_model_name_or_path of {adapter / 'adapter_config.json'}"
+            )
+        raise ConfigError(
+            f"the base model {named!r} of the LoRA adapter {adapter} is not there: "
+            f"{error.message}{hint}"
+        ) from error
+
+
+def _named_base(adapter: Path) -> str:
+    try:
+        config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{adapter / 'adapter_config.json'} is not JSON: {error}") from error
+    named = config.get("base_model_name_or_path") if isinstance(config, dict) else None
+    if not isinstance(named, str) or not named.strip():
+        raise ConfigError(
+            f"{adapter / 'adapter_config.json'} names no base_model_name_or_path; put the "
+            "directory or reference of the base model there"
+        )
+    return named
+
+
+def _merge(base: Any, adapter: Path, tokens: int) -> Any:
+    if tokens > base.get_input_embeddings().num_embeddings:
+        base.resize_token_embeddings(tokens)
+    try:
+        return PeftModel.from_pretrained(base, str(adapter)).merge_and_unload(safe_merge=True)
+    except _LOAD_ERRORS as error:
+        raise ConfigError(
+            f"cannot merge the LoRA adapter {adapter} with its base: {error}"
+        ) from error
+
+
+def _context(model: Any, tokenizer: Any) -> int | None:
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if limit is None and tokenizer.model_max_length < 10**9:  # "unknown" is 1e30 there
+        limit = tokenizer.model_max_length
+    return None if limit is None else int(limit)
