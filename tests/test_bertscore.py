@@ -32,8 +32,8 @@ from serve_app.metrics.bertscore_layers import (
 from serve_app.metrics.bertscore_model import encoder_limit, truncate_layers
 
 EMBEDDED = "embedded:all-MiniLM-L6-v2"
-VOCABULARY = """the of and in to with for was were not patients trial placebo treatment randomised risk
-ratio evidence low-certainty children adults pain blood pressure 95% CI 0.81 1,204 mortality
+VOCABULARY = """the of and in to with for was were not patients trial placebo treatment randomised
+risk ratio evidence low-certainty children adults pain blood pressure 95% CI 0.81 1,204 mortality
 hospital weeks adverse events vitamin D3 β-blocker insulin naïve surgery, reviewed; (RCT) people's
 Crohn’s COVID-19 antibiotics quality-of-life µg/mL double-blind study heart"""
 WORDS = VOCABULARY.split()
@@ -59,8 +59,8 @@ def sample_pairs(count: int, longest: int, seed: int) -> tuple[list[str], list[s
     rng = random.Random(seed)
     references, candidates = [], []
     for index in range(count):
-        reference = sample_text(rng, 1 + int(longest * rng.random() ** 4))
-        candidate = sample_text(rng, 1 + int(longest * rng.random() ** 4))
+        reference = sample_text(rng, 1 + int(longest * rng.random() ** 5))
+        candidate = sample_text(rng, 1 + int(longest * rng.random() ** 5))
         if index % 7 == 3:
             reference = references[-1]
         if index % 11 == 5:
@@ -75,7 +75,12 @@ def published_scores(
 ) -> list[tuple[float, float, float]]:
     with contextlib.redirect_stderr(io.StringIO()):
         columns = bert_score.score(
-            candidates, references, model_type=str(directory), num_layers=layer, device="cpu"
+            candidates,
+            references,
+            model_type=str(directory),
+            num_layers=layer,
+            device="cpu",
+            batch_size=16,
         )
     return list(zip(*(column.tolist() for column in columns), strict=True))
 

@@ -119,7 +119,7 @@ def test_rows_are_padded_to_the_longest_of_their_batch_only():
 
 
 def test_max_rows_holds():
-    engine, model = runtime(token_budget=10_000, max_rows=3)
+    engine, model = runtime(token_budget=1000, max_rows=3)
     engine.run(sequences_of([4] * 10), first_and_length)
     assert [len(ids) for ids, _, _ in model.seen] == [3, 3, 3, 1]
 
@@ -175,6 +175,15 @@ def test_nothing_to_run_gives_nothing():
     engine, model = runtime()
     assert engine.run([], first_and_length) == []
     assert model.seen == []
+
+
+def test_a_cpu_takes_smaller_batches_than_a_large_budget_allows():
+    small, _ = runtime(token_budget=100)
+    large, model = runtime(token_budget=10**9)
+    assert small.batch_tokens == 100
+    large.run(sequences_of([100] * 200), first_and_length)
+    assert max(ids.numel() for ids, _, _ in model.seen) <= large.batch_tokens < 10**9
+    assert large.batch_tokens >= 1024
 
 
 def test_weights_take_the_dtype_asked_for():

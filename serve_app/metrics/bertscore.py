@@ -291,8 +291,8 @@ class BertScorer:
         if truncated:
             left = self._tokenizer.truncation_side == "left"
             content = content[-size:] if left else content[:size]
-        # A quarter of the window on each side: docs/relevance.md has what less context changes.
-        windows = plan_windows(len(content), size, (size - 1) // 4) if content else []
+        # 63 tokens of 510 on each side: docs/relevance.md has what more or less would change.
+        windows = plan_windows(len(content), size, size // 8) if content else []
         rows = [
             TokenSequence([*before, *content[window.start : window.stop], *after])
             for window in windows

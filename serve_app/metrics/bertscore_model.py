@@ -71,7 +71,7 @@ def truncate_layers(encoder: nn.Module, layer: int, name: str) -> nn.Module:
     core: Any = _core(encoder)
     if getattr(core, "pooler", None) is not None:
         core.pooler = None
-    return core  # type: ignore[no-any-return]
+    return core
 
 
 def encoder_limit(encoder: Any, tokenizer: Any) -> int:
@@ -123,7 +123,7 @@ def load_encoder(directory: Path) -> nn.Module:
             f"BERTSCORE_MODEL: {directory} lacks {len(missing)} weights of a "
             f"{type(encoder).__name__}, such as {missing[0]}"
         )
-    return encoder  # type: ignore[no-any-return]
+    return encoder
 
 
 def load_tokenizer(directory: Path) -> Any:
