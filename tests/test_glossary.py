@@ -281,6 +281,13 @@ def test_what_is_not_replaced_stays_but_for_articles(text: str) -> None:
     assert article.sub("a", simple) == article.sub("a", rebuilt)
 
 
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(MEDICAL)
+def test_a_second_pass_changes_nothing_in_any_text(text: str) -> None:
+    once = GLOSSARY.simplify(text)[0]
+    assert GLOSSARY.simplify(once) == (once, ())
+
+
 @settings(max_examples=200, deadline=None, derandomize=True)
 @given(st.text(max_size=120))
 def test_any_text_is_survived(text: str) -> None:
