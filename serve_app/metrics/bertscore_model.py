@@ -108,7 +108,9 @@ def load_encoder(directory: Path) -> nn.Module:
         )
     # The loader reports unused heads as if they were a problem; what matters is checked below.
     verbosity = transformers_logging.get_verbosity()
+    progress = transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     try:
         encoder, info = AutoModel.from_pretrained(
             directory, attn_implementation="sdpa", dtype=torch.float32, output_loading_info=True
@@ -117,6 +119,8 @@ def load_encoder(directory: Path) -> nn.Module:
         raise CheckpointError(f"BERTSCORE_MODEL: cannot load {directory}: {error}") from error
     finally:
         transformers_logging.set_verbosity(verbosity)
+        if progress:
+            transformers_logging.enable_progress_bar()
     missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
     if missing:
         raise CheckpointError(
