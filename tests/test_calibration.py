@@ -8,19 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
-from transformers import AutoModel
 
-from serve_app.artifacts import embedded_path
 from serve_app.calibration import calibrate_targets, choose, read_pairs
 from serve_app.errors import ConfigError
 from serve_app.loss import LossFunction, Targets
-from serve_app.metrics.align_model import AlignModel, CompactConfig, save_compact
-from serve_app.metrics.alignscore import AlignScorer
-from serve_app.metrics.bertscore import BertScorer
 from serve_app.metrics.suite import MetricSuite
 from serve_app.settings import load_settings
 from serve_app.targets import EMBEDDED_TARGETS, load_targets
+from tests.tiny_suite import make_suite
 
 HEADER = ["source_text", "target_text", "split"]
 ROWS = [
@@ -50,15 +45,7 @@ def write_csv(tmp_path: Path) -> WriteCsv:
 
 @pytest.fixture(scope="module")
 def suite(tmp_path_factory: pytest.TempPathFactory) -> MetricSuite:
-    """The real parts; the factuality heads are random, which no test here depends on."""
-    folder = tmp_path_factory.mktemp("align") / "tiny"
-    torch.manual_seed(0)
-    model = AlignModel(AutoModel.from_pretrained(embedded_path("all-MiniLM-L6-v2")))
-    save_compact(model, folder, CompactConfig("tiny", "embedded:all-MiniLM-L6-v2", 4, 40, "nli_sp"))
-    return MetricSuite(
-        BertScorer.from_reference("embedded:all-MiniLM-L6-v2", device="cpu"),
-        AlignScorer.from_reference(str(folder), device="cpu"),
-    )
+    return make_suite(tmp_path_factory.mktemp("align") / "tiny")
 
 
 def test_targets_are_mean_and_sample_deviation_of_the_train_rows(write_csv, suite) -> None:

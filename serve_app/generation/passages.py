@@ -77,6 +77,10 @@ def split_passages(original: str) -> list[Passage]:
             begin += len(original[begin:end]) - len(original[begin:end].lstrip())
             if has_word(original[begin:end]):
                 found.append((" ".join(original[begin:end].split()), begin, end))
+    if not found and has_word(original):
+        # Headings alone; still a text that was asked about.
+        begin = len(original) - len(original.lstrip())
+        found = [(" ".join(original.split()), begin, len(original.rstrip()))]
     verdicts = [stands_alone(text) for text, _, _ in found]
     if not any(verdicts):
         verdicts = [True] * len(found)
