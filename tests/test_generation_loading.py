@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, BertConfig, BertModel
+from transformers import AutoModelForCausalLM, BertConfig, BertModel, MambaConfig, MambaForCausalLM
 
 from serve_app.errors import ConfigError
 from serve_app.generation.causal_model import load_causal_model
@@ -137,6 +137,14 @@ def test_an_encoder_whose_family_has_a_causal_head_lacks_that_head(tmp_path: Pat
         )
     ).save_pretrained(tmp_path)
     with pytest.raises(ConfigError, match="lack"):
+        engine(tmp_path)
+
+
+def test_a_model_without_a_key_value_cache_is_refused(tmp_path: Path) -> None:
+    make_tokenizer().save_pretrained(tmp_path)
+    config = MambaConfig(vocab_size=400, hidden_size=16, num_hidden_layers=1, state_size=4)
+    MambaForCausalLM(config).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="key-value cache"):
         engine(tmp_path)
 
 

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    Lfm2Config,
+    MistralConfig,
+    Qwen3Config,
+)
 
 from serve_app.errors import InvalidInput, PlainMedError
 from serve_app.generation.causal_model import CausalModel
@@ -117,6 +125,42 @@ def test_greedy_equals_transformers_generate_alone_and_left_padded(folder: Path,
     texts = [final_text(subject._prompter.decode(theirs)) for theirs in expected]
     assert [summary.text for summary in subject.generate(TEXTS, [GREEDY] * len(TEXTS))] == texts
     assert len(set(texts)) == len(texts)
+
+
+@pytest.mark.parametrize(
+    ("family", "options"),
+    [
+        (MistralConfig, {"sliding_window": 16}),
+        (Qwen3Config, {"head_dim": 16}),
+        (GPT2Config, {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 256}),
+        (Lfm2Config, {"full_attn_idxs": [1]}),
+    ],
+    ids=["sliding-window", "qwen3", "learned-positions", "recurrent"],
+)
+def test_other_families_equal_transformers_too(family: Any, options: dict[str, Any]) -> None:
+    tokenizer = make_tokenizer()
+    shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    ends = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
+    sizes = {} if family is GPT2Config else shape | heads
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(
+        family(vocab_size=len(tokenizer), **sizes, **ends, **options)
+    ).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 2:
+                parameter.normal_(0.0, 0.2)
+        model.get_output_embeddings().weight[tokenizer.all_special_ids] = 0.0
+    subject = TransformersGenerator(CausalModel(model, tokenizer, 256), name="other", **PROMPT)
+    for text in TEXTS[:2]:
+        (theirs,) = by_transformers(subject, [text], 30)
+        assert by_us(subject, [text], replace(GREEDY, max_new_tokens=30)) == [theirs]
+        assert len(set(theirs)) > 5
+    params = [replace(GREEDY, max_new_tokens=n) for n in (30, 4, 30)]
+    together = subject.generate(TEXTS[:3], params)
+    alone = [subject.generate([t], [p])[0] for t, p in zip(TEXTS[:3], params, strict=True)]
+    assert together == alone
 
 
 def test_seeded_sampling_does_not_depend_on_the_batch(plain: TransformersGenerator) -> None:

@@ -6,6 +6,7 @@ The directory holds a whole model (`config.json`), or a LoRA adapter
 
 from __future__ import annotations
 
+import inspect
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,6 +118,11 @@ def _load_model(directory: Path, config: Any, dtype: torch.dtype) -> Any:
         )
     except _LOAD_ERRORS as error:
         raise ConfigError(f"cannot load the causal model in {directory}: {error}") from error
+    if "past_key_values" not in inspect.signature(model.forward).parameters:
+        raise ConfigError(
+            f"{directory} holds a {config.model_type} model, which keeps no key-value cache; the "
+            "generator cannot run it"
+        )
     # transformers fills what is missing with random numbers and goes on.
     missing = sorted(info["missing_keys"])
     if missing:

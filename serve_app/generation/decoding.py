@@ -65,7 +65,7 @@ def decode(
 
     Args:
         model: a causal language model in eval mode.
-        rows: padded on the left to the longest.
+        rows: padded on the left to the longest; just one unless `supports_batches`.
         stop_ids: tokens that end a row.
         pad_id: any valid token id; masked out.
         lock: held during each forward pass, never while the caller works.
@@ -142,9 +142,15 @@ def _left_pad(
     return ids.to(device), mask.to(device)
 
 
+def supports_batches(model: Any) -> bool:
+    """False for recurrent models: their state cannot drop rows, nor be left-padded safely."""
+    layers = DynamicCache(config=model.config).layers
+    return all(hasattr(layer, "batch_select_indices") for layer in layers)
+
+
 def _select(cache: DynamicCache, sampler: _Sampler, keep: list[int], device: torch.device) -> None:
     with torch.inference_mode():
-        if cache.get_seq_length() > 0:
+        if sampler.started:  # before the first pass the cache is empty
             cache.batch_select_indices(torch.tensor(keep, device=device))
         sampler.select(keep)
 
@@ -168,6 +174,11 @@ class _Sampler:
                 generator.seed()
             else:
                 generator.manual_seed(p.seed)
+
+    @property
+    def started(self) -> bool:
+        """True once there was a pass."""
+        return self._seen is not None
 
     def select(self, keep: list[int]) -> None:
         """Keeps these rows only."""

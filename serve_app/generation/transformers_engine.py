@@ -15,7 +15,7 @@ from typing import Literal
 from serve_app.artifacts import resolve
 from serve_app.errors import ConfigError, InvalidInput
 from serve_app.generation.causal_model import CausalModel, load_causal_model
-from serve_app.generation.decoding import Row, decode
+from serve_app.generation.decoding import Row, decode, supports_batches
 from serve_app.generation.prompting import Prompter
 from serve_app.generation.protocol import GenerationParams, PieceIterator, Summary
 from serve_app.generation.text_stream import TextStream, final_text
@@ -44,7 +44,7 @@ class TransformersGenerator:
         system_prompt: instruction; may be empty.
         user_prefix: put before every text; may be empty.
         long_input: `error` refuses a text over the context; `window` summarises it in parts.
-        batch_size: most rows decoded at once, >= 1.
+        batch_size: most rows decoded at once, >= 1; a recurrent model takes one.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class TransformersGenerator:
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}; it must be at least 1")
         self.name = name
-        self.batch_size = batch_size
+        self.batch_size = batch_size if supports_batches(loaded.model) else 1
         self.context = loaded.context
         self.long_input = long_input
         self._model = loaded.model
@@ -235,7 +235,7 @@ class TransformersGenerator:
         yield self._summary(
             parts,
             reasons=reasons,
-            prompt_tokens=sum(len(row.prompt) for row in rows),
+            prompt_tokens=sum(len(row.prompt) for row in rows[: len(parts)]),
             completion_tokens=tokens,
         )
 
@@ -307,15 +307,18 @@ class TransformersGenerator:
                 field="text",
                 code="input_too_long",
             )
-        windows = split_windows(
-            text, room, lambda part: len(self._prompter.encode(part)) - self._prompter.overhead
-        )
-        share = params.max_new_tokens // len(windows)
-        if share < min(MIN_WINDOW_TOKENS, params.max_new_tokens):
+        # At least so many windows: a text hopelessly long is refused before it is cut up.
+        needed = math.ceil((len(prompt) - self._prompter.overhead) / room)
+        windows: list[str] = []
+        if params.max_new_tokens // needed >= MIN_WINDOW_TOKENS:
+            windows = split_windows(text, room, self._text_tokens)
+            needed = len(windows)
+        share = params.max_new_tokens // needed
+        if share < MIN_WINDOW_TOKENS:
             raise InvalidInput(
-                f"the text needs {len(windows)} windows, and max_new_tokens "
-                f"{params.max_new_tokens} leaves {share} tokens for the summary of each; at "
-                f"least {MIN_WINDOW_TOKENS} are needed: raise max_new_tokens or shorten the text",
+                f"the text needs {needed} windows, and max_new_tokens {params.max_new_tokens} "
+                f"leaves {share} tokens for the summary of each; at least {MIN_WINDOW_TOKENS} "
+                "are needed: raise max_new_tokens or shorten the text",
                 field="text",
                 code="input_too_long",
             )
@@ -323,6 +326,10 @@ class TransformersGenerator:
             Row(self._prompter.encode(window), _reseed(params, index), share)
             for index, window in enumerate(windows)
         ]
+
+    def _text_tokens(self, text: str) -> int:
+        """Tokens `text` adds to the prompt."""
+        return len(self._prompter.encode(text)) - self._prompter.overhead
 
 
 def model_label(reference: str) -> str:
