@@ -1,0 +1,169 @@
+"""Trains, tunes and evaluates `alignscore-mini`, the embedded factuality model.
+
+python scripts/train_alignscore.py train ../shared/data --out runs/alignscore
+python scripts/train_alignscore.py evaluate embedded:alignscore-mini ../shared/data
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import torch
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from serve_app.artifacts import resolve
+from serve_app.metrics.align_model import AlignModel, CompactConfig, load_compact, save_compact
+from serve_app.training import evaluation, trainer
+from serve_app.training.data import BASE
+from serve_app.training.pairs import Corpus
+
+app = typer.Typer(add_completion=False, help=__doc__, pretty_exceptions_show_locals=False)
+console = Console()
+CHUNK_WORDS = (60, 90, 120, 160, 200, 260, 350)
+Folder = Annotated[Path, typer.Argument(exists=True, file_okay=False, help="the data folder")]
+
+
+@app.callback()
+def main() -> None:
+    """The subcommands say what they do."""
+
+
+def _save(model: AlignModel, out: Path, rank: int) -> None:
+    # What `tune` finds on development data replaces these two afterwards.
+    config = CompactConfig("alignscore-mini", BASE, rank, chunk_words=150, eval_mode="nli_sp")
+    save_compact(model, out, config)
+
+
+@app.command()
+def train(
+    data_dir: Folder,
+    out: Annotated[Path, typer.Option(help="where the model and its checkpoint go")],
+    seed: int = 0,
+    max_tokens: Annotated[int, typer.Option(help="tokens to train on")] = 5_000_000,
+    batch_tokens: int = 2048,
+    learning_rate: float = 1.5e-4,
+    nli_share: float = 0.6,
+    rank: Annotated[int, typer.Option(help="columns kept of each weight difference")] = 32,
+    threads: int = 2,
+    save_every: Annotated[int, typer.Option(help="steps between checkpoints")] = 200,
+    resume: Annotated[bool, typer.Option(help="go on from OUT/checkpoint.pt")] = False,
+) -> None:
+    """Train from nli_train.jsonl, cochrane_pls.csv (train rows) and reference_metrics.jsonl."""
+    torch.set_num_threads(threads)
+    out.mkdir(parents=True, exist_ok=True)
+    config = trainer.TrainConfig(
+        seed=seed,
+        tokens=max_tokens,
+        batch_tokens=batch_tokens,
+        learning_rate=learning_rate,
+        nli_share=nli_share,
+    )
+    with console.status("reading the data"):
+        corpus = Corpus(data_dir, "train")
+    model = trainer.new_model(seed)
+    average = 0.0
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), console=console
+    ) as bar:
+        task = bar.add_task("training", total=max_tokens)
+
+        def show(progress: trainer.Progress) -> None:
+            nonlocal average
+            weight = min(0.98, progress.steps / (progress.steps + 1))
+            average = weight * average + (1 - weight) * progress.loss
+            text = f"step {progress.steps} round {progress.round} loss {average:.3f}"
+            bar.update(task, completed=progress.tokens, description=text)
+            if progress.steps % 50 == 0 and not console.is_terminal:
+                console.print(f"{text} tokens {progress.tokens}")
+            if progress.steps % save_every == 0:
+                _save(model, out, rank)
+
+        trainer.run(
+            model,
+            corpus,
+            config,
+            checkpoint=out / "checkpoint.pt",
+            resume=resume,
+            save_every=save_every,
+            on_step=show,
+        )
+    _save(model, out, rank)
+    size = (out / "model.safetensors").stat().st_size
+    console.print(f"saved {out} ({size / 2**20:.1f} MiB); choose its chunk size with `tune`")
+
+
+@app.command()
+def tune(
+    model_dir: Annotated[str, typer.Argument(help="a compact model, changed in place")],
+    data_dir: Folder,
+    pairs: Annotated[int, typer.Option(help="development claims to score")] = 800,
+    threads: int = 2,
+) -> None:
+    """Choose chunk_words and eval_mode on development data, and write them to config.json."""
+    torch.set_num_threads(threads)
+    directory = resolve(model_dir)
+    model, config, _ = load_compact(directory)
+    claims = Corpus(data_dir, "dev").long_claims(0, pairs, 380)
+    scorer = evaluation.ModelScorer(model, dtype="bfloat16")
+    contexts, texts = [pair.context for pair in claims], [pair.claim for pair in claims]
+    truth = [bool(pair.binary) for pair in claims]
+    medical = [index % 2 == 0 for index in range(len(claims))]
+    table = Table("chunk words", "mode", "medical", "general", "mean", title="development AUC")
+    best = (0.0, config.chunk_words, config.eval_mode)
+    for words in CHUNK_WORDS:
+        every = scorer.aligned_all(contexts, texts, chunk_words=words)
+        for mode, scores in every.items():
+            parts = [
+                evaluation.auc(
+                    [s for s, m in zip(scores, medical, strict=True) if m is side],
+                    [t for t, m in zip(truth, medical, strict=True) if m is side],
+                )
+                for side in (True, False)
+            ]
+            mean = sum(parts) / 2
+            table.add_row(str(words), mode, *(f"{value:.3f}" for value in (*parts, mean)))
+            best = max(best, (mean, words, mode))
+    console.print(table)
+    _, words, mode = best
+    document = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    document.update(chunk_words=words, eval_mode=mode)
+    (directory / "config.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    console.print(f"wrote chunk_words {words}, eval_mode {mode} to {directory}/config.json")
+
+
+@app.command()
+def evaluate(
+    model_dir: Annotated[str, typer.Argument(help="a compact model, or embedded:alignscore-mini")],
+    data_dir: Folder,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON, not a table")] = False,
+    threads: int = 2,
+) -> None:
+    """Print the model's scores beside every baseline's, on data it was not trained or tuned on."""
+    torch.set_num_threads(threads)
+    model, config, _ = load_compact(resolve(model_dir))
+    with console.status("scoring"):
+        rows = evaluation.report(model, config, data_dir)
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    columns = list(next(iter(rows.values())))
+    table = Table("measure", *columns, title=f"{config.name}, {config.chunk_words} words")
+    for name, values in rows.items():
+        best = max(values.values())
+        table.add_row(
+            name, *(f"[b]{v:.3f}[/b]" if v == best else f"{v:.3f}" for v in values.values())
+        )
+    console.print(table)
+
+
+if __name__ == "__main__":
+    app()

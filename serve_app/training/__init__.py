@@ -1,0 +1,1 @@
+"""Trains and evaluates `alignscore-mini`; nothing here is needed to serve."""

@@ -1,0 +1,397 @@
+"""What training `alignscore-mini` promises: honest edits, splits without leaks, repeatable runs."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import subprocess
+import sys
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from serve_app.artifacts import resolve
+from serve_app.errors import CheckpointError, ConfigError
+from serve_app.metrics.align_model import AlignLogits, CompactConfig, load_compact, save_compact
+from serve_app.training import corruptions as edits
+from serve_app.training import data, evaluation, pairs, trainer
+
+SHIPPED = resolve("embedded:alignscore-mini")
+PASSAGE = [
+    "In 2009, Helen Marsh told the London Council that 45 patients (30 women) were treated.",
+    "Aspirin was more effective than placebo for headache in adults.",
+    "Nausea was not reported by any of the 120 children who received warfarin tablets.",
+    "Peter Vance led the team at Oxford University, which increased funding for nurses.",
+]
+
+
+def _words(text: str) -> list[str]:
+    return data.normalised(text).split()
+
+
+def _apply(edit: edits.Edit, sentence: int, draws: int = 40) -> set[str]:
+    """Everything the edit makes of one sentence over many draws."""
+    made = {edit(PASSAGE[sentence], PASSAGE, Random(seed)) for seed in range(draws)}
+    return {text for text in made if text is not None}
+
+
+def test_a_changed_number_changes_one_number_and_no_word() -> None:
+    for text in _apply(edits.change_number, 0):
+        before, after = _words(PASSAGE[0]), _words(text)
+        changed = [pair for pair in zip(before, after, strict=True) if pair[0] != pair[1]]
+        assert len(changed) == 1
+        assert all(word.isdigit() for word in changed[0])
+
+
+def test_a_flipped_direction_replaces_one_word_by_its_opposite() -> None:
+    assert "Aspirin was less effective than placebo for headache in adults." in _apply(
+        edits.flip_direction, 1
+    )
+    for text in _apply(edits.flip_direction, 1):
+        changed = [(a, b) for a, b in zip(PASSAGE[1].split(), text.split(), strict=True) if a != b]
+        assert len(changed) == 1
+
+
+def test_a_flipped_negation_adds_or_removes_the_negation_alone() -> None:
+    assert _apply(edits.flip_negation, 2) == {PASSAGE[2].replace("was not", "was")}
+    for text in _apply(edits.flip_negation, 1):
+        assert re.sub(r" (not|never)\b", "", text) == PASSAGE[1]
+    assert edits.flip_negation("Cures every cold.", [], Random(0)) is None
+
+
+def test_an_exchanged_word_comes_from_the_passage_and_replaces_one_word() -> None:
+    known = {word for text in PASSAGE for word in _words(text)}
+    made = _apply(edits.exchange_word, 2)
+    assert made
+    for text in made:
+        changed = [(a, b) for a, b in zip(_words(PASSAGE[2]), _words(text), strict=True) if a != b]
+        assert len(changed) == 1
+        assert changed[0][1] in known
+
+
+def test_an_exchanged_name_is_another_name_of_the_passage() -> None:
+    assert any(
+        "Peter Vance" in text or "Oxford University" in text
+        for text in _apply(edits.exchange_name, 0)
+    )
+    for text in _apply(edits.exchange_name, 0):
+        assert text.endswith("that 45 patients (30 women) were treated.")
+
+
+def test_swapped_pronouns_change_no_other_word() -> None:
+    made = edits.swap_pronoun("He said his team won.", [], Random(0))
+    assert made == "She said her team won."
+    assert edits.swap_pronoun("The team won.", [], Random(0)) is None
+
+
+def test_a_swapped_subject_keeps_the_predicate() -> None:
+    for text in _apply(edits.swap_subject, 1):
+        assert text.endswith("was more effective than placebo for headache in adults.")
+        assert not text.startswith("Aspirin")
+
+
+def test_a_fusion_begins_as_the_claim_and_ends_as_another_sentence() -> None:
+    made = _apply(edits.fuse, 1)
+    assert made
+    for text in made:
+        assert text not in PASSAGE
+        words = _words(text)
+        assert words[:3] == _words(PASSAGE[1])[:3]
+        assert any(_words(other)[-2:] == words[-2:] for other in PASSAGE if other != PASSAGE[1])
+
+
+def test_swapped_roles_turn_a_comparison_round() -> None:
+    made = edits.swap_roles("Aspirin was more effective than placebo.", [], Random(0))
+    assert made == "Placebo was more effective than Aspirin."
+    named = edits.swap_roles("Vance beat Marsh in the final.", [], Random(0))
+    assert named is None  # one word between: no room to tell a relation from a double name
+    assert (
+        edits.swap_roles("Vance wrote to Marsh about it.", [], Random(0))
+        == "Marsh wrote to Vance about it."
+    )
+
+
+def test_an_exchanged_term_replaces_every_mention() -> None:
+    made = edits.exchange_term(
+        "Warfarin is safe, and warfarin is cheap.", ["warfarin", "insulin"], Random(0)
+    )
+    assert made == "Insulin is safe, and insulin is cheap."
+    assert edits.exchange_term("Rest is cheap.", ["warfarin", "insulin"], Random(0)) is None
+
+
+def test_shortening_only_drops_words_and_never_touches_negated_claims() -> None:
+    made = _apply(edits.shorten, 0)
+    assert len(made) >= 2
+    for text in made:
+        rest = iter(_words(PASSAGE[0]))
+        assert all(word in rest for word in _words(text)), text
+    assert not _apply(edits.shorten, 2)
+
+
+def test_joining_keeps_both_sentences_whole() -> None:
+    made = edits.join(PASSAGE[1], PASSAGE[1:3], Random(1))
+    assert made is not None
+    assert [w for w in _words(made) if w not in {"and", "while"}] == [
+        *_words(PASSAGE[1]),
+        *_words(PASSAGE[2]),
+    ]
+
+
+def test_rewording_uses_equal_words() -> None:
+    made = edits.reword("The trials assessed efficacy.", [], Random(0))
+    assert made is not None
+    assert made != "The trials assessed efficacy."
+
+
+def test_format_noise_says_the_same() -> None:
+    for seed in range(30):
+        assert _words(edits.roughen(PASSAGE[0], Random(seed))) == _words(PASSAGE[0])
+
+
+def test_edits_are_equal_for_equal_seeds() -> None:
+    for edit in edits.FLIPS.values():
+        assert edit(PASSAGE[0], PASSAGE, Random(5)) == edit(PASSAGE[0], PASSAGE, Random(5))
+
+
+# --- data -----------------------------------------------------------------------------------
+
+
+def test_one_premise_is_in_one_part_whatever_its_spelling() -> None:
+    assert data.part_of(data.normalised("A man, eating.")) == data.part_of(
+        data.normalised("a man eating")
+    )
+    shares = [data.part_of(f"premise {number}") for number in range(4000)]
+    assert shares.count("test") / 4000 == pytest.approx(0.10, abs=0.015)
+    assert shares.count("dev") / 4000 == pytest.approx(0.03, abs=0.01)
+
+
+def test_no_premise_or_abstract_is_in_two_parts(shared_data: Path) -> None:
+    nli = data.load_nli(shared_data)
+    seen = {part: {data.normalised(row.premise) for row in rows} for part, rows in nli.items()}
+    assert not seen["train"] & seen["test"]
+    assert not seen["train"] & seen["dev"]
+    assert len(nli["test"]) / sum(map(len, nli.values())) == pytest.approx(0.1, abs=0.02)
+    cochrane = data.load_cochrane(shared_data)
+    assert len(cochrane["test"]) == 103
+    extra = data.load_abstracts(shared_data, [*cochrane["test"], *cochrane["dev"]])
+    kept = {
+        data.normalised(text)
+        for passage in (*cochrane["train"], *extra)
+        for text in passage.sentences
+        if len(text.split()) >= 12
+    }
+    held_out = {data.normalised(text) for passage in extra for text in passage.sentences} & {
+        data.normalised(text)
+        for passage in (*cochrane["test"], *cochrane["dev"])
+        for text in (*passage.sentences, *passage.summary)
+        if len(text.split()) >= 5
+    }
+    assert kept
+    assert not held_out
+
+
+def test_a_missing_file_or_column_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nli_train\.jsonl"):
+        data.load_nli(tmp_path)
+    (tmp_path / "nli_train.jsonl").write_text('{"premise": "a"}\n')
+    with pytest.raises(ConfigError, match="hypothesis"):
+        data.load_nli(tmp_path)
+    (tmp_path / "cochrane_pls.csv").write_text("source_text,split\nx,train\n")
+    with pytest.raises(ConfigError, match="target_text"):
+        data.load_cochrane(tmp_path)
+
+
+def test_claims_against_passages_have_the_labels_of_their_kind() -> None:
+    maker = pairs.ClaimMaker(["Clouds are made of very small drops of water."], ["warfarin"])
+    passage = data.Passage(PASSAGE, "test")
+    made = [maker.make(passage, 60, Random(seed)) for seed in range(400)]
+    kinds = {pair.kind for pair in made if pair is not None}
+    assert {"copy", "shorten", "two", "fusion", "absent", "elsewhere", "number"} <= kinds
+    for pair in made:
+        if pair is None:
+            continue
+        assert pair.binary == int(pair.three_way == pairs.ALIGNED)
+        assert pair.binary == int(pair.kind in pairs.POSITIVE)
+        assert pair.regression == (0.5 if pair.kind == "half" else pair.binary)
+        if pair.kind == "copy":
+            assert data.normalised(pair.claim) in data.normalised(pair.context)
+
+
+def test_not_entailment_has_no_three_way_label() -> None:
+    pair = pairs.nli_pair(data.NliRow("a b", "c d", "not_entailment", "rte"))
+    assert (pair.binary, pair.three_way, pair.regression) == (0, pairs.NO_LABEL, 0.0)
+
+
+# --- training -------------------------------------------------------------------------------
+
+
+class Toy:
+    """Twelve pairs a round: a claim equal to its context, or one about something else."""
+
+    def round(self, seed: int, number: int, size: int, nli_share: float) -> list[pairs.Pair]:
+        rng = Random(f"{seed}/{number}")
+        made = []
+        for _ in range(size):
+            context, other = rng.sample(PASSAGE, 2)
+            true = rng.random() < 0.5
+            label = pairs.ALIGNED if true else pairs.NEUTRAL
+            made.append(
+                pairs.Pair(
+                    context, context if true else other, int(true), label, float(true), "toy"
+                )
+            )
+        return made
+
+
+TOY = trainer.TrainConfig(
+    tokens=3600, batch_tokens=300, learning_rate=4e-4, weight_decay=0.0, round_pairs=24
+)
+
+
+def test_the_loss_is_the_sum_of_the_paper_and_skips_missing_labels() -> None:
+    even = AlignLogits(torch.zeros(2, 2), torch.zeros(2, 3), torch.zeros(2, 1))
+    labels = torch.tensor([1, 0]), torch.tensor([0, pairs.NO_LABEL]), torch.tensor([1.0, 0.0])
+    assert float(trainer.align_loss(even, *labels)) == pytest.approx(1 + 1 + 0.5)
+    none = torch.full((2,), pairs.NO_LABEL)
+    assert float(trainer.align_loss(even, labels[0], none, labels[2])) == pytest.approx(1.5)
+
+
+def test_a_short_run_lowers_the_loss_and_a_stopped_one_resumes_to_the_same_weights(
+    tmp_path: Path,
+) -> None:
+    torch.set_num_threads(1)
+    losses: list[float] = []
+    whole = trainer.new_model(0)
+    end = trainer.run(whole, Toy(), TOY, on_step=lambda progress: losses.append(progress.loss))
+    assert end.tokens >= TOY.tokens
+    assert np.mean(losses[-4:]) < 0.75 * np.mean(losses[:4])
+
+    class Stopped(Exception):
+        """Stands for a killed process."""
+
+    def stop(progress: trainer.Progress) -> None:
+        if progress.steps == 6:
+            raise Stopped
+
+    path = tmp_path / "checkpoint.pt"
+    with pytest.raises(Stopped):
+        trainer.run(trainer.new_model(0), Toy(), TOY, checkpoint=path, save_every=5, on_step=stop)
+    resumed = trainer.new_model(1)
+    trainer.run(resumed, Toy(), TOY, checkpoint=path, resume=True)
+    for name, value in trainer.trainable(whole).items():
+        assert torch.equal(value, trainer.trainable(resumed)[name]), name
+
+    frozen = whole.base_model.embeddings.state_dict()
+    for name, value in trainer.new_model(2).base_model.embeddings.state_dict().items():
+        assert torch.equal(value, frozen[name]), name
+
+    config = CompactConfig("toy", data.BASE, 48, 100, "nli_sp")
+    save_compact(whole, tmp_path / "toy", config)
+    loaded, read, _ = load_compact(tmp_path / "toy")
+    assert read == config
+    scorers = [evaluation.ModelScorer(model) for model in (whole, loaded)]
+    first, second = (scorer.logits(PASSAGE, PASSAGE[::-1]).three_way for scorer in scorers)
+    assert torch.allclose(first.softmax(-1), second.softmax(-1), atol=0.05)
+
+
+def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pt"
+    torch.save({"weights": {}}, path)
+    with pytest.raises(CheckpointError, match="another model"):
+        trainer.load_checkpoint(path, trainer.new_model(0))
+    path.write_bytes(b"not a checkpoint")
+    with pytest.raises(CheckpointError, match=r"checkpoint\.pt"):
+        trainer.load_checkpoint(path, trainer.new_model(0))
+
+
+# --- evaluation -----------------------------------------------------------------------------
+
+
+def test_auc_counts_ties_as_half_and_wants_both_sides() -> None:
+    assert evaluation.auc([1, 2, 3, 4], [False, False, True, True]) == 1.0
+    assert evaluation.auc([1, 1], [True, False]) == 0.5
+    assert math.isclose(evaluation.auc([3, 1, 2], [True, True, False]), 0.5)
+    with pytest.raises(ValueError, match="both"):
+        evaluation.auc([1, 2], [True, True])
+
+
+def test_chunks_keep_every_sentence_in_order() -> None:
+    text = " ".join(f"This is sentence number {number} of the text." for number in range(30))
+    chunks = evaluation.chunk(text, 60)
+    assert len(chunks) > 3
+    assert " ".join(chunks) == text
+
+
+def test_overlap_is_the_share_of_known_ngrams() -> None:
+    assert evaluation.overlap(["a b c d"], ["a b x d"], size=1)[0] == 0.75
+    assert evaluation.overlap(["a b c d"], ["a b x d"], size=2)[0] == pytest.approx(1 / 3)
+
+
+def test_the_command_line_says_what_it_takes() -> None:
+    script = Path(__file__).resolve().parents[1] / "scripts" / "train_alignscore.py"
+    result = subprocess.run(
+        [sys.executable, str(script), "--help"], capture_output=True, text=True, check=True
+    )
+    for command in ("train", "tune", "evaluate"):
+        assert command in result.stdout
+
+
+# --- the shipped model ----------------------------------------------------------------------
+
+
+def test_the_shipped_model_is_small_and_says_what_it_is() -> None:
+    files = {path.name: path.stat().st_size for path in SHIPPED.iterdir()}
+    assert {"config.json", "model.safetensors", "README.md"} <= files.keys()
+    assert files["model.safetensors"] <= 10 * 2**20
+    config = json.loads((SHIPPED / "config.json").read_text())
+    assert config["name"] == "alignscore-mini"
+    tensors = load_file(SHIPPED / "model.safetensors")
+    assert not any("embeddings.weight" in name for name in tensors)
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values())
+
+
+@pytest.fixture(scope="module")
+def shipped() -> tuple[evaluation.ModelScorer, CompactConfig]:
+    model, config, _ = load_compact(SHIPPED)
+    return evaluation.ModelScorer(model), config
+
+
+TRIAL = (
+    "We included nine trials with 1204 adults who had knee osteoarthritis. Compared with usual "
+    "care, supervised exercise reduced pain after 12 weeks. It also improved walking speed. "
+    "Adverse events were rare and mild. No trial reported deaths. The certainty of the evidence "
+    "was moderate because several trials were not blinded."
+)
+
+
+@pytest.mark.parametrize(
+    ("supported", "contradicted"),
+    [
+        (
+            "Supervised exercise reduced pain after 12 weeks.",
+            "Supervised exercise increased pain after 12 weeks.",
+        ),
+        (
+            "Nine trials with 1204 adults were included.",
+            "Nine trials with 3871 adults were included.",
+        ),
+        ("Adverse events were rare.", "Adverse events were common."),
+        (
+            "The trials looked at adults with knee osteoarthritis.",
+            "The trials looked at infants with cystic fibrosis.",
+        ),
+    ],
+)
+def test_the_shipped_model_ranks_supported_over_contradicted(
+    shipped: tuple[evaluation.ModelScorer, CompactConfig], supported: str, contradicted: str
+) -> None:
+    scorer, config = shipped
+    scores = scorer.aligned_all(
+        [TRIAL, TRIAL], [supported, contradicted], chunk_words=config.chunk_words
+    )[config.eval_mode]
+    assert scores[0] > scores[1]
