@@ -28,7 +28,7 @@ from serve_app.training.pairs import Corpus
 
 app = typer.Typer(add_completion=False, help=__doc__, pretty_exceptions_show_locals=False)
 console = Console()
-CHUNK_WORDS = (60, 90, 120, 160, 200, 260, 350)
+CHUNK_WORDS = (50, 80, 120, 180, 350)
 Folder = Annotated[Path, typer.Argument(exists=True, file_okay=False, help="the data folder")]
 
 
@@ -79,7 +79,9 @@ def train(
         def show(progress: trainer.Progress) -> None:
             nonlocal average
             weight = min(0.98, progress.steps / (progress.steps + 1))
-            average = weight * average + (1 - weight) * progress.loss
+            average = (
+                progress.loss if average == 0.0 else weight * average + (1 - weight) * progress.loss
+            )
             text = f"step {progress.steps} round {progress.round} loss {average:.3f}"
             bar.update(task, completed=progress.tokens, description=text)
             if progress.steps % 50 == 0 and not console.is_terminal:
@@ -105,7 +107,7 @@ def train(
 def tune(
     model_dir: Annotated[str, typer.Argument(help="a compact model, changed in place")],
     data_dir: Folder,
-    pairs: Annotated[int, typer.Option(help="development claims to score")] = 800,
+    pairs: Annotated[int, typer.Option(help="development claims to score")] = 300,
     threads: int = 2,
 ) -> None:
     """Choose chunk_words and eval_mode on development data, and write them to config.json."""

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from serve_app.artifacts import resolve
 from serve_app.errors import CheckpointError, ConfigError
 from serve_app.metrics.align_model import AlignLogits, CompactConfig, load_compact, save_compact
+from serve_app.metrics.alignscore import AlignScorer
 from serve_app.training import corruptions as edits
 from serve_app.training import data, evaluation, pairs, trainer
 
@@ -320,11 +321,16 @@ def test_auc_counts_ties_as_half_and_wants_both_sides() -> None:
         evaluation.auc([1, 2], [True, True])
 
 
-def test_chunks_keep_every_sentence_in_order() -> None:
-    text = " ".join(f"This is sentence number {number} of the text." for number in range(30))
-    chunks = evaluation.chunk(text, 60)
-    assert len(chunks) > 3
-    assert " ".join(chunks) == text
+def test_the_training_scorer_equals_the_served_metric(
+    shipped: tuple[evaluation.ModelScorer, CompactConfig],
+) -> None:
+    scorer, config = shipped
+    claim = "Exercise reduced pain. Nobody died."
+    mine = scorer.aligned_all([TRIAL], [claim], chunk_words=20)
+    served = AlignScorer.from_reference("embedded:alignscore-mini", device="cpu", chunk_words=20)
+    assert served.eval_mode == config.eval_mode
+    result = served.score([TRIAL], [claim])[0]
+    assert mine[config.eval_mode][0] == pytest.approx(result.score, abs=1e-6)
 
 
 def test_overlap_is_the_share_of_known_ngrams() -> None:

@@ -1,7 +1,7 @@
 """Measures a model beside the baselines: NLI accuracy, QAGS, and medical corruptions by kind.
 
-Knows how a long context is cut and how scores become numbers in a table; not how a model is
-trained. Chunking is the metric's own: about `chunk_words` words, cut at sentence borders.
+Knows the tasks and how scores become numbers in a table; not how a model is trained. A long
+context is cut as the served metric cuts it.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ from random import Random
 from typing import Any
 
 import numpy as np
-import punkt
 import torch
 from numpy.typing import NDArray
 from transformers import AutoTokenizer
 
 from serve_app.artifacts import resolve
 from serve_app.metrics.align_model import AlignLogits, AlignModel, CompactConfig
+from serve_app.metrics.alignscore import context_chunks
 from serve_app.metrics.encoder import Batch, EncoderRuntime, TokenSequence
+from serve_app.metrics.sentences import split_sentences
 from serve_app.training import corruptions
 from serve_app.training.data import (
     BASE,
@@ -39,14 +40,6 @@ Floats = NDArray[np.float64]
 # A scorer gives one number a (context, claim): the higher, the better supported.
 Scorer = Callable[[Sequence[str], Sequence[str]], Floats]
 TRI = ("entailment", "neutral", "contradiction")
-
-
-def chunk(context: str, chunk_words: int) -> list[str]:
-    """The context in runs of whole sentences of about `chunk_words` words, as AlignScore cuts."""
-    sentences = punkt.sent_tokenize(context) or [""]
-    pieces = len(context.strip().split()) // chunk_words + 1
-    size = max(len(sentences) // pieces, 1)
-    return [" ".join(sentences[i : i + size]) for i in range(0, len(sentences), size)]
 
 
 def auc(scores: Sequence[float] | Floats, truth: Sequence[bool] | Sequence[int]) -> float:
@@ -76,18 +69,28 @@ class ModelScorer:
         self.runtime = EncoderRuntime(
             model, pad_token_id=self.tokenizer.pad_token_id, dtype=dtype, token_budget=8192
         )
+        self._known: dict[tuple[str, str], torch.Tensor] = {}
 
     def logits(self, contexts: Sequence[str], claims: Sequence[str]) -> AlignLogits:
         """Logits of all pairs, cut to the encoder's limit."""
-        encoded = self.tokenizer(
-            list(contexts), list(claims), truncation="only_first", max_length=MAX_TOKENS
-        )
-        rows = zip(encoded["input_ids"], encoded["token_type_ids"], strict=True)
+        wanted = list(zip(contexts, claims, strict=True))
+        # A summary's sentences come again on their own: each pair is read once.
+        new = [pair for pair in dict.fromkeys(wanted) if pair not in self._known]
+        if new:
+            encoded = self.tokenizer(
+                [context for context, _ in new],
+                [claim for _, claim in new],
+                truncation="only_first",
+                max_length=MAX_TOKENS,
+            )
+            rows = zip(encoded["input_ids"], encoded["token_type_ids"], strict=True)
 
-        def take(output: AlignLogits, batch: Batch) -> list[torch.Tensor]:
-            return list(torch.cat([part.float() for part in output], dim=1).cpu())
+            def take(output: AlignLogits, batch: Batch) -> list[torch.Tensor]:
+                return list(torch.cat([part.float() for part in output], dim=1).cpu())
 
-        stacked = torch.stack(self.runtime.run([TokenSequence(*row) for row in rows], take))
+            made = self.runtime.run([TokenSequence(*row) for row in rows], take)
+            self._known.update(zip(new, made, strict=True))
+        stacked = torch.stack([self._known[pair] for pair in wanted])
         return AlignLogits(stacked[:, :2], stacked[:, 2:5], stacked[:, 5:])
 
     def aligned_all(
@@ -99,9 +102,9 @@ class ModelScorer:
         second: list[str] = []
         spans: list[list[tuple[int, int]]] = []
         for context, claim in zip(contexts, claims, strict=True):
-            chunks = chunk(context, chunk_words)
+            chunks = context_chunks(context, chunk_words)
             rows = []
-            for sentence in punkt.sent_tokenize(claim):
+            for sentence in split_sentences(claim):
                 rows.append((len(first), len(first) + len(chunks)))
                 first += chunks
                 second += [sentence] * len(chunks)
