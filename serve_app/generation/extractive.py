@@ -1,11 +1,10 @@
 """The `extractive` generator engine: sentences of the original, chosen so that the loss is least.
 
-It never invents. The original's sentences are put in plainer words by the glossary, and a
-beam search over sets of them, kept in their order, looks for the least loss within a word
-budget. Readability of a set is exact (counts add up); relevance and factuality are estimated
-during the search and measured for the best sets at its end. Loss alone would be content
-with any sentences of the right grade level, so a set also pays a little for what it leaves
-out and for sentences that point back at one it leaves out (docs/extractive.md).
+It never invents. The original's sentences are put in plainer words by the glossary, and sets
+of them, kept in their order, are searched for the least loss within a word budget
+(`selection`). Readability of a set is exact throughout; relevance is estimated during the
+search and measured for the best sets at its end; factuality is that of each sentence
+against its own surroundings. docs/extractive.md has how well that works.
 
 Deterministic: temperature, top_p, repeat_penalty and seed change nothing.
 """
@@ -14,10 +13,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from serve_app.generation.glossary import Glossary
 from serve_app.generation.passages import Passage, split_passages
@@ -27,12 +25,11 @@ from serve_app.generation.protocol import (
     Summary,
     SummarySentence,
 )
+from serve_app.generation.selection import Choice, Sentence, Space, search
 from serve_app.loss import LossFunction, check_weights
 from serve_app.metrics.readability import ReadabilityCounts
 from serve_app.metrics.suite import MetricSuite
 from serve_app.metrics.text import require_text
-
-Floats = NDArray[np.float64]
 
 MOST_PASSAGES = 60
 """Sentences considered; of a longer original, the first half and the last half of these."""
@@ -44,43 +41,6 @@ _POINTS_BACK = re.compile(
     r"nonetheless|instead|one of (?:these|them)|of (?:these|those)|again|another)\b",
     re.IGNORECASE,
 )
-_ABSENT_SOURCE = 0.01  # what a sentence costs that points back at one left out
-
-# BERTScore F1 of a set, from the share of the original its sentences match one by one: a
-# straight line fitted on the training part of the Cochrane pairs (benchmarks/extractive.py).
-_F1_AT_NONE, _F1_PER_SHARE = 0.251, 0.700
-
-
-@dataclass(frozen=True, slots=True)
-class _Sentence:
-    """A usable passage in its plain words, and what the search needs to know of it."""
-
-    passage: Passage
-    text: str
-    replacements: tuple[tuple[str, str], ...]
-    words: int
-    counts: ReadabilityCounts
-    points_back: bool
-
-
-@dataclass(frozen=True, slots=True)
-class _Choice:
-    """A set of sentences: `chosen` are positions among the sentences, ascending.
-
-    `matched` has, for each passage of the original, the share of it that the set matches.
-    """
-
-    chosen: tuple[int, ...]
-    words: int
-    counts: ReadabilityCounts
-    factuality_sum: float
-    matched: Floats
-    cost: float = np.inf
-
-    @property
-    def mean_factuality(self) -> float:
-        """As AlignScore averages over sentences."""
-        return self.factuality_sum / len(self.chosen)
 
 
 class ExtractiveGenerator:
@@ -162,19 +122,23 @@ class ExtractiveGenerator:
             half = MOST_PASSAGES // 2
             passages = passages[:half] + passages[-half:]
         limit = min(self.max_words, params.max_new_tokens)
-        # What is left of a long original may hold nothing but fragments.
-        usable = [passage for passage in passages if passage.usable] or passages
-        plain = [_in_plain_words(passage, self._glossary) for passage in usable]
-        fitting = [sentence for sentence in plain if sentence.words <= limit]
+        sentences = self.sentences(passages)
+        fitting = [sentence for sentence in sentences if sentence.words <= limit]
         if not fitting:
-            shortest = min(plain, key=lambda sentence: sentence.words)
+            shortest = min(sentences, key=lambda sentence: sentence.words)
             return _cut(shortest, original, limit, truncated)
-        space = self._space(passages, fitting, limit)
+        space = self.space(passages, fitting, limit)
         read = " ".join(passage.text for passage in passages) if truncated else original
         best = self._measured_best(read, space, search(space, self.beam_width, self.rescore))
         return _summary([fitting[at] for at in best.chosen], original, truncated)
 
-    def _factuality(self, passages: list[Passage], sentences: list[_Sentence]) -> list[float]:
+    def sentences(self, passages: list[Passage]) -> list[Sentence]:
+        """The usable passages in plain words; all of them where none is usable."""
+        # Of a long original, what is read may hold nothing but fragments.
+        usable = [passage for passage in passages if passage.usable] or passages
+        return [_in_plain_words(passage, self._glossary) for passage in usable]
+
+    def _factuality(self, passages: list[Passage], sentences: list[Sentence]) -> list[float]:
         """AlignScore of each sentence against its own surroundings.
 
         A copied sentence is supported by where it stood: scoring it against every chunk of
@@ -189,12 +153,13 @@ class ExtractiveGenerator:
         scores = self._suite.factuality.score(around, [sentence.text for sentence in sentences])
         return [score.score for score in scores]
 
-    def _space(self, passages: list[Passage], sentences: list[_Sentence], limit: int) -> _Space:
+    def space(self, passages: list[Passage], sentences: list[Sentence], limit: int) -> Space:
+        """What is searched for a summary of the passages in at most `limit` words."""
         pairs = [(passage.text, sentence.text) for passage in passages for sentence in sentences]
         scores = self._suite.relevance.score(*map(list, zip(*pairs, strict=True)))
         recall = np.array([score.recall for score in scores])
         lengths = np.array([len(passage.text.split()) for passage in passages], dtype=np.float64)
-        return _Space(
+        return Space(
             sentences=sentences,
             factuality=self._factuality(passages, sentences),
             matches=recall.reshape(len(passages), len(sentences)),
@@ -205,7 +170,7 @@ class ExtractiveGenerator:
             coverage=self.coverage,
         )
 
-    def _measured_best(self, original: str, space: _Space, choices: list[_Choice]) -> _Choice:
+    def _measured_best(self, original: str, space: Space, choices: list[Choice]) -> Choice:
         """The best of the choices with relevance and readability measured on the whole text."""
         texts = [" ".join(space.sentences[at].text for at in one.chosen) for one in choices]
         relevance = self._suite.relevance.score([original] * len(texts), texts)
@@ -218,109 +183,7 @@ class ExtractiveGenerator:
         return choices[int(costs.argmin())]
 
 
-@dataclass(frozen=True, slots=True)
-class _Space:
-    """What is searched: the sentences, and what a set of them costs.
-
-    `matches[p, s]` is the share of passage p that sentence s matches (BERTScore recall), and
-    `importance[p]` the passage's share of the original's words.
-    """
-
-    sentences: list[_Sentence]
-    factuality: list[float]
-    matches: Floats
-    importance: Floats
-    limit: int
-    loss: LossFunction
-    weights: list[float]
-    coverage: float
-
-    def empty(self) -> _Choice:
-        """The set of no sentence."""
-        return _Choice((), 0, ReadabilityCounts(), 0.0, np.zeros(len(self.importance)))
-
-    def plus(self, choice: _Choice, at: int) -> _Choice:
-        """The set and one more sentence, with no cost worked out."""
-        sentence = self.sentences[at]
-        return _Choice(
-            tuple(sorted((*choice.chosen, at))),
-            choice.words + sentence.words,
-            choice.counts + sentence.counts,
-            choice.factuality_sum + self.factuality[at],
-            np.maximum(choice.matched, self.matches[:, at]),
-        )
-
-    def without(self, choice: _Choice, left_out: int) -> _Choice:
-        """The set less one of its sentences, with no cost worked out."""
-        smaller = self.empty()
-        for at in choice.chosen:
-            if at != left_out:
-                smaller = self.plus(smaller, at)
-        return smaller
-
-    def grown(self, choice: _Choice) -> list[_Choice]:
-        """The sets of one more sentence that are within the limit, with their costs."""
-        grown = [
-            self.plus(choice, at)
-            for at, sentence in enumerate(self.sentences)
-            if at not in choice.chosen and choice.words + sentence.words <= self.limit
-        ]
-        if not grown:
-            return []
-        shares = np.array([one.matched for one in grown]) @ self.importance
-        values = [
-            (_F1_AT_NONE + _F1_PER_SHARE * share, one.mean_factuality, *one.counts.scores())
-            for one, share in zip(grown, shares, strict=True)
-        ]
-        losses = self.loss(values, self.weights)
-        return [
-            replace(one, cost=float(loss) + self.extra_cost(one))
-            for one, loss in zip(grown, losses, strict=True)
-        ]
-
-    def extra_cost(self, choice: _Choice) -> float:
-        """What a set pays beside its loss: for content left out, and for lost references."""
-        indexes = {self.sentences[at].passage.index for at in choice.chosen}
-        lost = sum(
-            self.sentences[at].points_back and self.sentences[at].passage.index - 1 not in indexes
-            for at in choice.chosen
-        )
-        left_out = 1.0 - float(choice.matched @ self.importance)
-        return self.coverage * left_out + _ABSENT_SOURCE * lost
-
-
-def search(space: _Space, beam_width: int, wanted: int) -> list[_Choice]:
-    """The best sets found, at most `wanted`, the one of least cost first.
-
-    A beam adds sentences one at a time; exchanging single sentences of the best set then
-    mends what the beam's early steps, blind to the grade level of the whole, got wrong.
-    """
-    found: dict[tuple[int, ...], _Choice] = {}
-    beam = [space.empty()]
-    while beam:
-        grown = {one.chosen: one for choice in beam for one in space.grown(choice)}
-        beam = _best(grown, beam_width)
-        found.update((one.chosen, one) for one in beam)
-    (best,) = _best(found, 1)
-    while True:
-        exchanged = {
-            one.chosen: one
-            for left_out in best.chosen
-            for one in space.grown(space.without(best, left_out))
-        }
-        found.update((one.chosen, one) for one in _best(exchanged, wanted))
-        (better,) = _best(found, 1)
-        if better.cost >= best.cost:
-            return _best(found, wanted)
-        best = better
-
-
-def _best(choices: dict[tuple[int, ...], _Choice], count: int) -> list[_Choice]:
-    # By position among equals, so that the same text always has the same summary.
-    return sorted(choices.values(), key=lambda one: (one.cost, one.chosen))[:count]
-
-
-def _in_plain_words(passage: Passage, glossary: Glossary | None) -> _Sentence:
+def _in_plain_words(passage: Passage, glossary: Glossary | None) -> Sentence:
     text = passage.text
     replacements: tuple[tuple[str, str], ...] = ()
     if glossary is not None:
@@ -330,7 +193,7 @@ def _in_plain_words(passage: Passage, glossary: Glossary | None) -> _Sentence:
     if first.isalpha() and first.islower():
         # It stood after a heading. Names such as "mRNA" or "p53" stay as they are.
         text = text[0].upper() + text[1:]
-    return _Sentence(
+    return Sentence(
         passage=passage,
         text=text,
         replacements=replacements,
@@ -340,7 +203,7 @@ def _in_plain_words(passage: Passage, glossary: Glossary | None) -> _Sentence:
     )
 
 
-def _summary(chosen: list[_Sentence], original: str, truncated: bool) -> Summary:
+def _summary(chosen: list[Sentence], original: str, truncated: bool) -> Summary:
     sentences = tuple(
         SummarySentence(
             text=one.text,
@@ -358,7 +221,7 @@ def _summary(chosen: list[_Sentence], original: str, truncated: bool) -> Summary
     )
 
 
-def _cut(sentence: _Sentence, original: str, limit: int, truncated: bool) -> Summary:
+def _cut(sentence: Sentence, original: str, limit: int, truncated: bool) -> Summary:
     """The first `limit` words of a sentence, for a limit that no sentence is within."""
     text = " ".join(sentence.text.split()[:limit])
     whole = _summary([sentence], original, truncated)
