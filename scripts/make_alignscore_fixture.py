@@ -117,7 +117,7 @@ def cases(rng: random.Random) -> Iterator[dict[str, Any]]:
         "claim": f" {claim(rng, 2)} ",
     }
     over = " and ".join(long_words[:450]) + "."
-    half = " or ".join(long_words[450:590]) + " or so."
+    half = " or ".join(long_words[450:530]) + " or so."
     yield {"name": "claim_over_limit", "context": document(rng, 120), "claim": over, "alone": True}
     yield {
         "name": "claim_over_limit_with_mates",

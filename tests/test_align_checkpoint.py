@@ -165,6 +165,7 @@ def test_a_pickle_that_names_code_is_refused_and_not_run(tmp_path: Path, place: 
     assert canary.exists()
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_a_bare_pickle_is_refused_and_not_run(tmp_path: Path) -> None:
     canary = tmp_path / "canary"
     path = tmp_path / "bare.ckpt"
@@ -208,6 +209,7 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
             read_checkpoint(path)
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol", "ignore:TypedStorage")
 def test_a_damaged_pickle_never_escapes_as_another_error(tmp_path: Path) -> None:
     """Random damage to the pickled part gives a checkpoint or a CheckpointError."""
     rng = random.Random(5)
