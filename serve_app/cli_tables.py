@@ -1,7 +1,7 @@
 """Reads and writes the tables of texts the command line works on: CSV and JSON lines.
 
 Knows files, rows and columns, and says which of them is wrong; knows no metric. A table is
-held in memory whole: for corpora too large for that there is `serve_app.batch`.
+held in memory whole; split a corpus too large for that into several files.
 """
 
 from __future__ import annotations

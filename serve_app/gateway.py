@@ -22,8 +22,9 @@ from serve_app.errors import InvalidInput, NotServed, PlainMedError, Unavailable
 from serve_app.evaluation import Evaluation
 from serve_app.generation.protocol import GenerationParams, Summary
 from serve_app.limits import RequestGuard, Traffic, error_body, logger
-from serve_app.loss import METRICS, check_weights
+from serve_app.loss import check_weights
 from serve_app.metrics.text import require_pairs, require_text
+from serve_app.responses import evaluation_out, summary_out
 from serve_app.settings import Settings
 
 Result = TypeVar("Result")
@@ -245,7 +246,7 @@ def _add_metrics(app: FastAPI, backend: Backend, settings: Settings) -> None:
 
         texts, results = await within(work())
         return schemas.EvaluateResponse(
-            results=[_evaluation(text, item) for text, item in zip(texts, results, strict=True)],
+            results=[evaluation_out(text, item) for text, item in zip(texts, results, strict=True)],
             weights=weights.tolist(),
             models=await within(backend.models()),
         )
@@ -267,7 +268,7 @@ def _add_generate(app: FastAPI, backend: Backend, settings: Settings) -> None:
         params = _params(body, settings)
         if not body.stream:
             summaries = await _within(backend.generate([body.text], [params]), settings)
-            return JSONResponse(_summary(summaries[0]).model_dump())
+            return JSONResponse(summary_out(summaries[0]).model_dump())
         pieces = backend.stream(body.text, params)
         # The first piece is awaited here, so that a refused text is a 4xx and not a broken stream.
         first = await _within(anext(pieces), settings)
@@ -285,10 +286,16 @@ async def _events(first: str | Summary, rest: AsyncIterator[str | Summary]) -> A
         while isinstance(item, str):
             yield f"data: {json.dumps({'text': item})}\n\n"
             item = await anext(rest)
-        yield f"event: done\ndata: {_summary(item).model_dump_json()}\n\n"
+        yield f"event: done\ndata: {summary_out(item).model_dump_json()}\n\n"
     except PlainMedError as error:
-        body = error_body(error.code, error.message, error.field)
-        yield f"event: error\ndata: {json.dumps(body)}\n\n"
+        yield _error_event(error.code, error.message, error.field)
+    except Exception as error:  # the status is sent, so this event is the only way left to say so
+        logger.error("a stream failed: %s", type(error).__name__)
+        yield _error_event("internal_error", "an internal error ended the stream")
+
+
+def _error_event(code: str, message: str, field: str | None = None) -> str:
+    return f"event: error\ndata: {json.dumps(error_body(code, message, field))}\n\n"
 
 
 def _add_missing(app: FastAPI, backend: Backend) -> None:
@@ -382,57 +389,3 @@ def _params(body: schemas.Sampling, settings: Settings) -> GenerationParams:
         repeat_penalty=chosen(body.repeat_penalty, settings.repeat_penalty),
         seed=body.seed,
     )
-
-
-def _summary(summary: Summary) -> schemas.GenerateResponse:
-    return schemas.GenerateResponse(
-        summary=summary.text,
-        model=summary.model,
-        finish_reason=summary.finish_reason,
-        truncated=summary.truncated,
-        usage=schemas.Usage(
-            prompt_tokens=summary.prompt_tokens, completion_tokens=summary.completion_tokens
-        ),
-        sentences=[
-            schemas.SummarySentenceOut(
-                text=sentence.text,
-                source=sentence.source,
-                source_index=sentence.source_index,
-                replacements=[
-                    schemas.Replaced(term=term, plain=plain)
-                    for term, plain in sentence.replacements
-                ],
-            )
-            for sentence in summary.sentences
-        ],
-    )
-
-
-def _evaluation(text: str, item: Evaluation) -> schemas.EvaluationOut:
-    measured = item.measured
-    return schemas.EvaluationOut(
-        generated=text,
-        metrics=_by_metric(measured.values),
-        targets=_by_metric(item.targets),
-        errors=_by_metric(item.errors),
-        loss=item.loss,
-        sentences=[
-            schemas.FactualSentence(
-                text=sentence.text, score=sentence.score, support=sentence.chunk
-            )
-            for sentence in measured.factuality.sentences
-        ],
-        difficult_words=[
-            schemas.DifficultWordOut(word=word.word, start=word.start, end=word.end)
-            for word in measured.readability.difficult_words
-        ],
-        truncated=schemas.Truncation(
-            relevance_original=measured.relevance.truncated_reference,
-            relevance_generated=measured.relevance.truncated_candidate,
-            factuality=measured.factuality.truncated,
-        ),
-    )
-
-
-def _by_metric(values: Sequence[float]) -> schemas.MetricValues:
-    return schemas.MetricValues(**dict(zip(METRICS, values, strict=True)))

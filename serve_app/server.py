@@ -79,9 +79,9 @@ def _gateway(application: dict[str, Any]) -> dict[str, Any]:
     deployments = application.setdefault("deployments", [])
     for deployment in deployments:
         if deployment.get("name") == "Gateway":
-            return deployment  # type: ignore[no-any-return]
+            return deployment
     deployments.append({"name": "Gateway"})
-    return deployments[-1]  # type: ignore[no-any-return]
+    return deployments[-1]
 
 
 def serve(

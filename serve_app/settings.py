@@ -77,7 +77,9 @@ class Settings(BaseSettings):
         "float32", description="Weights of both metric encoders; bfloat16 is faster, not exact."
     )
     token_budget: int = Field(
-        8192, ge=512, description="Most padded tokens the encoders take in one forward pass."
+        8192,
+        ge=512,
+        description="Most padded tokens of one forward pass; a CPU takes fewer, as measured.",
     )
 
     # --- relevance ----------------------------------------------------------------------
@@ -134,6 +136,9 @@ class Settings(BaseSettings):
         None, description="With MODEL_S3_BUCKET: s3://BUCKET/merged-models/MODEL_NAME/."
     )
     model_s3_bucket: str | None = Field(None, description="Bucket of merged generator models.")
+    model_base: str | None = Field(
+        None, description="Base of a LoRA adapter (a reference), if not the one it names itself."
+    )
     generator_dtype: Dtype = Field("float32", description="Weights of the transformers engine.")
     generator_long_input: Literal["error", "window"] = Field(
         "error", description="Input over the context: refuse with 422, or summarise in windows."

@@ -27,10 +27,12 @@ ALLOWED = {
     "generation": _LIBRARY,
     "schemas": set[str](),
     "limits": set[str](),
+    "responses": _LIBRARY | {"generation", "schemas"},
     "backend": _LIBRARY | {"generation"},
-    "gateway": _LIBRARY | {"generation", "schemas", "limits", "backend"},
+    "gateway": _LIBRARY | {"generation", "schemas", "limits", "backend", "responses"},
     "deployments": _LIBRARY | {"generation", "limits", "backend", "gateway"},
-    "client": {"schemas", "errors", "client_wire"},
+    "client": {"schemas", "errors", "client_wire", "client_core"},
+    "client_core": {"schemas", "errors", "client_wire"},
     "client_wire": {"schemas", "errors"},
 }
 # What a plain `import` of a part must not pull in.

@@ -26,7 +26,7 @@ logger = logging.getLogger("ray.serve")
 class Loss:
     """Targets, error curves and weights over the metric deployments."""
 
-    async def __init__(
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
         self,
         settings: Settings,
         relevance: DeploymentHandle,

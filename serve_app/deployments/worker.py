@@ -33,7 +33,7 @@ _FAILURES = (ArithmeticError, RuntimeError, ValueError, TypeError, LookupError, 
 
 
 async def run_batch(
-    work: Callable[[Sequence[Item]], list[Result]], items: Sequence[Item]
+    work: Callable[[Sequence[Item]], Sequence[Result]], items: Sequence[Item]
 ) -> list[Result | PlainMedError]:
     """`work(items)` in a thread; when it raises, each item alone, its error in its place."""
     if len(items) > 1:
@@ -47,7 +47,7 @@ async def run_batch(
 
 
 async def _run_one(
-    work: Callable[[Sequence[Item]], list[Result]], item: Item
+    work: Callable[[Sequence[Item]], Sequence[Result]], item: Item
 ) -> Result | PlainMedError:
     try:
         return (await asyncio.to_thread(work, [item]))[0]

@@ -51,7 +51,7 @@ class Summary:
     Attributes:
         text: the summary.
         model: the engine's model name.
-        finish_reason: `stop` (ended by itself) or `length` (cut at max_new_tokens).
+        finish_reason: `stop` (ended by itself), `length` (cut at max_new_tokens) or `cancelled`.
         prompt_tokens: tokens read; 0 for engines without tokens.
         completion_tokens: tokens written; 0 for engines without tokens.
         sentences: per-sentence provenance where the engine knows it, else empty.

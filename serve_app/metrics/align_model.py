@@ -135,6 +135,8 @@ def load_compact(directory: Path) -> tuple[AlignModel, CompactConfig, Path]:
         if kind == "full":
             update = tensor
         elif kind == "left":
+            if f"right.{target}" not in tensors:
+                raise CheckpointError(f"{directory}: {target} has only half of its factors")
             update = state[target] + tensor.float() @ tensors[f"right.{target}"].float()
         else:
             continue

@@ -104,7 +104,7 @@ def test_evaluate_explains_the_loss(
         assert np.mean(scores) == pytest.approx(result["metrics"]["factuality"], abs=TOLERANCE)
         assert " ".join(s["text"] for s in result["sentences"]) == text
         for word in result["difficult_words"]:
-            assert text[word["start"] : word["end"]] == word["word"]
+            assert text[word["start"] : word["end"]].lower() == word["word"]
         assert result["truncated"] == {
             "relevance_original": False,
             "relevance_generated": False,
