@@ -14,24 +14,26 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+import yaml
 
+ROOT = Path(__file__).resolve().parents[2]
 START_TIMEOUT_S = 240
 
 
-class Server:
-    """`plainmed serve` in a process group of its own."""
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
-    def __init__(self, log: Path, *arguments: str, **environment: str) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
+
+class Server:
+    """A server command in a session of its own."""
+
+    def __init__(self, port: int, log: Path, command: list[str], **environment: str) -> None:
+        self.url = f"http://127.0.0.1:{port}"
         self.log = log
         self.process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "serve_app.cli", "serve"),
-                *("--port", str(self.port), *arguments),
-            ],
+            command,
             stdout=log.open("wb"),
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -82,9 +84,22 @@ class Server:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    log = tmp_path_factory.mktemp("server") / "serve.log"
-    # Limits low enough to be met by a small test body.
-    running = Server(log, MAX_TEXTS="40", MAX_TEXT_CHARS="60000", MAX_BODY_BYTES="400000")
+    """`serve run` of the project's own serve_config.yaml, on a free port."""
+    folder = tmp_path_factory.mktemp("server")
+    port = free_port()
+    document = yaml.safe_load((ROOT / "serve_config.yaml").read_text(encoding="utf-8"))
+    document["http_options"]["port"] = port
+    config = folder / "serve_config.yaml"
+    config.write_text(yaml.safe_dump(document), encoding="utf-8")
+    running = Server(
+        port,
+        folder / "serve.log",
+        [str(Path(sys.executable).parent / "serve"), "run", str(config)],
+        # Limits low enough to be met by a small test body.
+        MAX_TEXTS="40",
+        MAX_TEXT_CHARS="60000",
+        MAX_BODY_BYTES="400000",
+    )
     try:
         yield running.wait_until_ready()
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -10,14 +11,18 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.serve.conftest import Server
+from tests.serve.conftest import Server, free_port
 from tests.texts import GENERATED, ORIGINALS
 
 COUNT = 60
 
 
 def test_metrics_alone_refuse_the_generator_and_drain_at_sigterm(tmp_path: Path) -> None:
-    server = Server(tmp_path / "serve.log", "--services", "metrics")
+    port = free_port()
+    command = [sys.executable, "-m", "serve_app.cli", "serve"]
+    server = Server(
+        port, tmp_path / "serve.log", [*command, "--port", str(port), "--services", "metrics"]
+    )
     try:
         server.wait_until_ready()
         health = httpx.get(f"{server.url}/healthz").json()
