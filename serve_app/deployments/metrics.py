@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
 
 from serve_app.deployments.worker import regroup, run_batch, set_threads, unwrap
@@ -16,7 +17,7 @@ from serve_app.metrics.readability import Readability, readability
 from serve_app.metrics.suite import load_factuality, load_relevance
 from serve_app.settings import Settings
 
-# A request's weight in a batch is its text length: a batch closes at this many characters.
+# Defaults of `BatchConfig`, where serve_config.yaml gives no user_config.
 BATCH_CHARS = 200_000
 BATCH_WAIT_S = 0.005
 _WARM_UP = ("Aspirin lowers the risk of stroke.", "Aspirin makes a stroke less likely.")
@@ -33,10 +34,24 @@ class Description:
     pid: int
 
 
+class BatchConfig(BaseModel):
+    """`user_config` of a metric deployment: how requests that arrive together are batched."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    batch_chars: int = Field(
+        BATCH_CHARS, ge=1, description="A batch closes at this many characters."
+    )
+    batch_wait_s: float = Field(
+        BATCH_WAIT_S, ge=0, description="How long a first request waits for others."
+    )
+
+
 def _weigh_pairs(requests: list[Pairs]) -> int:
-    # Serve refuses a single item over the limit, so a long request counts as one full batch.
-    total = sum(len(text) for pairs in requests for side in pairs for text in side)
-    return total if len(requests) > 1 else min(total, BATCH_CHARS)
+    # Serve refuses a lone item over the limit, and a long request must still be served.
+    if len(requests) == 1:
+        return 1
+    return sum(len(text) for pairs in requests for side in pairs for text in side)
 
 
 class _PairMetric:
@@ -63,6 +78,12 @@ class _PairMetric:
 
     async def _results(self, originals: Sequence[str], generated: Sequence[str]) -> list[Any]:
         return unwrap(await self._batched((list(originals), list(generated))))
+
+    def reconfigure(self, config: dict[str, Any]) -> None:
+        """Takes a `BatchConfig`, at start and whenever Serve is given another, without restart."""
+        batching = BatchConfig.model_validate(config)
+        self._batched.set_max_batch_size(batching.batch_chars)
+        self._batched.set_batch_wait_timeout_s(batching.batch_wait_s)
 
     async def describe(self) -> Description:
         """The model, its device and this replica's process."""

@@ -1,0 +1,284 @@
+"""The gateway's answers when something else fails: time, overload, a crash, a drain, a half.
+
+What a healthy server answers is tested over a real Ray Serve instance in tests/serve.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import httpx
+import pytest
+from ray.exceptions import ActorDiedError, RayTaskError
+from ray.serve.exceptions import BackPressureError
+
+from serve_app.app import build
+from serve_app.deployments.calls import ATTEMPTS, call
+from serve_app.deployments.metrics import BatchConfig
+from serve_app.deployments.worker import run_batch
+from serve_app.errors import ConfigError, InvalidInput, MetricFailed, PlainMedError, Unavailable
+from serve_app.gateway import create_app
+from serve_app.generation.protocol import GenerationParams, Summary
+from serve_app.limits import Traffic
+from serve_app.metrics.readability import Readability
+from serve_app.server import load_document
+from serve_app.settings import load_settings
+from tests.servers import LightBackend
+
+SECRET = "Jane Roe has lupus"
+
+
+def client(backend: LightBackend, traffic: Traffic | None = None, **settings: Any) -> Any:
+    app = create_app(backend, load_settings(**settings), traffic or Traffic())
+    transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+    return httpx.AsyncClient(transport=transport, base_url="http://test")
+
+
+class Failing(LightBackend):
+    """Raises `error` from readability and in mid-stream."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+    async def readability(self, texts: Sequence[str]) -> list[Readability]:
+        raise self.error
+
+    async def stream(self, text: str, params: GenerationParams) -> AsyncIterator[str | Summary]:
+        yield "The first piece"
+        raise self.error
+
+
+class Slow(LightBackend):
+    """Never answers."""
+
+    async def readability(self, texts: Sequence[str]) -> list[Readability]:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (MetricFailed("no finite number"), 500, "metric_failed"),
+        (Unavailable("busy", code="overloaded"), 503, "overloaded"),
+        (InvalidInput("bad", field="texts[0]"), 422, "invalid_input"),
+        (RuntimeError(SECRET), 500, "internal_error"),
+    ],
+)
+async def test_a_failure_is_an_error_in_the_one_shape(
+    error: Exception, status: int, code: str
+) -> None:
+    async with client(Failing(error)) as http:
+        response = await http.post("/metrics/readability", json={"texts": ["A cat."]})
+    assert response.status_code == status
+    assert response.json()["error"]["code"] == code
+    assert ("retry-after" in response.headers) is (status == 503)
+    assert SECRET not in response.text
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (Unavailable("died", code="unavailable"), "unavailable"),
+        (RuntimeError(SECRET), "internal_error"),
+    ],
+)
+async def test_a_stream_that_fails_midway_ends_with_an_error_event(
+    error: Exception, code: str
+) -> None:
+    async with client(Failing(error)) as http:
+        response = await http.post("/generate", json={"text": "A cat sat.", "stream": True})
+    events = response.text.strip().split("\n\n")
+    assert json.loads(events[0].removeprefix("data: ")) == {"text": "The first piece"}
+    name, data = events[-1].split("\n")
+    assert name == "event: error"
+    assert json.loads(data.removeprefix("data: "))["error"]["code"] == code
+    assert SECRET not in response.text
+
+
+async def test_a_request_over_its_time_is_503_with_retry_after() -> None:
+    async with client(Slow(), request_timeout_s=0.05, retry_after_s=7) as http:
+        response = await http.post("/metrics/readability", json={"texts": ["A cat."]})
+    assert response.status_code == 503
+    assert response.json()["error"]["code"] == "timeout"
+    assert response.headers["retry-after"] == "7"
+
+
+async def test_draining_refuses_new_requests_and_counts_the_old() -> None:
+    traffic = Traffic()
+    async with client(Slow(), traffic, request_timeout_s=0.3) as http:
+        body = {"texts": ["A cat."]}
+        old = asyncio.ensure_future(http.post("/metrics/readability", json=body))
+        await asyncio.sleep(0.1)
+        assert traffic.in_flight == 1
+        traffic.draining = True
+        refused = await http.post("/metrics/readability", json=body)
+        assert refused.status_code == 503
+        assert refused.json()["error"]["code"] == "shutting_down"
+        assert int(refused.headers["retry-after"]) >= 1
+        await old
+        assert traffic.in_flight == 0
+
+
+@pytest.mark.parametrize(
+    ("service", "path", "body"),
+    [
+        ("generator", "/metrics/relevance", {"texts_original": ["a"], "texts_generated": ["a"]}),
+        ("generator", "/loss", {"texts_original": ["a"], "texts_generated": ["a"]}),
+        ("generator", "/evaluate", {"texts_original": ["a"]}),
+        ("metrics", "/generate", {"text": "a"}),
+    ],
+)
+async def test_half_a_server_says_which_half_is_missing(
+    service: str, path: str, body: dict[str, Any]
+) -> None:
+    backend = LightBackend()
+    backend.services = frozenset({service})
+    async with client(backend) as http:
+        response = await http.post(path, json=body)
+        routes = (await http.get("/openapi.json")).json()["paths"]
+    assert response.status_code == 404
+    assert response.json()["error"]["code"] == "not_served"
+    assert path not in routes
+
+
+async def test_cors_opens_for_the_origins_of_the_setting_only() -> None:
+    async with client(LightBackend(), cors_origins="https://a.example, https://b.example") as http:
+        ours = await http.get("/healthz", headers={"Origin": "https://b.example"})
+        other = await http.get("/healthz", headers={"Origin": "https://evil.example"})
+    assert ours.headers["access-control-allow-origin"] == "https://b.example"
+    assert "access-control-allow-origin" not in other.headers
+
+
+async def test_human_texts_are_targets_where_the_server_is_set_so() -> None:
+    body = {"texts_original": ["A cat sat."], "texts_generated": ["A cat sat. It was big."]}
+    async with client(LightBackend(per_sample=True)) as http:
+        against_itself = await http.post(
+            "/loss", json={**body, "texts_human": body["texts_generated"]}
+        )
+        against_corpus = await http.post("/loss", json=body)
+    assert against_itself.json() == 0
+    assert against_corpus.json() > 0
+
+
+class Replica:
+    """Raises each error in turn, then answers."""
+
+    def __init__(self, *errors: Exception) -> None:
+        self.errors = list(errors)
+        self.calls = 0
+
+    async def send(self) -> str:
+        self.calls += 1
+        if self.errors:
+            raise self.errors.pop(0)
+        return "answer"
+
+
+async def test_a_dead_replicas_call_goes_to_another() -> None:
+    replica = Replica(ActorDiedError(), ActorDiedError())
+    assert await call(replica.send) == "answer"
+    assert replica.calls == 3
+
+
+async def test_replicas_that_keep_dying_are_503() -> None:
+    replica = Replica(*[ActorDiedError()] * ATTEMPTS)
+    with pytest.raises(Unavailable):
+        await call(replica.send)
+    assert replica.calls == ATTEMPTS
+
+
+async def test_a_full_queue_is_503_at_once() -> None:
+    replica = Replica(BackPressureError(num_queued_requests=9, max_queued_requests=9))
+    with pytest.raises(Unavailable) as caught:
+        await call(replica.send)
+    assert caught.value.code == "overloaded"
+    assert replica.calls == 1
+
+
+async def test_a_users_error_crosses_processes_whole_and_is_not_retried() -> None:
+    error = InvalidInput("too long", field="text", code="input_too_long")
+    replica = Replica(RayTaskError("f", "traceback", error).as_instanceof_cause())
+    with pytest.raises(InvalidInput) as caught:
+        await call(replica.send)
+    assert (caught.value.code, caught.value.field) == ("input_too_long", "text")
+    assert replica.calls == 1
+
+
+async def test_one_poisonous_request_does_not_fail_its_batch_mates() -> None:
+    def work(items: Sequence[int]) -> list[float]:
+        return [1 / item for item in items]
+
+    results = await run_batch(work, [1, 0, 2])
+    assert results[0] == 1
+    assert results[2] == 0.5
+    assert isinstance(results[1], MetricFailed)
+
+
+async def test_a_batch_keeps_the_users_own_error() -> None:
+    def work(items: Sequence[str]) -> list[str]:
+        if "bad" in items:
+            raise InvalidInput("bad", field="text", code="input_too_long")
+        return list(items)
+
+    good, bad = await run_batch(work, ["good", "bad"])
+    assert good == "good"
+    assert isinstance(bad, PlainMedError)
+    assert bad.code == "input_too_long"
+
+
+def test_batch_settings_are_checked() -> None:
+    assert BatchConfig.model_validate({}).batch_chars > 0
+    with pytest.raises(ValueError, match="batch_charz"):
+        BatchConfig.model_validate({"batch_charz": 1})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"services": []}, "at least one of"),
+        ({"services": ["gpu"]}, "services"),
+        ({"setings": {}}, "setings"),
+        ({"settings": {"port": "x"}}, "PORT"),
+        ({"settings": {"alignscore_eval_mode": "best"}}, "ALIGNSCORE_EVAL_MODE"),
+        ({"settings": {"no_such": 1}}, "NO_SUCH"),
+    ],
+)
+def test_a_wrong_config_stops_the_start_by_name(arguments: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        build(arguments)
+
+
+def test_the_environment_wins_over_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_settings(top_p=0.5).top_p == 0.5
+    monkeypatch.setenv("TOP_P", "0.7")
+    assert load_settings(top_p=0.5).top_p == 0.7
+    monkeypatch.setenv("TOP_P", "2")
+    with pytest.raises(ConfigError, match="TOP_P"):
+        load_settings()
+
+
+def test_the_port_comes_from_the_flag_then_the_environment_then_the_file(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        "http_options: {port: 9001}\napplications: [{import_path: 'serve_app.app:build'}]\n"
+    )
+    monkeypatch.delenv("PORT", raising=False)
+    assert load_document(config)["http_options"]["port"] == 9001
+    monkeypatch.setenv("PORT", "9002")
+    assert load_document(config)["http_options"]["port"] == 9002
+    assert load_document(config, port=9003)["http_options"]["port"] == 9003
+
+
+def test_a_config_that_is_no_serve_config_is_refused(tmp_path: Any) -> None:
+    for text in ("[]", "applications: []", "a: [", "applications: {}"):
+        config = tmp_path / "config.yaml"
+        config.write_text(text)
+        with pytest.raises(ConfigError, match=r"config\.yaml"):
+            load_document(config)
