@@ -28,6 +28,8 @@ from serve_app.training.pairs import Corpus
 
 app = typer.Typer(add_completion=False, help=__doc__, pretty_exceptions_show_locals=False)
 console = Console()
+Rank = Annotated[int, typer.Option(help="columns kept of each weight difference")]
+RANK = 56
 CHUNK_WORDS = (50, 80, 120, 180, 350)
 Folder = Annotated[Path, typer.Argument(exists=True, file_okay=False, help="the data folder")]
 
@@ -52,7 +54,7 @@ def train(
     batch_tokens: int = 2048,
     learning_rate: float = 1.5e-4,
     nli_share: float = 0.6,
-    rank: Annotated[int, typer.Option(help="columns kept of each weight difference")] = 32,
+    rank: Rank = RANK,
     threads: int = 2,
     save_every: Annotated[int, typer.Option(help="steps between checkpoints")] = 200,
     resume: Annotated[bool, typer.Option(help="go on from OUT/checkpoint.pt")] = False,
@@ -101,6 +103,19 @@ def train(
     _save(model, out, rank)
     size = (out / "model.safetensors").stat().st_size
     console.print(f"saved {out} ({size / 2**20:.1f} MiB); choose its chunk size with `tune`")
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[Path, typer.Argument(exists=True, dir_okay=False)],
+    out: Annotated[Path, typer.Option(help="where the compact model goes")],
+    rank: Rank = RANK,
+) -> None:
+    """Write the compact model of a training checkpoint, at any moment of a run."""
+    model = trainer.new_model(0)
+    progress = trainer.load_checkpoint(checkpoint, model)
+    _save(model, out, rank)
+    console.print(f"saved {out}, as of step {progress.steps} and {progress.tokens} tokens")
 
 
 @app.command()
