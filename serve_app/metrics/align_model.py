@@ -20,6 +20,7 @@ from transformers import AutoModel, PreTrainedModel
 
 from serve_app.artifacts import resolve
 from serve_app.errors import CheckpointError
+from serve_app.metrics.quiet import quiet_loading
 
 HEADS = ("bin_layer", "tri_layer", "reg_layer")
 DEFAULT_CHUNK_WORDS = 350
@@ -126,7 +127,8 @@ def load_compact(directory: Path) -> tuple[AlignModel, CompactConfig, Path]:
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise CheckpointError(f"{directory} is not a compact AlignScore model: {error}") from error
     base_directory = resolve(config.base)
-    model = AlignModel(AutoModel.from_pretrained(base_directory, attn_implementation="sdpa"))
+    with quiet_loading():
+        model = AlignModel(AutoModel.from_pretrained(base_directory, attn_implementation="sdpa"))
     state = model.state_dict()
     for name, tensor in tensors.items():
         kind, _, target = name.partition(".")

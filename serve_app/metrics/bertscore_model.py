@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import AutoModel, AutoTokenizer, GPT2Tokenizer, RobertaTokenizer
-from transformers.utils import logging as transformers_logging
 
 from serve_app.errors import CheckpointError, ConfigError
+from serve_app.metrics.quiet import quiet_loading
 
 # Where encoders keep their layers; the first path there is wins.
 _LAYER_LISTS = ("layer", "encoder.block", "encoder.layer", "transformer.layer", "block", "layers")
@@ -106,21 +106,13 @@ def load_encoder(directory: Path) -> nn.Module:
         raise CheckpointError(
             f"BERTSCORE_MODEL: {directory} is not an encoder directory (no config.json)"
         )
-    # The loader reports unused heads as if they were a problem; what matters is checked below.
-    verbosity = transformers_logging.get_verbosity()
-    progress = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
     try:
-        encoder, info = AutoModel.from_pretrained(
-            directory, attn_implementation="sdpa", dtype=torch.float32, output_loading_info=True
-        )
+        with quiet_loading():
+            encoder, info = AutoModel.from_pretrained(
+                directory, attn_implementation="sdpa", dtype=torch.float32, output_loading_info=True
+            )
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"BERTSCORE_MODEL: cannot load {directory}: {error}") from error
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if progress:
-            transformers_logging.enable_progress_bar()
     missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
     if missing:
         raise CheckpointError(
