@@ -104,7 +104,10 @@ class Settings(BaseSettings):
     alignscore_batch: int = Field(
         32, ge=1, description="Most (chunk, sentence) pairs the encoder takes in one forward pass."
     )
-    alignscore_eval_mode: EvalMode = Field("nli_sp", description="Which head, and whether split.")
+    alignscore_eval_mode: EvalMode | None = Field(
+        None,
+        description="Which head, and whether split; unset: the model's own, nli_sp for a .ckpt.",
+    )
     alignscore_chunk_words: int | None = Field(
         None, ge=8, description="Context chunk size in words; unset: the model's own (350)."
     )
