@@ -94,3 +94,14 @@ def test_no_file_over_ten_mebibytes_is_tracked() -> None:
     assert files
     too_big = [file.name for file in files if file.is_file() and file.stat().st_size > 10 * 2**20]
     assert not too_big
+
+
+def test_the_settings_page_is_what_the_command_prints() -> None:
+    printed = subprocess.run(
+        [sys.executable, "-m", "serve_app.cli", "settings", "--markdown"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    page = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+    assert page.endswith(printed)
