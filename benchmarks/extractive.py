@@ -162,7 +162,8 @@ def fit(path: Csv, limit: Limit = 40, seed: int = 0) -> None:
     pairs = some(read_pairs(path, "train"), limit)
     for pair in shown(pairs, len(pairs)):
         passages = split_passages(pair.source)
-        space = engine.space(passages, engine.sentences(passages), engine.max_words)
+        sentences = engine.sentences(passages)
+        space = engine.space(pair.source, passages, sentences, engine.max_words)
         sizes = [size for size in (2, 4, 6, 8) if size <= len(space.sentences)]
         choices = []
         for size in sizes:
@@ -186,7 +187,7 @@ def fit(path: Csv, limit: Limit = 40, seed: int = 0) -> None:
         f"relevance = {start:.3f} + {slope:.3f} * share; correlation "
         f"{np.corrcoef(shares, relevance)[0, 1]:.3f}, standard error {rest.std():.3f}, "
         f"{len(shares)} sets of {len(pairs)} texts\n"
-        f"factuality near its own place less factuality: mean {np.mean(factuality):+.4f}, "
+        f"factuality against the own chunk less factuality: mean {np.mean(factuality):+.4f}, "
         f"deviation {np.std(factuality):.4f}"
     )
 

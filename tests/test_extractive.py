@@ -232,7 +232,7 @@ def test_a_sentence_that_points_back_costs_more_alone(suite) -> None:
     )
     engine = ExtractiveGenerator(suite, LossFunction(TARGETS), None)
     passages = split_passages(text)
-    space = engine.space(passages, engine.sentences(passages), 220)
+    space = engine.space(text, passages, engine.sentences(passages), 220)
     alone, both = space.plus(space.empty(), 1), space.plus(space.plus(space.empty(), 0), 1)
     without_coverage = replace(space, coverage=0.0)
     assert without_coverage.extra_cost(alone) > 0

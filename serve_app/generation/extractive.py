@@ -4,7 +4,7 @@ It never invents. The original's sentences are put in plainer words by the gloss
 of them, kept in their order, are searched for the least loss within a word budget
 (`selection`). Readability of a set is exact throughout; relevance is estimated during the
 search and measured for the best sets at its end; factuality is that of each sentence
-against its own surroundings. docs/extractive.md has how well that works.
+against the chunk it came from. docs/extractive.md has how well that works.
 
 Deterministic: temperature, top_p, repeat_penalty and seed change nothing.
 """
@@ -14,6 +14,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
+from typing import cast
 
 import numpy as np
 
@@ -27,6 +29,7 @@ from serve_app.generation.protocol import (
 )
 from serve_app.generation.selection import Choice, Sentence, Space, search
 from serve_app.loss import LossFunction, check_weights
+from serve_app.metrics.alignscore import EvalMode, context_chunks
 from serve_app.metrics.readability import ReadabilityCounts
 from serve_app.metrics.suite import MetricSuite
 from serve_app.metrics.text import require_text
@@ -127,8 +130,8 @@ class ExtractiveGenerator:
         if not fitting:
             shortest = min(sentences, key=lambda sentence: sentence.words)
             return _cut(shortest, original, limit, truncated)
-        space = self.space(passages, fitting, limit)
         read = " ".join(passage.text for passage in passages) if truncated else original
+        space = self.space(read, passages, fitting, limit)
         best = self._measured_best(read, space, search(space, self.beam_width, self.rescore))
         return _summary([fitting[at] for at in best.chosen], original, truncated)
 
@@ -138,30 +141,31 @@ class ExtractiveGenerator:
         usable = [passage for passage in passages if passage.usable] or passages
         return [_in_plain_words(passage, self._glossary) for passage in usable]
 
-    def _factuality(self, passages: list[Passage], sentences: list[Sentence]) -> list[float]:
-        """AlignScore of each sentence against its own surroundings.
+    def _factuality(self, original: str, sentences: list[Sentence]) -> list[float]:
+        """AlignScore of each sentence against the chunk of the original it came from.
 
-        A copied sentence is supported by where it stood: scoring it against every chunk of
-        the original takes most of the time there is and changes next to nothing.
+        That is the chunk which supports a copied sentence best, with few exceptions; scoring
+        it against every chunk would take most of the time there is.
         """
-        at = {passage.index: position for position, passage in enumerate(passages)}
-        around = []
-        for sentence in sentences:
-            middle = at[sentence.passage.index]
-            near = passages[max(0, middle - 1) : middle + 2]
-            around.append(" ".join(passage.text for passage in near))
-        scores = self._suite.factuality.score(around, [sentence.text for sentence in sentences])
-        return [score.score for score in scores]
+        scorer = self._suite.factuality
+        chunks = [" ".join(one.split()) for one in context_chunks(original, scorer.chunk_words)]
+        homes = [_home(sentence.passage.text, chunks) for sentence in sentences]
+        # One chunk and one sentence a score, so there is nothing for an `_sp` mode to split.
+        mode = cast(EvalMode, scorer.eval_mode.removesuffix("_sp"))
+        texts = [sentence.text for sentence in sentences]
+        return [result.score for result in scorer.score(homes, texts, eval_mode=mode)]
 
-    def space(self, passages: list[Passage], sentences: list[Sentence], limit: int) -> Space:
-        """What is searched for a summary of the passages in at most `limit` words."""
+    def space(
+        self, original: str, passages: list[Passage], sentences: list[Sentence], limit: int
+    ) -> Space:
+        """What is searched for a summary of the original in at most `limit` words."""
         pairs = [(passage.text, sentence.text) for passage in passages for sentence in sentences]
         scores = self._suite.relevance.score(*map(list, zip(*pairs, strict=True)))
         recall = np.array([score.recall for score in scores])
         lengths = np.array([len(passage.text.split()) for passage in passages], dtype=np.float64)
         return Space(
             sentences=sentences,
-            factuality=self._factuality(passages, sentences),
+            factuality=self._factuality(original, sentences),
             matches=recall.reshape(len(passages), len(sentences)),
             importance=lengths / lengths.sum(),
             limit=limit,
@@ -181,6 +185,15 @@ class ExtractiveGenerator:
         costs = self._loss(values, self._weights)
         costs += np.array([space.extra_cost(one) for one in choices])
         return choices[int(costs.argmin())]
+
+
+def _home(text: str, chunks: list[str]) -> str:
+    """The chunk that holds the text; where a border runs through it, the two around that."""
+    for chunk in chunks:
+        if text in chunk:
+            return chunk
+    pairs = (f"{first} {second}" for first, second in pairwise(chunks))
+    return next((pair for pair in pairs if text in pair), " ".join(chunks))
 
 
 def _in_plain_words(passage: Passage, glossary: Glossary | None) -> Sentence:
