@@ -9,6 +9,7 @@ head gives a degree. This module knows weights and logits, not text.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ from transformers import AutoModel, PreTrainedModel
 
 from serve_app.artifacts import resolve
 from serve_app.errors import CheckpointError
+from serve_app.metrics.packed import PackedEncoder, PackedForward, supports
 from serve_app.metrics.quiet import quiet_loading
 
 HEADS = ("bin_layer", "tri_layer", "reg_layer")
@@ -50,6 +52,21 @@ class AlignModel(nn.Module):
         """Logits of all three heads for a padded batch of token ids."""
         pooled = self.base_model(**inputs).pooler_output
         return AlignLogits(self.bin_layer(pooled), self.tri_layer(pooled), self.reg_layer(pooled))
+
+    def packed(self) -> PackedForward | None:
+        """The network on packed tokens, or None where the encoder has no such form."""
+        if not supports(self.base_model):
+            return None
+        encoder = PackedEncoder(self.base_model, first_only=True)
+        # Only what follows the encoder is kept: holding `self` would hold its layers twice.
+        pooler: nn.Module = self.base_model.pooler
+        heads = (self.bin_layer, self.tri_layer, self.reg_layer)
+
+        def forward(ids: Tensor, types: Tensor | None, lengths: Sequence[int]) -> AlignLogits:
+            pooled = pooler(encoder(ids, types, lengths)[:, None])
+            return AlignLogits(*(head(pooled) for head in heads))
+
+        return forward
 
 
 @dataclass(frozen=True)

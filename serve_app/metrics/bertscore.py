@@ -328,7 +328,7 @@ class BertScorer:
 
 def _unit(output: Any, batch: Batch) -> Sequence[Tensor]:
     """Each row's hidden states without padding, scaled to length 1, in float32."""
-    packed: Tensor = output[0][batch.attention_mask.bool()].float()
+    packed = batch.token_states(output).float()
     # Plain division: a zero or overflown state becomes NaN and is reported, not hidden.
     return torch.split(
         packed / torch.linalg.vector_norm(packed, dim=-1, keepdim=True), batch.lengths

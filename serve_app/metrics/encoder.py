@@ -2,8 +2,9 @@
 
 Takes token id sequences, sorts them by length, forms batches under a budget of padded
 tokens, runs the module under `inference_mode`, hands each batch's output to a `consume`
-function of the metric, and returns the results in the order they came. It knows no
-tokenizer and no weights format; attention kernels are chosen where the module is loaded.
+function of the metric, and returns the results in the order they came. On a CPU a module that
+has a packed form (see `packed`) runs in it, without padding. It knows no tokenizer and no
+weights format; attention kernels are chosen where the module is loaded.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from serve_app.errors import ConfigError
+from serve_app.metrics.packed import packed_form
 
 Result = TypeVar("Result")
 
@@ -44,18 +46,31 @@ class TokenSequence:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A padded batch. `indices[row]` is the position of that row among the inputs.
+    """A batch, padded or packed. `indices[row]` is the position of that row among the inputs.
 
-    Shapes: `input_ids`, `attention_mask` and `token_type_ids` are (rows, longest), int64, on
-    the runtime's device; `lengths` has one entry a row, in tokens. `token_type_ids` is None
-    when no row has any.
+    Padded, `input_ids`, `attention_mask` and `token_type_ids` are (rows, longest); packed,
+    `attention_mask` is None and the others are (tokens,), row after row. All are int64, on the
+    runtime's device; `lengths` has one entry a row, in tokens. `token_type_ids` is None when no
+    row has any.
     """
 
     indices: list[int]
     lengths: list[int]
     input_ids: Tensor
-    attention_mask: Tensor
+    attention_mask: Tensor | None
     token_type_ids: Tensor | None
+
+    def token_states(self, output: Any) -> Tensor:
+        """Hidden states of all real tokens, (tokens, hidden), row after row.
+
+        Args:
+            output: what a bare encoder gave for this batch.
+        """
+        if self.attention_mask is None:
+            packed: Tensor = output
+            return packed
+        states: Tensor = output[0][self.attention_mask.bool()]
+        return states
 
 
 def resolve_device(name: str) -> torch.device:
@@ -81,24 +96,30 @@ def resolve_device(name: str) -> torch.device:
 
 
 def plan_batches(
-    lengths: Sequence[int], token_budget: int, max_rows: int | None = None
+    lengths: Sequence[int], token_budget: int, max_rows: int | None = None, *, padded: bool = True
 ) -> Iterator[list[int]]:
-    """Yields index lists, longest first, each at most `token_budget` tokens once padded.
+    """Yields index lists, longest first, each at most `token_budget` tokens (once padded).
 
     A sequence longer than the budget gets a batch of its own, so nothing is ever dropped.
     Longest first means the largest allocation happens once, at the start.
 
     >>> list(plan_batches([3, 9, 4, 1], token_budget=12))
     [[1], [2, 0, 3]]
+    >>> list(plan_batches([3, 9, 4, 1], token_budget=13, padded=False))
+    [[1, 2], [0, 3]]
     """
     order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
-    start = 0
-    while start < len(order):
-        rows = max(1, token_budget // max(1, lengths[order[start]]))
-        if max_rows is not None:
-            rows = min(rows, max_rows)
-        yield order[start : start + rows]
-        start += rows
+    rows: list[int] = []
+    tokens = 0
+    for index in order:
+        cost = lengths[rows[0]] if padded and rows else lengths[index]
+        if rows and (tokens + cost > token_budget or len(rows) == max_rows):
+            yield rows
+            rows, tokens, cost = [], 0, lengths[index]
+        rows.append(index)
+        tokens += cost
+    if rows:
+        yield rows
 
 
 class EncoderRuntime:
@@ -113,6 +134,8 @@ class EncoderRuntime:
         token_budget: most padded tokens a forward pass takes, >= 1; on a CPU fewer are taken
             where that is faster.
         max_rows: most rows a forward pass takes, >= 1, or None.
+        packed: on a CPU use the module's packed form where it has one: the same numbers (to
+            float rounding), faster.
 
     Raises:
         ConfigError: the device, dtype, budget or row limit is not one of those.
@@ -127,6 +150,7 @@ class EncoderRuntime:
         dtype: str = "float32",
         token_budget: int = 8192,
         max_rows: int | None = None,
+        packed: bool = True,
     ) -> None:
         if dtype not in DTYPES:
             raise ConfigError(f"METRICS_DTYPE: {dtype!r} is not one of {', '.join(DTYPES)}")
@@ -136,7 +160,10 @@ class EncoderRuntime:
             raise ConfigError(f"a batch needs at least 1 row, not {max_rows}")
         self.device = resolve_device(device)
         self.dtype = DTYPES[dtype]
-        self.model = model.to(device=self.device, dtype=self.dtype).eval()
+        module = model.to(device=self.device, dtype=self.dtype).eval()
+        # The packed form has what it needs of the module, whose layers may then be freed.
+        self._packed = packed_form(module) if packed else None
+        self._module = module if self._packed is None else None
         self.pad_token_id = pad_token_id
         self.token_budget = token_budget
         self.max_rows = max_rows
@@ -167,16 +194,27 @@ class EncoderRuntime:
             raise ValueError(f"sequence {lengths.index(0)} has no tokens")
         results: dict[int, Result] = {}
         with torch.inference_mode():
-            for indices in plan_batches(lengths, self.batch_tokens, self.max_rows):
-                batch = self._pad([sequences[index] for index in indices], indices)
-                inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-                if batch.token_type_ids is not None:
-                    inputs["token_type_ids"] = batch.token_type_ids
-                rows = list(consume(self.model(**inputs), batch))
+            for indices in plan_batches(
+                lengths, self.batch_tokens, self.max_rows, padded=self._packed is None
+            ):
+                chosen = [sequences[index] for index in indices]
+                batch = (
+                    self._pad(chosen, indices) if self._packed is None else _pack(chosen, indices)
+                )
+                rows = list(consume(self._forward(batch), batch))
                 if len(rows) != len(indices):
                     raise ValueError(f"consume gave {len(rows)} results for {len(indices)} rows")
                 results.update(zip(indices, rows, strict=True))
         return [results[index] for index in range(len(sequences))]
+
+    def _forward(self, batch: Batch) -> Any:
+        if self._packed is not None:
+            return self._packed(batch.input_ids, batch.token_type_ids, batch.lengths)
+        inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+        if batch.token_type_ids is not None:
+            inputs["token_type_ids"] = batch.token_type_ids
+        assert self._module is not None  # noqa: S101 - it is the one or the other
+        return self._module(**inputs)
 
     def _pad(self, rows: list[TokenSequence], indices: list[int]) -> Batch:
         lengths = [len(row) for row in rows]
@@ -199,3 +237,16 @@ class EncoderRuntime:
             attention_mask=torch.from_numpy(mask.astype(np.int64)).to(self.device),
             token_type_ids=types,
         )
+
+
+def _pack(rows: list[TokenSequence], indices: list[int]) -> Batch:
+    lengths = [len(row) for row in rows]
+
+    def flat(values: Iterable[Sequence[int]]) -> Tensor:
+        joined = chain.from_iterable(values)
+        return torch.from_numpy(np.fromiter(joined, dtype=np.int64, count=sum(lengths)))
+
+    types = None
+    if any(row.token_type_ids is not None for row in rows):
+        types = flat(row.token_type_ids or (0,) * len(row) for row in rows)
+    return Batch(indices, lengths, flat(row.input_ids for row in rows), None, types)

@@ -2,16 +2,19 @@
 
 Each function takes a claim, the sentences of its passage and a random generator, and gives
 the edited claim, or None where the edit does not apply. They know words and punctuation, not
-grammar, so their labels are right nearly always rather than always; no model, no data files.
+grammar, so their labels are right nearly always rather than always; no model. Of data files they
+read the glossary alone.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from functools import cache
 from itertools import pairwise
 from random import Random
 
+from serve_app.generation.glossary import Glossary
 from serve_app.training.lexicon import (
     AUXILIARIES,
     CLAUSE_WORDS,
@@ -335,6 +338,17 @@ def reword(claim: str, passage: Sequence[str], rng: Random) -> str | None:
         if found:
             edited = edited[: found.start()] + _recase(new, found.group()) + edited[found.end() :]
     return edited if edited != claim else None
+
+
+@cache
+def _glossary() -> Glossary:
+    return Glossary.load()
+
+
+def plain(claim: str, passage: Sequence[str], rng: Random) -> str | None:
+    """The medical terms in plain words, as the extractive engine's glossary has them."""
+    edited, replacements = _glossary().simplify(claim)
+    return edited if replacements else None
 
 
 def join(claim: str, passage: Sequence[str], rng: Random) -> str | None:

@@ -171,9 +171,9 @@ def embed(texts: Sequence[str], *, max_length: int = 64) -> NDArray[np.float32]:
     runtime = EncoderRuntime(model, pad_token_id=tokenizer.pad_token_id, dtype="bfloat16")
 
     def pool(output: Any, batch: Batch) -> list[torch.Tensor]:
-        mask = batch.attention_mask[..., None]
-        mean = (output.last_hidden_state * mask).sum(1) / mask.sum(1)
-        return list(torch.nn.functional.normalize(mean.float(), dim=-1).cpu())
+        rows = torch.split(batch.token_states(output).float(), batch.lengths)
+        means = torch.stack([row.mean(0) for row in rows])
+        return list(torch.nn.functional.normalize(means, dim=-1).cpu())
 
     ids = tokenizer(list(texts), truncation=True, max_length=max_length)["input_ids"]
     return torch.stack(runtime.run([TokenSequence(row) for row in ids], pool)).numpy()

@@ -77,6 +77,11 @@ favourable unfavourable|superior inferior|prevent cause|prevents causes|prevente
 relieve aggravate|accelerate delay|shortened prolonged|raised lowered|heavy light|major minor
 severe mild|acute chronic|short-term long-term|inside outside|guilty innocent|friend enemy
 buy sell|bought sold|arrived left|north south|east west|northern southern|eastern western
+raise lower|raise reduce|raises lowers|raises reduces|raises decreases|raising lowering
+raising reducing|raised reduced|raised decreased|increase reduce|increases lowers
+increased lowered|increasing reducing|decreased raised|rises drops|rose dropped|cuts increases
+slows speeds|prevents promotes|helps harms|protects endangers|worsens eases|relieves aggravates
+shortens lengthens|shortened lengthened|improves impairs|improved impaired
 morning evening|minimum maximum|at least at most|presence absence|included excluded|known unknown
 clear unclear|certain uncertain|easy difficult|cheap expensive|rich poor|full empty|hot cold
 """
@@ -113,6 +118,15 @@ suggest=indicate|large=big|big=large|said=stated=told reporters|told=said to|pur
 killed=left dead|began=started|started=began|begin=start|use=make use of|used=made use of
 whether=if|obtain=get|obtained=got|require=need|requires=needs|required=needed|help=aid
 attempt=try|attempted=tried|numerous=many|while=whereas|because=since|also=as well
+reduces=lowers=decreases=cuts|lowers=reduces=decreases|lowered=reduced=decreased
+decreases=reduces=lowers|decreased=reduced=lowered|reduced=decreased=cut|reducing=lowering
+reducing=decreasing|increases=raises|raises=increases|raised=increased|increasing=raising
+improves=betters|improved=made better|relieves=eases|prevents=stops|prevented=stopped
+causes=leads to|caused=led to|worsened=became worse
+higher=greater|greater=higher|fewer=a smaller number of|longer=lengthier|no evidence=no proof
+did not differ=was no different|had no effect=made no difference|occurred=happened
+died=lost their lives|most=the majority of|common=frequent|rare=uncommon
+frequent=common|severe=serious|serious=severe
 police=officers|film=movie|movie=film|car=vehicle|injured=hurt|hurt=injured|company=firm
 firm=company|government=authorities|children=youngsters|doctors=physicians|ill=sick|sick=ill
 """

@@ -29,13 +29,17 @@ NO_LABEL = -100
 _TRI = {"entailment": ALIGNED, "neutral": NEUTRAL, "contradiction": CONTRADICTING}
 # Corpora whose words are no medical terms.
 EVERYDAY = ("mnli", "snli", "rte")
+MEDICAL_SOURCES = ("cochrane", "abstract", "summary")
 # How often each way of making a claim from a passage is tried; see the model card.
-POSITIVE = {"copy": 3.0, "shorten": 4.0, "reword": 1.5, "two": 0.7, "join": 0.7, "summary": 1.5}
+POSITIVE = {"copy": 4.0, "shorten": 4.0, "reword": 2.0, "plain": 1.5, "two": 0.7, "join": 0.7}
 NEGATIVE = {
-    "fusion": 3.0, "subject": 1.5, "word": 2.5, "name": 2.5, "number": 1.2, "direction": 1.5,
-    "negation": 2.0, "pronoun": 0.6, "roles": 1.2, "term": 0.7, "absent": 4.0, "elsewhere": 1.0,
+    "fusion": 3.0, "subject": 1.5, "word": 2.0, "name": 2.0, "number": 1.2, "direction": 2.0,
+    "negation": 1.8, "pronoun": 0.6, "roles": 2.5, "term": 0.8, "absent": 3.0, "elsewhere": 2.0,
     "half": 0.6,
 }  # fmt: skip
+# How often a claim about a medical passage starts from a sentence of its human summary, and how
+# many of that sentence's content words the passage must have.
+SUMMARY_SHARE, SUMMARY_SUPPORT = 0.5, 0.6
 # (words in the context, weight): mostly short, for speed, with some near the encoder's limit.
 CONTEXT_WORDS = ((25, 3.0), (50, 3.0), (90, 2.5), (150, 1.2), (260, 0.3))
 
@@ -97,73 +101,112 @@ def _fair_claims(sentences: Sequence[str]) -> list[int]:
     return [index for index, text in enumerate(sentences) if 5 <= len(text.split()) <= 45]
 
 
+@dataclass(frozen=True)
+class _Place:
+    """Where a claim starts from: the text it edits, and the passage's window around it. `text` is
+    the sentence `context[at]`, or one of the human summary."""
+
+    passage: Passage
+    context: list[str]
+    at: int
+    text: str
+
+    @property
+    def copied(self) -> bool:
+        return self.text == self.context[self.at]
+
+
+_TRUE_EDITS: dict[str, corruptions.Edit] = {
+    "shorten": corruptions.shorten,
+    "reword": corruptions.reword,
+    "plain": corruptions.plain,
+    "join": corruptions.join,
+}
+
+
 class ClaimMaker:
     """Makes one labelled claim against a passage.
 
     Args:
         strangers: sentences of other texts, for claims from elsewhere.
+        medical: sentences of medical texts and their summaries, the same for medical passages.
         terms: drugs and conditions of all reviews, for exchanges.
     """
 
-    def __init__(self, strangers: Sequence[str], terms: Sequence[str]) -> None:
+    def __init__(
+        self, strangers: Sequence[str], medical: Sequence[str], terms: Sequence[str]
+    ) -> None:
         self.strangers = strangers
+        self.medical = medical
         self.terms = terms
 
     def make(self, passage: Passage, words: int, rng: Random) -> Pair | None:
         """A pair with a context of about `words` words, or None if the draw did not work out."""
+        from_summary = bool(passage.summary) and rng.random() < SUMMARY_SHARE
+        place = (self._summarised if from_summary else self._copied)(passage, words, rng)
+        if place is None:
+            return None
+        if rng.random() < 0.5:
+            return self._supported(place, rng)
+        return self._unsupported(place, rng)
+
+    def _copied(self, passage: Passage, words: int, rng: Random) -> _Place | None:
         fair = _fair_claims(passage.sentences)
         if not fair:
             return None
         centre = passage.anchor if passage.anchor in fair else rng.choice(fair)
         start, end = window(passage.sentences, centre, words, rng)
         context = passage.sentences[start:end]
-        if rng.random() < 0.5:
-            return self._supported(passage, context, centre - start, rng)
-        return self._unsupported(passage, start, end, centre, rng)
+        return _Place(passage, context, centre - start, passage.sentences[centre])
 
-    def _supported(self, passage: Passage, context: list[str], at: int, rng: Random) -> Pair | None:
-        claim: str | None = context[at]
+    def _summarised(self, passage: Passage, words: int, rng: Random) -> _Place | None:
+        text = rng.choice(passage.summary)
+        if not 5 <= len(text.split()) <= 45:
+            return None
+        sentences = passage.sentences
+        centre = max(range(len(sentences)), key=lambda index: support(text, [sentences[index]]))
+        # One sentence seldom holds all that a sentence of the summary says.
+        start, end = window(sentences, centre, max(words, 50), rng)
+        context = sentences[start:end]
+        if support(text, context) < SUMMARY_SUPPORT:
+            return None
+        return _Place(passage, context, centre - start, text)
+
+    def _supported(self, place: _Place, rng: Random) -> Pair | None:
+        context = place.context
+        claim: str | None = place.text
         kind = choose(POSITIVE, rng)
-        if kind == "summary":
-            if len(context) < 3:
-                return None
-            good = [text for text in passage.summary if support(text, context) >= 0.75]
-            claim = rng.choice(good) if good else None
-        elif kind == "shorten":
-            claim = corruptions.shorten(context[at], context, rng)
-            if claim and rng.random() < 0.3:
-                claim = corruptions.shorten(claim, context, rng) or claim
-        elif kind == "reword":
-            claim = corruptions.reword(context[at], context, rng)
-        elif kind == "join":
-            claim = corruptions.join(context[at], context, rng)
+        if kind in _TRUE_EDITS:
+            claim = _TRUE_EDITS[kind](place.text, context, rng)
         elif kind == "two":
             other = rng.randrange(len(context))
-            claim = f"{context[at]} {context[other]}" if other != at else None
+            claim = f"{place.text} {context[other]}" if other != place.at else None
         if claim is None:
             return None
-        if kind in ("two", "join", "summary") and rng.random() < 0.3:
+        again = {"shorten": 0.3, "two": 0.3, "join": 0.3, "plain": 0.4}.get(kind, 0.0)
+        if rng.random() < again:
             claim = corruptions.shorten(claim, context, rng) or claim
-        return _pair(" ".join(context), _noise(claim, rng), ALIGNED, kind)
+        label = kind if place.copied else "summary"
+        return _pair(" ".join(context), _noise(claim, rng), ALIGNED, label)
 
-    def _unsupported(
-        self, passage: Passage, start: int, end: int, centre: int, rng: Random
-    ) -> Pair | None:
-        context = passage.sentences[start:end]
-        claim = passage.sentences[centre]
+    def _unsupported(self, place: _Place, rng: Random) -> Pair | None:
+        context, claim = place.context, place.text
         kind = choose(NEGATIVE, rng)
         if kind == "absent":
             if len(context) < 2:
                 return None
-            context = [text for text in context if text != claim]
+            context = context[: place.at] + context[place.at + 1 :]
         elif kind == "elsewhere":
-            claim = rng.choice(self.strangers)
-        # The same cuts and joins as true claims have, so that a cut is no sign of a lie.
-        if rng.random() < 0.4:
-            claim = corruptions.shorten(claim, context, rng) or claim
+            medical = place.passage.source in MEDICAL_SOURCES and rng.random() < 0.8
+            claim = rng.choice(self.medical if medical else self.strangers)
+        # Cut and reworded as true claims are, so that neither is a sign of a lie.
+        for share, edit in ((0.4, corruptions.shorten), (0.1, corruptions.reword)):
+            if rng.random() < share:
+                claim = edit(claim, context, rng) or claim
         if kind in ("absent", "elsewhere"):
             if support(claim, context) > 0.75:
                 return None
+            claim = self._maybe_plain(claim, context, rng)
             return _pair(" ".join(context), _noise(claim, rng), NEUTRAL, kind)
         applied = (
             kind
@@ -171,7 +214,7 @@ class ClaimMaker:
             else choose({name: NEGATIVE[name] for name in corruptions.FLIPS}, rng)
         )
         # Material from the whole passage for short windows, else from the window itself.
-        material = context if len(context) >= 3 else passage.sentences
+        material = context if len(context) >= 3 else place.passage.sentences
         edited = (
             corruptions.exchange_term(claim, self.terms, rng)
             if applied == "term"
@@ -183,11 +226,15 @@ class ClaimMaker:
             return None
         label = CONTRADICTING if applied in corruptions.CONTRADICTING else NEUTRAL
         degree = 0.0
+        edited = self._maybe_plain(edited, context, rng)
         if kind == "half":
             other = rng.choice(context)
             edited = f"{edited} {other}" if rng.random() < 0.5 else f"{other} {edited}"
             degree = 0.5
         return _pair(" ".join(context), _noise(edited, rng), label, kind, degree)
+
+    def _maybe_plain(self, claim: str, context: Sequence[str], rng: Random) -> str:
+        return (corruptions.plain(claim, context, rng) or claim) if rng.random() < 0.15 else claim
 
 
 def _noise(text: str, rng: Random) -> str:
@@ -226,8 +273,14 @@ class Corpus:
             for text in passage.sentences
             if 6 <= len(text.split()) <= 40
         ]
+        medical = [
+            text
+            for passage in self.medical
+            for text in (*passage.sentences, *passage.summary)
+            if 6 <= len(text.split()) <= 40
+        ]
         everyday = [row.premise for row in self.nli if row.source in EVERYDAY]
-        self.maker = ClaimMaker(strangers, medical_terms(self.medical, everyday))
+        self.maker = ClaimMaker(strangers, medical, medical_terms(self.medical, everyday))
 
     def long_pair(self, rng: Random) -> Pair:
         """One claim against a passage; half of them medical."""

@@ -81,7 +81,8 @@ def new_model(seed: int) -> AlignModel:
     torch.manual_seed(seed)
     base = AutoModel.from_pretrained(
         resolve(BASE),
-        attn_implementation="sdpa",
+        # On CPUs its backward pass is a third faster than that of fused attention.
+        attn_implementation="eager",
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
     )
