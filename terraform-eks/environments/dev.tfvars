@@ -1,0 +1,17 @@
+# One of everything, the cheaper way: two zones, one NAT gateway, workers from zero.
+environment        = "dev"
+region             = "us-east-1"
+zones              = ["us-east-1a", "us-east-1b"]
+nat                = "single"
+log_retention_days = 365
+
+node_pools = {
+  # Operators, DNS and the Ray heads.
+  system = { instance_types = ["m6i.large", "m5.large"], min = 1, max = 3 }
+  # The earlier system's normal size: 4 vCPU, 16 GB.
+  cpu = { instance_types = ["m6i.xlarge", "m5.xlarge"], min = 0, max = 4 }
+  # Its "max" size: 16 vCPU, 64 GB.
+  cpu-max = { instance_types = ["m6i.4xlarge", "m5.4xlarge"], min = 0, max = 2 }
+  # One NVIDIA A10G, 4 vCPU, 16 GB.
+  gpu = { instance_types = ["g5.xlarge"], min = 0, max = 1 }
+}
