@@ -92,6 +92,9 @@ class Settings(BaseSettings):
     bertscore_long_text: Literal["truncate", "window"] = Field(
         "truncate", description="Texts over the encoder's limit: cut as bert-score, or windowed."
     )
+    bertscore_cache_mb: int = Field(
+        256, ge=0, description="MiB of original texts' embeddings each replica keeps; 0: none."
+    )
 
     # --- factuality ---------------------------------------------------------------------
     alignscore_model: str = Field(
@@ -168,6 +171,12 @@ class Settings(BaseSettings):
     hf_token: SecretStr | None = Field(None, description="Token for hf:// references.")
     cache_dir: str | None = Field(
         None, description="Where downloads are kept; unset: the user's cache directory."
+    )
+    cache_max_gb: float = Field(
+        100.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Most that downloads may take, in 10^9 bytes; what no process uses goes first.",
     )
 
     @field_validator("cors_origins")

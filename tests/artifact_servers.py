@@ -7,12 +7,19 @@ import hashlib
 import http.server
 import json
 import logging
+import os
+import random
 import re
 import socket
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 FILES = {
     "config.json": b'{"model_type": "llama"}',
@@ -51,45 +58,132 @@ class RequestLog(logging.Handler):
 
 
 class FlakyProxy:
-    """A TCP proxy that cuts (or stalls) answers over `limit` bytes, `faults` times."""
+    """A TCP proxy that cuts (or stalls) an answer after `limit` bytes of it, `faults` times.
 
-    def __init__(self, upstream: str, *, faults: int, limit: int, stall: bool = False) -> None:
+    Only answers to requests that contain `match` are touched. `rate` slows every answer down
+    to so many bytes a second in all. Where the server behind is gone, connections are closed.
+    """
+
+    def __init__(
+        self,
+        upstream: str,
+        *,
+        faults: int = 0,
+        limit: int = 0,
+        stall: bool = False,
+        match: bytes = b"",
+        rate: float | None = None,
+    ) -> None:
         host, port = upstream.removeprefix("http://").split(":")
         self.upstream = (host, int(port))
-        self.faults, self.limit, self.stall = faults, limit, stall
+        self.faults, self.limit, self.stall, self.match = faults, limit, stall, match
+        self.rate, self.passed = rate, 0
         self.stalled = threading.Event()
+        self._pace = threading.Lock()
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
         threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
             while True:
                 near, _ = self.listener.accept()
-                far = socket.create_connection(self.upstream)
-                threading.Thread(target=self._pump, args=(near, far), daemon=True).start()
-                threading.Thread(target=self._answer, args=(far, near), daemon=True).start()
+                try:
+                    far = socket.create_connection(self.upstream)
+                except OSError:
+                    near.close()
+                    continue
+                exchange = {"request": b"", "passed": 0}
+                threading.Thread(target=self._ask, args=(near, far, exchange), daemon=True).start()
+                threading.Thread(
+                    target=self._answer, args=(far, near, exchange), daemon=True
+                ).start()
 
     @staticmethod
-    def _pump(source: socket.socket, sink: socket.socket) -> None:
+    def _ask(near: socket.socket, far: socket.socket, exchange: dict[str, Any]) -> None:
         with contextlib.suppress(OSError):
-            while data := source.recv(65536):
-                sink.sendall(data)
+            while data := near.recv(65536):
+                exchange.update(request=data, passed=0)
+                far.sendall(data)
+        with contextlib.suppress(OSError):
+            far.shutdown(socket.SHUT_RDWR)
 
-    def _answer(self, far: socket.socket, near: socket.socket) -> None:
-        passed = 0
+    def _answer(self, far: socket.socket, near: socket.socket, exchange: dict[str, Any]) -> None:
         with contextlib.suppress(OSError):
             while data := far.recv(16384):
-                passed += len(data)
-                if passed > self.limit and self.faults > 0:
+                exchange["passed"] += len(data)
+                chosen = self.match in exchange["request"]
+                if chosen and exchange["passed"] > self.limit and self.faults > 0:
                     self.faults -= 1
                     self.stalled.set()
                     if self.stall:
                         return
-                    near.shutdown(socket.SHUT_RDWR)
                     break
+                if self.rate:
+                    with self._pace:
+                        time.sleep(len(data) / self.rate)
                 near.sendall(data)
-            near.close()
+                self.passed += len(data)
+        with contextlib.suppress(OSError):
+            near.shutdown(socket.SHUT_RDWR)
+        near.close()
+        far.close()
+
+
+class MotoProcess:
+    """moto's server as a process of its own, which can be killed and started again."""
+
+    def __init__(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.start()
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)]
+        self._process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        deadline = time.monotonic() + 60
+        while True:
+            with contextlib.suppress(OSError):
+                socket.create_connection(("127.0.0.1", self.port)).close()
+                return
+            assert time.monotonic() < deadline, "moto does not start"
+            time.sleep(0.1)
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait(30)
+
+
+def use_server(monkeypatch: pytest.MonkeyPatch, url: str, home: Path) -> None:
+    """Points the usual AWS chain at `url`, by environment alone."""
+    for name in list(os.environ):
+        if name.startswith("AWS_"):
+            monkeypatch.delenv(name)
+    for name, value in {
+        "AWS_ENDPOINT_URL": url,
+        "AWS_ACCESS_KEY_ID": "test-key-id",
+        "AWS_SECRET_ACCESS_KEY": "test-secret-key",
+        "AWS_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": str(home / "no-config"),
+        "AWS_SHARED_CREDENTIALS_FILE": str(home / "no-credentials"),
+    }.items():
+        monkeypatch.setenv(name, value)
+
+
+def numbered(size: int, seed: int = 0) -> bytes:
+    """`size` bytes cheaply made, no two blocks of 64 KiB of which are the same."""
+    block = random.Random(seed).randbytes(65536 - 8)
+    blocks = (block + number.to_bytes(8, "big") for number in range(size // 65536 + 1))
+    return b"".join(blocks)[:size]
 
 
 @contextlib.contextmanager

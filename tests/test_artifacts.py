@@ -84,7 +84,7 @@ def test_the_cache_is_where_the_platform_keeps_caches(
 
 
 def test_a_full_disk_is_named_and_leaves_nothing(tmp_path: Path) -> None:
-    artifact = Artifact(tmp_path, "x", "x")
+    artifact = Artifact(tmp_path, "s3", "x", "x")
 
     def fill(folder: Path) -> None:
         (folder / "a").write_bytes(b"half")
@@ -100,7 +100,7 @@ def test_a_full_disk_is_named_and_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_a_file_of_another_size_than_listed_is_refused(tmp_path: Path) -> None:
-    artifact = Artifact(tmp_path, "x", "x")
+    artifact = Artifact(tmp_path, "s3", "x", "x")
     with pytest.raises(ConfigError, match="should have 9 bytes and came out with 4"):
         artifact.fetch(
             "ab12", {"a": 9}, lambda folder: (folder / "a").write_bytes(b"half") and None

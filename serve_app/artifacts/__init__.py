@@ -6,6 +6,7 @@ reference says so.
 """
 
 from serve_app.artifacts.embedded import RESOURCES, embedded_path
+from serve_app.artifacts.eviction import bound_cache
 from serve_app.artifacts.resolve import resolve
 
-__all__ = ["RESOURCES", "embedded_path", "resolve"]
+__all__ = ["RESOURCES", "bound_cache", "embedded_path", "resolve"]

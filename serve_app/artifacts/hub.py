@@ -1,17 +1,23 @@
 """Fetches `hf://org/name[@revision]` with huggingface_hub into the cache. Knows no model.
 
 huggingface_hub keeps its own layout under `hub/` there: blobs written beside and renamed,
-a snapshot folder a commit. The token is never part of a message.
+a snapshot folder a commit; it goes on where a connection broke, and skips the files a killed
+process had finished. The token is never part of a message.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 from huggingface_hub import snapshot_download
+from huggingface_hub.constants import HF_HUB_OFFLINE
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -23,6 +29,8 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from serve_app.artifacts import leases
+from serve_app.artifacts.eviction import disk_usage, reserved
 from serve_app.errors import ConfigError
 
 _REFERENCE = re.compile(
@@ -55,23 +63,49 @@ def fetch_hub(reference: str, root: Path, token: str | None) -> Path:
         )
     repo, revision = match["repo"], match["revision"]
     folder = root / "hub"
+    name = repo.replace("/", "--")
+    fetch = partial(
+        snapshot_download,
+        repo,
+        revision=revision,
+        cache_dir=folder,
+        token=token or None,
+        ignore_patterns=_IGNORED,
+    )
+    lease, new = folder / f"{name}.lease", False
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / f"{repo.replace('/', '--')}.lock"):
-            return Path(
-                snapshot_download(
-                    repo,
-                    revision=revision,
-                    cache_dir=folder,
-                    token=token or None,
-                    ignore_patterns=_IGNORED,
-                )
-            )
+        new = leases.hold(lease)  # from here on nobody removes the repository's folder
+        with FileLock(folder / f"{name}.lock") as lock:
+            return _fetch(fetch, root, folder / f"models--{name}", Path(lock.lock_file))
+    except ConfigError:
+        if new:
+            leases.release(lease)
+        raise
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        if new:
+            leases.release(lease)
         cause = _cause(error, repo, revision)
         if token:
             cause = cause.replace(token, "***")
         raise ConfigError(f"cannot fetch {reference}: {cause}") from None
+
+
+def _fetch(fetch: Callable[..., Any], root: Path, target: Path, lock: Path) -> Path:
+    """Downloads into `target` what it lacks, with room made for it; the lock is held."""
+    for orphan in target.glob("blobs/*.incomplete"):  # of a process that was killed
+        orphan.unlink(missing_ok=True)
+    coming = 0
+    if not HF_HUB_OFFLINE:
+        try:
+            coming = sum(file.file_size for file in fetch(dry_run=True) if file.will_download)
+        except LocalEntryNotFoundError:
+            return Path(fetch())  # the hub cannot be reached: the last snapshot, or the error
+    if not coming:
+        return Path(fetch())
+    size = disk_usage(target) + coming
+    with reserved(root, target, size, lock=lock, label=target.name):
+        return Path(fetch())
 
 
 def _cause(error: Exception, repo: str, revision: str | None) -> str:
@@ -97,6 +131,8 @@ def _cause(error: Exception, repo: str, revision: str | None) -> str:
         if status in (401, 403):
             return f"access to {repo} denied ({status}); set HF_TOKEN to a token that may read it"
         return f"{endpoint} answered {status}; try again later"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return f"no space left in the cache ({error.strerror}); make room or set CACHE_DIR"
     return str(error)
 
 

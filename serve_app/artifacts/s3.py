@@ -1,92 +1,52 @@
 """Fetches `s3://bucket/key` or `s3://bucket/prefix/` into the cache. Knows S3, no model.
 
-Endpoint, region and credentials come from the usual AWS chain (environment, profile,
-role). The listing (keys, sizes, ETags) names the version: unchanged, nothing is downloaded.
+The listing (keys, sizes, ETags) names the version: unchanged, nothing is downloaded. A
+folder that was uploaded with a manifest (see `s3_upload`) is taken as complete only when
+every object is the one the manifest names.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
-import os
-import re
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import boto3
-from botocore.config import Config
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    ConnectionClosedError,
-    ConnectTimeoutError,
-    CredentialRetrievalError,
-    EndpointConnectionError,
-    FlexibleChecksumError,
-    IncompleteReadError,
-    NoCredentialsError,
-    PartialCredentialsError,
-    ProxyConnectionError,
-    ReadTimeoutError,
-    ResponseStreamingError,
-    TokenRetrievalError,
-)
+from botocore.exceptions import BotoCoreError, ClientError
 
+from serve_app.artifacts.s3_client import (
+    ATTEMPTS,
+    UNREACHABLE,
+    explained,
+    new_client,
+    parse_reference,
+)
+from serve_app.artifacts.s3_transfer import ChangedWhileFetching, S3Object, download_objects
+from serve_app.artifacts.staging import Staging, Wanted
 from serve_app.artifacts.store import Artifact, safe_relative
 from serve_app.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
-PARALLEL_FILES = 4
-_ATTEMPTS = 3
-_CHUNK = 1 << 20
+UPLOAD_MANIFEST = "plainmed-upload.json"
+"""Object that an upload writes first: name -> [size, ETag] of every object there will be."""
+
 # Where a version keeps its objects; which of the two tells a file from a directory of one.
 _FILE, _TREE = "file", "tree"
-_REFERENCE = re.compile(r"s3://(?P<bucket>[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9])/(?P<key>.+)")
-_UNREACHABLE = (
-    EndpointConnectionError,
-    ConnectTimeoutError,
-    ConnectionClosedError,
-    ProxyConnectionError,
-    ReadTimeoutError,
-)
-_BROKEN = (
-    IncompleteReadError,
-    ReadTimeoutError,
-    ResponseStreamingError,
-    ConnectionClosedError,
-    FlexibleChecksumError,
-)
-_NO_CREDENTIALS = (
-    NoCredentialsError,
-    PartialCredentialsError,
-    CredentialRetrievalError,
-    TokenRetrievalError,
-)
 
 
-@dataclass(frozen=True, slots=True)
-class S3Object:
-    """One object to fetch: `name` is its place under the artifact's folder."""
-
-    key: str
-    name: str
-    size: int
-    etag: str
-
-
-class _ChangedWhileFetching(Exception):
-    """An object was replaced between the listing and its download."""
+class _Unfinished(ConfigError):
+    """The objects under a prefix are not those of its manifest: an upload is under way."""
 
 
 def fetch_s3(reference: str, root: Path) -> Path:
     """The local copy of an object (a file) or of all objects under a prefix (a directory).
 
     `s3://bucket/x/` is the prefix; `s3://bucket/x` is the object of that key if there is
-    one, else the prefix `x/`. When the endpoint cannot be reached, the copy fetched last is
-    used, with a warning.
+    one, else the prefix `x/`. When the endpoint cannot be reached, or somebody is uploading
+    to the prefix, the copy fetched last is used, with a warning.
 
     Args:
         reference: as above.
@@ -96,51 +56,48 @@ def fetch_s3(reference: str, root: Path) -> Path:
         ConfigError: the reference is malformed, nothing is there, access is denied, a key
             would leave the folder, or the transfer failed; names bucket, key, cause, remedy.
     """
-    match = _REFERENCE.fullmatch(reference)
-    if match is None:
-        raise ConfigError(
-            f"{reference!r} is not an S3 reference; write s3://BUCKET/KEY or s3://BUCKET/PREFIX/"
-        )
-    bucket, key = match["bucket"], match["key"]
+    bucket, key = parse_reference(reference)
+    artifact = None
     try:
-        client = _client()
+        client = new_client()
         endpoint = client.meta.endpoint_url
-        artifact = Artifact(root / "s3", f"{endpoint}\n{bucket}\n{key}", f"{bucket}-{key}")
-        for attempt in range(_ATTEMPTS):
+        artifact = Artifact(root, "s3", f"{endpoint}\n{bucket}\n{key}", f"{bucket}-{key}")
+        for attempt in range(ATTEMPTS):
             try:
                 return _fetch(client, artifact, bucket, key, reference)
-            except _ChangedWhileFetching:
+            except ChangedWhileFetching:
                 logger.warning("%s changed while it was fetched (%d)", reference, attempt + 1)
-    except _UNREACHABLE as error:
-        cached = artifact.latest()
+    except (_Unfinished, *UNREACHABLE) as error:
+        cached = artifact.latest() if artifact is not None else None
         if cached is not None:
             logger.warning("%s cannot be checked (%s); using the cached copy", reference, error)
             return _entry(cached)
-        raise _explained(error, reference) from error
+        if isinstance(error, ConfigError):
+            raise
+        raise explained(error, reference) from error
     except (BotoCoreError, ClientError, ValueError) as error:  # ValueError: a bad endpoint URL
         if isinstance(error, ConfigError):
             raise
-        raise _explained(error, reference) from error
-    raise ConfigError(f"{reference} was replaced {_ATTEMPTS} times while it was fetched; try again")
+        raise explained(error, reference) from error
+    raise ConfigError(f"{reference} was replaced {ATTEMPTS} times while it was fetched; try again")
 
 
-def _client() -> Any:
-    # A custom endpoint (MinIO, a test server) seldom has a host name for each bucket.
-    custom = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    return boto3.session.Session().client(
-        "s3",
-        config=Config(
-            connect_timeout=10,
-            read_timeout=60,
-            retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
-            max_pool_connections=PARALLEL_FILES * 2,
-            s3={"addressing_style": "path"} if custom else None,
-        ),
-    )
+def list_objects(client: Any, bucket: str, prefix: str) -> list[S3Object]:
+    """The objects under `prefix`, which ends with `/`, by their names below it.
+
+    Raises:
+        ConfigError: a key would be written outside the folder.
+    """
+    objects = []
+    for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+        for item in page.get("Contents", []):
+            if not item["Key"].endswith("/"):  # consoles write such objects to show a folder
+                objects.append(_object(item, bucket, item["Key"][len(prefix) :]))
+    return sorted(objects, key=lambda found: found.name)
 
 
 def _fetch(client: Any, artifact: Artifact, bucket: str, key: str, reference: str) -> Path:
-    objects = _list(client, bucket, key)
+    objects = _listed(client, bucket, key)
     if not objects:
         raise ConfigError(
             f"nothing is at {reference}: bucket {bucket!r} has no object {key!r} and none under "
@@ -149,21 +106,11 @@ def _fetch(client: Any, artifact: Artifact, bucket: str, key: str, reference: st
     listing = "\n".join(f"{o.name}\t{o.size}\t{o.etag}" for o in objects)
     version = hashlib.sha256(listing.encode()).hexdigest()[:32]
 
-    def download(folder: Path) -> None:
-        for item in objects:
-            (folder / item.name).parent.mkdir(parents=True, exist_ok=True)
-        with ThreadPoolExecutor(PARALLEL_FILES) as pool:
-            jobs = [
-                pool.submit(_download, client, bucket, item, folder / item.name) for item in objects
-            ]
-            try:
-                for job in jobs:
-                    job.result()
-            finally:
-                for job in jobs:
-                    job.cancel()
+    def download(staging: Staging) -> None:
+        download_objects(client, bucket, objects, staging)
 
-    return _entry(artifact.fetch(version, {o.name: o.size for o in objects}, download))
+    files = [Wanted(item.name, item.size, item.etag) for item in objects]
+    return _entry(artifact.fetch(version, files, download))
 
 
 def _entry(folder: Path) -> Path:
@@ -172,24 +119,58 @@ def _entry(folder: Path) -> Path:
     return tree if tree.is_dir() else next((folder / _FILE).iterdir())
 
 
-def _list(client: Any, bucket: str, key: str) -> list[S3Object]:
-    """The objects of a reference, sorted by name; empty if there is none."""
+def _listed(client: Any, bucket: str, key: str) -> list[S3Object]:
+    """The objects of a reference, sorted by name, placed as a file or a tree; none: empty."""
     if not key.endswith("/"):
         # Keys are listed in order: the key itself, if it exists, is first of those it begins.
         page = client.list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1)
         for item in page.get("Contents", []):
             if item["Key"] == key:
-                return [_object(item, bucket, _FILE, key.rpartition("/")[2])]
-    prefix = key.rstrip("/") + "/"
-    objects = []
-    for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
-        for item in page.get("Contents", []):
-            if not item["Key"].endswith("/"):  # consoles write such objects to show a folder
-                objects.append(_object(item, bucket, _TREE, item["Key"][len(prefix) :]))
-    return sorted(objects, key=lambda found: found.name)
+                return [_placed(_object(item, bucket, key.rpartition("/")[2]), _FILE)]
+    objects = list_objects(client, bucket, key.rstrip("/") + "/")
+    return [_placed(item, _TREE) for item in _uploaded(client, bucket, objects)]
 
 
-def _object(item: Any, bucket: str, kind: str, name: str) -> S3Object:
+def _uploaded(client: Any, bucket: str, objects: list[S3Object]) -> list[S3Object]:
+    """The objects of the manifest, where there is one, else all of them.
+
+    Raises:
+        _Unfinished: one of them is absent, or another than the manifest names.
+    """
+    found = {item.name: item for item in objects}
+    manifest = found.pop(UPLOAD_MANIFEST, None)
+    if manifest is None:
+        return objects
+    where = f"s3://{bucket}/{manifest.key}"
+    try:
+        body = client.get_object(Bucket=bucket, Key=manifest.key)["Body"].read()
+        wanted = {str(n): (int(s), str(e)) for n, (s, e) in json.loads(body)["files"].items()}
+    except client.exceptions.NoSuchKey as error:
+        raise ChangedWhileFetching from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"{where} is not a manifest ({error}); run merge_and_upload again, or delete it to "
+            "take the folder as it is"
+        ) from None
+    wrong = sorted(
+        name
+        for name, expected in wanted.items()
+        if name not in found or (found[name].size, found[name].etag) != expected
+    )
+    if wrong:
+        raise _Unfinished(
+            f"the upload that {where} describes is not complete: {len(wrong)} of "
+            f"{len(wanted)} objects are absent or others, such as {wrong[0]}; wait for the upload "
+            "to end, run merge_and_upload again, or delete that description to take what is there"
+        )
+    return [found[name] for name in sorted(wanted)]
+
+
+def _placed(item: S3Object, kind: str) -> S3Object:
+    return replace(item, name=f"{kind}/{item.name}")
+
+
+def _object(item: Any, bucket: str, name: str) -> S3Object:
     try:
         relative = safe_relative(name)
     except ValueError:
@@ -197,69 +178,4 @@ def _object(item: Any, bucket: str, kind: str, name: str) -> S3Object:
             f"bucket {bucket!r} has the key {item['Key']!r}, which would be written outside the "
             "model's folder; remove or rename it"
         ) from None
-    return S3Object(item["Key"], f"{kind}/{relative}", int(item["Size"]), str(item["ETag"]))
-
-
-def _download(client: Any, bucket: str, item: S3Object, target: Path) -> None:
-    """Writes one object; starts again where the connection breaks.
-
-    Raises:
-        _ChangedWhileFetching: the object is no longer the one that was listed.
-    """
-    for attempt in range(1, _ATTEMPTS + 1):
-        try:
-            response = client.get_object(Bucket=bucket, Key=item.key, IfMatch=item.etag)
-            with target.open("wb") as file:
-                for chunk in response["Body"].iter_chunks(_CHUNK):
-                    file.write(chunk)
-            return
-        except ClientError as error:
-            if error.response["Error"]["Code"] in ("PreconditionFailed", "412", "NoSuchKey"):
-                raise _ChangedWhileFetching from error
-            raise _explained(error, f"s3://{bucket}/{item.key}") from error
-        except _BROKEN as error:
-            logger.warning("s3://%s/%s broke off (%d): %s", bucket, item.key, attempt, error)
-            if attempt == _ATTEMPTS:
-                raise _explained(error, f"s3://{bucket}/{item.key}") from error
-
-
-_DENIED = {"AccessDenied", "403", "Forbidden", "AllAccessDisabled", "AccountProblem"}
-_BAD_CREDENTIALS = {
-    "InvalidAccessKeyId",
-    "SignatureDoesNotMatch",
-    "ExpiredToken",
-    "InvalidToken",
-    "RequestTimeTooSkewed",
-}
-_WRONG_REGION = {"PermanentRedirect", "AuthorizationHeaderMalformed", "301", "307"}
-
-
-def _explained(error: Exception, what: str) -> ConfigError:
-    """The cause and the remedy, without anything secret."""
-    bucket = what.removeprefix("s3://").partition("/")[0]
-    code = error.response["Error"]["Code"] if isinstance(error, ClientError) else ""
-    if isinstance(error, _NO_CREDENTIALS):
-        cause = (
-            "no usable AWS credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
-            "AWS_PROFILE, or give the machine or pod a role"
-        )
-    elif code in _DENIED:
-        cause = (
-            f"access denied ({code}); the credentials in use need s3:ListBucket on bucket "
-            f"{bucket!r} and s3:GetObject on the key"
-        )
-    elif code in _BAD_CREDENTIALS:
-        cause = f"the AWS credentials were refused ({code}); renew them or check the clock"
-    elif code == "NoSuchBucket":
-        cause = f"there is no bucket {bucket!r} at this endpoint; check MODEL_S3_BUCKET and region"
-    elif code in _WRONG_REGION:
-        cause = f"bucket {bucket!r} is in another region ({code}); set AWS_REGION to it"
-    elif code == "InvalidObjectState":
-        cause = "the object is archived (Glacier); restore it first"
-    elif isinstance(error, _UNREACHABLE):
-        cause = f"S3 cannot be reached ({error}); check the network and AWS_ENDPOINT_URL"
-    elif isinstance(error, _BROKEN):
-        cause = f"the transfer broke off {_ATTEMPTS} times ({error}); try again"
-    else:
-        cause = str(error)
-    return ConfigError(f"cannot fetch {what}: {cause}")
+    return S3Object(item["Key"], str(relative), int(item["Size"]), str(item["ETag"]))

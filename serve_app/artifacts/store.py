@@ -1,13 +1,14 @@
 """The download cache: one folder an artifact, one folder in it a version, complete or absent.
 
-Knows no protocol. A version is downloaded beside its place and renamed into it; a lock
-file makes ten processes download once; a manifest of sizes finds damaged copies. A
-replaced artifact becomes a new version, so that a process reading the old one goes on.
-Old versions are not removed yet.
+Knows no protocol. A version is downloaded beside its place and renamed into it, with a
+manifest of its files; a lock file makes ten processes download once. A replaced artifact
+becomes a new version, so that a process reading the old one goes on. A process holds a
+lease on what it was given; what nobody holds may be removed to make room.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -15,16 +16,23 @@ import logging
 import os
 import re
 import shutil
+import stat
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
+from serve_app.artifacts import leases
+from serve_app.artifacts.eviction import MANIFEST, PARTIAL, VERSION, remove, reserved
+from serve_app.artifacts.staging import Staging, Wanted
 from serve_app.errors import ConfigError
 
 logger = logging.getLogger(__name__)
+
+# EFBIG: a quota or limit on the size of one file, such as RLIMIT_FSIZE.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def cache_root(cache_dir: str | None) -> Path:
@@ -77,91 +85,172 @@ class Artifact:
 
     Args:
         root: the cache directory.
+        kind: the folder of its protocol there, such as `s3`.
         identity: what tells this artifact from others, such as endpoint, bucket and prefix.
-        label: a readable name for its folder.
+        label: a readable name for its folder and messages.
     """
 
-    def __init__(self, root: Path, identity: str, label: str) -> None:
+    def __init__(self, root: Path, kind: str, identity: str, label: str) -> None:
         digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
         readable = re.sub(r"[^A-Za-z0-9._-]+", "-", label).strip("-.")[-60:]
-        self.folder = root / f"{readable}-{digest}"
+        self.root = root
+        self.folder = root / kind / f"{readable}-{digest}"
         self.label = label
 
     def complete(self, version: str) -> Path | None:
-        """The folder of `version` if every file of its manifest is there in its size."""
+        """The folder of `version` if every file of its manifest is there in its size.
+
+        A link in the place of a file or folder is not the file.
+        """
         place = self.folder / version
-        sizes = self._manifest(version)
-        if sizes is None or not place.is_dir():
+        sizes = self._manifest(place)
+        if sizes is None:
             return None
         for name, size in sizes.items():
-            path = place / name
-            if not path.is_file() or path.stat().st_size != size:
-                logger.warning("%s: the cached %s is damaged", self.label, path)
+            try:
+                status = os.lstat(place / name)
+            except OSError:
+                status = None
+            linked = any((place / part).is_symlink() for part in PurePosixPath(name).parents)
+            if (
+                status is None
+                or linked
+                or not stat.S_ISREG(status.st_mode)
+                or status.st_size != size
+            ):
+                logger.warning("%s: the cached %s is damaged", self.label, place / name)
                 return None
         return place
 
     def latest(self) -> Path | None:
-        """The version last downloaded or found current, if it is complete."""
+        """The version last downloaded or found current, if it is complete; held from now on."""
         version = self._latest_version()
-        return self.complete(version) if re.fullmatch(r"[0-9a-f]+", version) else None
+        return self._hold(version) if VERSION.fullmatch(version) else None
 
     def fetch(
-        self, version: str, sizes: Mapping[str, int], download: Callable[[Path], None]
+        self, version: str, files: Sequence[Wanted], download: Callable[[Staging], None]
     ) -> Path:
         """The folder of `version`, downloaded unless it is complete already.
 
+        This process then counts as using it, until it ends or calls `release`.
+
         Args:
             version: a hexadecimal fingerprint of the content.
-            sizes: safe relative path -> size in bytes, of every file.
-            download: writes those files into the empty folder it is given.
+            files: every file of it, by safe relative names.
+            download: writes what the staging it is given is missing. Whatever it raises, what
+                was written stays for the next attempt, unless the disk was full.
 
         Raises:
-            ConfigError: a file came out in another size, or the disk is full.
+            ConfigError: a file came out in another size, the cache has no room, or the disk is
+                full.
         """
-        found = self.complete(version)
+        found = self._hold(version)
         if found is None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(self.folder / "lock"):
+            self._make_folder()
+            with self._waiting():
                 # Another process may have downloaded it while this one waited.
-                found = self.complete(version) or self._download(version, sizes, download)
+                found = self._hold(version)
+                if found is None:
+                    self._download(version, files, download)
+                    found = self._hold(version)
+        if found is None:
+            raise ConfigError(f"{self.label}: {self.folder} changed while it was read; try again")
         if self._latest_version() != version:
             _write_atomically(self.folder / "latest", version)
         return found
 
-    def _download(
-        self, version: str, sizes: Mapping[str, int], download: Callable[[Path], None]
-    ) -> Path:
-        # The lock is held: whatever is unfinished here belongs to a process that died.
-        for leftover in self.folder.glob("*.partial"):
-            shutil.rmtree(leftover, ignore_errors=True)
-        staging = self.folder / f"{version}.partial"
-        try:
-            staging.mkdir()
-            logger.info("%s: downloading %d bytes", self.label, sum(sizes.values()))
-            download(staging)
-            for name, size in sizes.items():
-                path = staging / name
-                found = path.stat().st_size if path.is_file() else None
-                if found != size:
-                    raise ConfigError(
-                        f"{self.label}: {name} should have {size} bytes and came out with "
-                        f"{'none' if found is None else found}; try again"
-                    )
-            _write_atomically(self.folder / f"{version}.json", json.dumps({"sizes": dict(sizes)}))
-            place = self.folder / version
-            if place.exists():  # damaged, or `complete` would have returned it
-                shutil.rmtree(place)
-            staging.rename(place)
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    def release(self, version: str) -> None:
+        """Says that this process no longer uses `version`; it may then be removed."""
+        leases.release(self._lease(version))
+
+    def _hold(self, version: str) -> Path | None:
+        """The complete folder of `version`, which from now on nobody removes."""
+        if not (self.folder / version).is_dir():
+            return None
+        new = leases.hold(self._lease(version))
+        found = self.complete(version)
+        if found is None and new:
+            leases.release(self._lease(version))
+        return found
+
+    def _lease(self, version: str) -> Path:
+        return self.folder / f"{version}.lease"
+
+    def _make_folder(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for folder in (self.folder, self.folder.parent):
+            if folder.is_symlink():
                 raise ConfigError(
-                    f"{self.label}: no space left in {self.folder} for "
-                    f"{sum(sizes.values())} bytes; make room or set CACHE_DIR"
-                ) from error
-            raise ConfigError(f"{self.label}: cannot write to {self.folder}: {error}") from error
+                    f"{folder} is a symbolic link, which the cache does not write through; "
+                    "remove it, or set CACHE_DIR to the directory meant"
+                )
+
+    @contextlib.contextmanager
+    def _waiting(self) -> Iterator[None]:
+        lock = FileLock(self.folder / "lock")
+        try:
+            lock.acquire(timeout=1)
+        except Timeout:
+            logger.info("%s: waiting for the process that downloads it", self.label)
+            lock.acquire()
+        try:
+            yield
         finally:
-            shutil.rmtree(staging, ignore_errors=True)
-        return place
+            lock.release()
+
+    def _download(
+        self, version: str, files: Sequence[Wanted], download: Callable[[Staging], None]
+    ) -> None:
+        total = sum(file.size for file in files)
+        partial = self.folder / PARTIAL
+        lock = self.folder / "lock"
+        with reserved(self.root, partial, total, lock=lock, label=self.label):
+            try:
+                staging = Staging(partial, files)
+                try:
+                    logger.info(
+                        "%s: downloading %d bytes, %d are here",
+                        self.label,
+                        total - staging.present,
+                        staging.present,
+                    )
+                    download(staging)
+                finally:
+                    staging.close()
+                self._publish(version, staging)
+            except OSError as error:
+                if error.errno in _FULL:
+                    # Others need the disk too; half a model is no use to them.
+                    shutil.rmtree(partial, ignore_errors=True)
+                    raise ConfigError(
+                        f"{self.label}: no space left in {self.folder} for {total} bytes "
+                        f"({error.strerror}); make room or set CACHE_DIR"
+                    ) from error
+                raise ConfigError(
+                    f"{self.label}: cannot write to {self.folder}: {error}"
+                ) from error
+
+    def _publish(self, version: str, staging: Staging) -> None:
+        sizes = {}
+        for index, file in enumerate(staging.files):
+            status = os.lstat(staging.path(index))
+            if status.st_size != file.size or staging.missing(index):
+                raise ConfigError(
+                    f"{self.label}: {file.name} should have {file.size} bytes and came out with "
+                    f"{file.size - sum(end - start for start, end in staging.missing(index))}; "
+                    "try again"
+                )
+            sizes[file.name] = file.size
+        tags = {file.name: file.tag for file in staging.files}
+        manifest = json.dumps({"sizes": sizes, "tags": tags})
+        (staging.content / MANIFEST).write_text(manifest, encoding="utf-8")
+        place = self.folder / version
+        if place.is_symlink():
+            place.unlink()
+        elif place.exists():  # damaged, or it would have been returned
+            remove(place)
+        staging.content.rename(place)
+        shutil.rmtree(staging.folder, ignore_errors=True)
 
     def _latest_version(self) -> str:
         try:
@@ -169,9 +258,10 @@ class Artifact:
         except OSError:
             return ""
 
-    def _manifest(self, version: str) -> dict[str, int] | None:
+    @staticmethod
+    def _manifest(place: Path) -> dict[str, int] | None:
         try:
-            content = json.loads((self.folder / f"{version}.json").read_text(encoding="utf-8"))
+            content = json.loads((place / MANIFEST).read_text(encoding="utf-8"))
             return {str(name): int(size) for name, size in content["sizes"].items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None

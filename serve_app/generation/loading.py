@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from serve_app.artifacts import bound_cache
 from serve_app.errors import ConfigError
 from serve_app.generation.protocol import Generator
 from serve_app.settings import Settings
@@ -14,6 +15,7 @@ def load_generator(settings: Settings) -> Generator:
         ConfigError: the transformers engine has no model, or a model, the targets or another
             setting is wrong.
     """
+    bound_cache(settings.cache_max_gb)
     # Imported where needed: each engine brings libraries that the other can do without.
     if settings.generator_engine == "transformers":
         return _transformers(settings)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from serve_app.artifacts import bound_cache
 from serve_app.metrics.alignscore import AlignScorer, AlignScoreResult
 from serve_app.metrics.bertscore import BertScorer, BertScoreResult
 from serve_app.metrics.readability import Readability, readability
@@ -32,6 +33,7 @@ class Measured:
 
 def load_relevance(settings: Settings) -> BertScorer:
     """The relevance metric the settings name."""
+    bound_cache(settings.cache_max_gb)
     return BertScorer.from_reference(
         settings.bertscore_model,
         layer=settings.bertscore_layer,
@@ -39,6 +41,7 @@ def load_relevance(settings: Settings) -> BertScorer:
         device=settings.device,
         dtype=settings.metrics_dtype,
         token_budget=settings.token_budget,
+        cache_bytes=settings.bertscore_cache_mb * 2**20,
         cache_dir=settings.cache_dir,
         hf_token=_secret(settings),
     )
@@ -46,6 +49,7 @@ def load_relevance(settings: Settings) -> BertScorer:
 
 def load_factuality(settings: Settings) -> AlignScorer:
     """The factuality metric the settings name."""
+    bound_cache(settings.cache_max_gb)
     return AlignScorer.from_reference(
         settings.alignscore_model,
         ckpt=settings.alignscore_ckpt,
