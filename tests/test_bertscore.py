@@ -261,6 +261,32 @@ def test_each_distinct_text_is_encoded_once_and_without_unused_layers(roberta, m
     assert len(encoder._layers) == 2
 
 
+def test_a_reference_scored_before_is_not_encoded_again(roberta, monkeypatch):
+    references, candidates = sample_pairs(6, 80, seed=11)
+    expected = load_roberta(roberta).score(references, candidates)
+    scorer = load_roberta(roberta, cache_bytes=10_000_000)
+    first = scorer.score(references, candidates[::-1])
+    assert (scorer.cache.hits, len(scorer.cache)) == (0, len(set(references)))
+    lengths: list[int] = []
+    encode = scorer._runtime.run
+    monkeypatch.setattr(
+        scorer._runtime, "run", lambda rows, take: lengths.append(len(rows)) or encode(rows, take)
+    )
+    again = scorer.score(references, candidates)
+    held = {text.strip() for text in references}
+    assert lengths == [len({text.strip() for text in candidates} - held)]
+    assert lengths[0] < len(set(candidates) | held)
+    assert [result.f1 for result in again] == pytest.approx([r.f1 for r in expected], abs=1e-6)
+    assert len(first) == len(again)
+
+
+def test_a_cached_reference_keeps_its_truncation_flag(roberta):
+    scorer = load_roberta(roberta, cache_bytes=10_000_000)
+    long_text = "word " * 600
+    flags = [scorer.score([long_text], ["a word"])[0].truncated_reference for _ in range(2)]
+    assert flags == [True, True]
+
+
 def test_threads_may_share_a_scorer(roberta):
     scorer = load_roberta(roberta)
     pairs = sample_pairs(24, 120, seed=9)

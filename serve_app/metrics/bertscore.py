@@ -33,6 +33,7 @@ from serve_app.metrics.bertscore_model import (
     load_tokenizer,
     truncate_layers,
 )
+from serve_app.metrics.embedding_cache import EmbeddedText, EmbeddingCache
 from serve_app.metrics.encoder import Batch, EncoderRuntime, TokenSequence
 from serve_app.metrics.text import require_pairs
 
@@ -122,6 +123,7 @@ class BertScorer:
         long_text: `truncate` reads as much of a text as fits, as `bert-score`; `window` reads
             all of it in overlapping windows.
         device, dtype, token_budget: as for `EncoderRuntime`.
+        cache_bytes: most bytes of reference embeddings kept between calls; 0 keeps none.
 
     Raises:
         ConfigError: the layer does not exist, or the encoder or a setting cannot be used.
@@ -138,6 +140,7 @@ class BertScorer:
         device: str = "auto",
         dtype: str = "float32",
         token_budget: int = 8192,
+        cache_bytes: int = 0,
     ) -> None:
         if long_text not in ("truncate", "window"):
             raise ConfigError(f"BERTSCORE_LONG_TEXT: {long_text!r} is not truncate or window")
@@ -146,6 +149,7 @@ class BertScorer:
         self.name = name
         self.layer = layer
         self.long_text = long_text
+        self.cache = EmbeddingCache(cache_bytes)
         self._tokenizer = tokenizer
         limit = encoder_limit(encoder, tokenizer)
         self._runtime = EncoderRuntime(
@@ -176,6 +180,7 @@ class BertScorer:
         device: str = "auto",
         dtype: str = "float32",
         token_budget: int = 8192,
+        cache_bytes: int = 0,
         cache_dir: str | None = None,
         hf_token: str | None = None,
     ) -> BertScorer:
@@ -208,6 +213,7 @@ class BertScorer:
             device=device,
             dtype=dtype,
             token_budget=token_budget,
+            cache_bytes=cache_bytes,
         )
 
     def score(self, references: Sequence[str], candidates: Sequence[str]) -> list[BertScoreResult]:
@@ -229,19 +235,9 @@ class BertScorer:
             (reference.strip(), candidate.strip())
             for reference, candidate in zip(references, candidates, strict=True)
         ]
-        texts = list(dict.fromkeys(text for pair in pairs for text in pair))
-        encoded = dict(zip(texts, self._encode(texts), strict=True))
-        for index, pair in enumerate(pairs):
-            for text, field in zip(pair, ("texts_original", "texts_generated"), strict=True):
-                if not encoded[text].weighted.any():
-                    raise InvalidInput(
-                        f"the text has no token that {self.name} can score",
-                        field=f"{field}[{index}]",
-                        code="no_words",
-                    )
-        embedded = self._embed(encoded)
+        embedded = self._embed_all(pairs)
         maxima = [
-            _best_cosines(embedded[candidate], embedded[reference])
+            _best_cosines(embedded[candidate].states, embedded[reference].states)
             for reference, candidate in pairs
         ]
         # One transfer for all pairs; on a GPU each would be a synchronisation.
@@ -250,7 +246,7 @@ class BertScorer:
         for index, (reference, candidate) in enumerate(pairs):
             means = []
             for text in (candidate, reference):
-                weighted = encoded[text].weighted
+                weighted = embedded[text].weighted
                 # bert-score's padding has similarity 0 to everything, so below 0 no best stays.
                 best = flat[at : at + len(weighted)].clip(min=0)
                 means.append(float(best[weighted].mean(dtype=np.float64)))
@@ -261,8 +257,8 @@ class BertScorer:
                     precision,
                     recall,
                     _f1(precision, recall, index),
-                    truncated_reference=encoded[reference].truncated,
-                    truncated_candidate=encoded[candidate].truncated,
+                    truncated_reference=embedded[reference].truncated,
+                    truncated_candidate=embedded[candidate].truncated,
                 )
             )
         return results
@@ -304,14 +300,38 @@ class BertScorer:
             rows, windows, ~np.isin(whole, [i for i in unweighted if i is not None]), truncated
         )
 
-    def _embed(self, encoded: dict[str, _Encoded]) -> dict[str, Tensor]:
-        """Unit embeddings (tokens, hidden) of each text, float32, from one run of the encoder."""
+    def _embed_all(self, pairs: list[tuple[str, str]]) -> dict[str, EmbeddedText]:
+        """Every text of `pairs`; references come from the cache where it has them, and go there."""
+        known = {
+            reference: found
+            for reference in dict.fromkeys(reference for reference, _ in pairs)
+            if (found := self.cache.get(reference)) is not None
+        }
+        texts = [t for t in dict.fromkeys(t for pair in pairs for t in pair) if t not in known]
+        encoded = dict(zip(texts, self._encode(texts), strict=True)) if texts else {}
+        for index, pair in enumerate(pairs):
+            for text, field in zip(pair, ("texts_original", "texts_generated"), strict=True):
+                if text in encoded and not encoded[text].weighted.any():
+                    raise InvalidInput(
+                        f"the text has no token that {self.name} can score",
+                        field=f"{field}[{index}]",
+                        code="no_words",
+                    )
+        fresh = self._embed(encoded)
+        for reference, _ in pairs:
+            if reference in fresh:
+                self.cache.put(reference, fresh[reference])
+        return known | fresh
+
+    def _embed(self, encoded: dict[str, _Encoded]) -> dict[str, EmbeddedText]:
+        """Unit embeddings of each text, from one run of the encoder."""
         rows = self._runtime.run([row for text in encoded.values() for row in text.rows], _unit)
         embedded, at = {}, 0
         for key, text in encoded.items():
             parts = rows[at : at + len(text.rows)]
             at += len(text.rows)
-            embedded[key] = parts[0] if len(parts) == 1 else self._join(parts, text.windows)
+            states = parts[0] if len(parts) == 1 else self._join(parts, text.windows)
+            embedded[key] = EmbeddedText(states, text.weighted, text.truncated)
         return embedded
 
     def _join(self, parts: list[Tensor], windows: list[Window]) -> Tensor:
