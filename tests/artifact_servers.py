@@ -62,6 +62,7 @@ class FlakyProxy:
 
     Only answers to requests that contain `match` are touched. `rate` slows every answer down
     to so many bytes a second in all. Where the server behind is gone, connections are closed.
+    Its own buffers are small, so that `passed` is about what the client has.
     """
 
     def __init__(
@@ -93,8 +94,11 @@ class FlakyProxy:
         with contextlib.suppress(OSError):
             while True:
                 near, _ = self.listener.accept()
+                near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
+                far = socket.socket()
+                far.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
                 try:
-                    far = socket.create_connection(self.upstream)
+                    far.connect(self.upstream)
                 except OSError:
                     near.close()
                     continue

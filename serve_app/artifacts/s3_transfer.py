@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 PART_BYTES = 16 << 20
 """Bytes asked for in one request: few enough to spread a file over all connections."""
 
-_BLOCK = 1 << 20
+_BLOCK = 1 << 18
 _RECORD_BYTES = 4 << 20  # a killed process loses at most this much of each range
 _PATIENCE = 8  # attempts without a byte, about a minute: a server that restarts is waited for
 _LONGEST_WAIT_S = 15.0
@@ -162,11 +162,7 @@ class _Download:
                 except _Broken as broken:
                     start = broken.position
                     failures = 1 if start > before else failures + 1
-                    logger.warning("%s broke off at byte %d: %s", self._name(index), start, broken)
-                    if failures >= _PATIENCE:
-                        raise self._gave_up(index, broken) from broken.cause
-                    if self._stop.wait(min(_LONGEST_WAIT_S, 0.25 * 2**failures)):
-                        raise _Stopped from None
+                    self._pause(index, failures, broken.cause)
                 except ClientError as error:
                     if error_code(error) in ("PreconditionFailed", "412", "NoSuchKey", "404"):
                         raise ChangedWhileFetching from error
@@ -233,12 +229,21 @@ class _Download:
             f"request with that range (status {status}); use a server that does"
         )
 
-    def _gave_up(self, index: int, broken: _Broken) -> ConfigError:
-        return ConfigError(
-            f"cannot fetch {self._name(index)}: the transfer broke off {_PATIENCE} times without "
-            f"a byte ({broken.cause}); check the network and AWS_ENDPOINT_URL and start again: "
-            "what has arrived is kept"
-        )
+    def _pause(self, index: int, failures: int, cause: Exception) -> None:
+        """Waits before the next attempt, longer each time.
+
+        Raises:
+            ConfigError: there have been enough.
+        """
+        logger.warning("%s broke off: %s", self._name(index), cause)
+        if failures >= _PATIENCE:
+            raise ConfigError(
+                f"cannot fetch {self._name(index)}: the transfer broke off {_PATIENCE} times "
+                f"without a byte ({cause}); check the network and AWS_ENDPOINT_URL and start "
+                "again: what has arrived is kept"
+            ) from cause
+        if self._stop.wait(min(_LONGEST_WAIT_S, 0.25 * 2**failures)):
+            raise _Stopped from None
 
     def _is_sound(self, index: int) -> bool:
         """Whether the file is what S3's checksum of the object says.
@@ -272,15 +277,17 @@ class _Download:
         return exact != even and file_checksum(path, wanted.kind, exact) == wanted.digest
 
     def _head(self, index: int, **options: Any) -> Any:
-        item = self._objects[index]
-        try:
-            return self._client.head_object(Bucket=self._bucket, Key=item.key, **options)
-        except ClientError as error:
-            if error_code(error) in ("PreconditionFailed", "412", "NoSuchKey", "404"):
-                raise ChangedWhileFetching from error
-            raise explained(error, self._name(index)) from error
-        except BROKEN as error:
-            raise explained(error, self._name(index)) from error
+        key, failures = self._objects[index].key, 0
+        while True:
+            try:
+                return self._client.head_object(Bucket=self._bucket, Key=key, **options)
+            except ClientError as error:
+                if error_code(error) in ("PreconditionFailed", "412", "NoSuchKey", "404"):
+                    raise ChangedWhileFetching from error
+                raise explained(error, self._name(index)) from error
+            except BROKEN as error:
+                failures += 1
+                self._pause(index, failures, error)
 
     def _count(self, received: int) -> None:
         with self._guard:
