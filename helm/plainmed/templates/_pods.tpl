@@ -1,0 +1,247 @@
+{{/*
+Pod templates of the head and the workers: environment, volumes, security, probes, drain.
+*/}}
+
+{{- define "plainmed.podSecurityContext" -}}
+runAsNonRoot: true
+runAsUser: {{ .Values.securityContext.runAsUser }}
+runAsGroup: {{ .Values.securityContext.runAsGroup }}
+fsGroup: {{ .Values.securityContext.runAsGroup }}
+fsGroupChangePolicy: OnRootMismatch
+seccompProfile:
+  type: RuntimeDefault
+{{- end -}}
+
+{{- define "plainmed.containerSecurityContext" -}}
+allowPrivilegeEscalation: false
+privileged: false
+readOnlyRootFilesystem: {{ .Values.securityContext.readOnlyRootFilesystem }}
+runAsNonRoot: true
+capabilities:
+  drop: [ALL]
+{{- end -}}
+
+{{/* Every pod gets the same: Serve builds the graph, and reads the settings, on any of them. */}}
+{{- define "plainmed.env" -}}
+- name: HOME
+  value: /tmp
+- name: CACHE_DIR
+  value: /var/cache/plainmed
+{{- with .Values.aws.region }}
+- name: AWS_REGION
+  value: {{ . | quote }}
+{{- end }}
+{{- with .Values.generator.model }}
+{{- if .path }}
+- name: MODEL_PATH
+  value: {{ .path | quote }}
+{{- else if .name }}
+- name: MODEL_NAME
+  value: {{ .name | quote }}
+- name: MODEL_S3_BUCKET
+  value: {{ .bucket | quote }}
+{{- end }}
+{{- end }}
+{{- range $name, $value := .Values.env }}
+- name: {{ $name }}
+  value: {{ $value | toString | quote }}
+{{- end }}
+{{- range $name, $from := .Values.secretEnv }}
+- name: {{ $name }}
+  valueFrom:
+    secretKeyRef:
+      name: {{ $from.secretName }}
+      key: {{ $from.key }}
+{{- end }}
+{{- end -}}
+
+{{- define "plainmed.volumes" -}}
+- name: tmp
+  emptyDir: {}
+- name: model-cache
+{{- if eq .Values.modelCache.type "emptyDir" }}
+  emptyDir:
+    sizeLimit: {{ .Values.modelCache.sizeLimit }}
+{{- else if eq .Values.modelCache.type "hostPath" }}
+  hostPath:
+    path: {{ required "modelCache.hostPath: name the directory on the node" .Values.modelCache.hostPath }}
+    type: DirectoryOrCreate
+{{- else }}
+  persistentVolumeClaim:
+    claimName: {{ required "modelCache.claimName: name the existing claim" .Values.modelCache.claimName }}
+{{- end }}
+{{- end -}}
+
+{{- define "plainmed.volumeMounts" -}}
+- name: tmp
+  mountPath: /tmp
+- name: model-cache
+  mountPath: /var/cache/plainmed
+{{- end -}}
+
+{{- define "plainmed.liveness" -}}
+httpGet:
+  path: /api/healthz
+  port: 52365
+{{ toYaml .Values.probes.liveness }}
+{{- end -}}
+
+{{/*
+A worker is ready once its Serve proxy is, and, the first time, once the whole application is: so a new cluster takes
+requests only when its models have loaded. After that a lost replica does not take its pod out of the Service, because
+requests wait for the replacement. The marker is named for the start of process 1, so a restarted container starts over.
+*/}}
+{{- define "plainmed.workerReadiness" -}}
+exec:
+  command:
+    - bash
+    - -c
+    - |
+      get() {
+        exec 3<>/dev/tcp/127.0.0.1/{{ include "plainmed.port" . }} || return 1
+        printf 'GET %s HTTP/1.0\r\nHost: localhost\r\n\r\n' "$1" >&3
+        IFS= read -r line <&3 && [[ $line == *" 200 "* ]]
+      }
+      stat=$(</proc/1/stat)
+      set -- ${stat##*) }
+      marker=/tmp/.plainmed-ready-${20}
+      get /-/healthz || exit 1
+      [[ -e $marker ]] && exit 0
+      get /healthz && : >"$marker"
+{{ toYaml .Values.probes.readiness }}
+{{- end -}}
+
+{{/* Before SIGTERM: the pod is out of every Service, and what it has accepted is answered. */}}
+{{- define "plainmed.drain" -}}
+preStop:
+  exec:
+    command: [sleep, {{ .Values.drain.seconds | quote }}]
+{{- end -}}
+
+{{/* The parts of a pod that head and workers share; arguments: root, role, group (values of head or worker group). */}}
+{{- define "plainmed.podMetadata" -}}
+labels:
+  {{- include "plainmed.selectorLabels" .root | nindent 2 }}
+  {{- with .root.Values.podLabels }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- with .root.Values.podAnnotations }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{- define "plainmed.podPlacement" -}}
+serviceAccountName: {{ include "plainmed.serviceAccountName" .root }}
+automountServiceAccountToken: {{ and (eq .role "head") .root.Values.autoscaling.enabled }}
+enableServiceLinks: false
+terminationGracePeriodSeconds: {{ add .root.Values.drain.seconds 30 }}
+securityContext:
+  {{- include "plainmed.podSecurityContext" .root | nindent 2 }}
+{{- with .root.Values.image.pullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
+{{- with .group.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with .group.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .group.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .group.affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+volumes:
+  {{- include "plainmed.volumes" .root | nindent 2 }}
+{{- end -}}
+
+{{- define "plainmed.headPod" -}}
+metadata:
+  {{- include "plainmed.podMetadata" (dict "root" .) | nindent 2 }}
+spec:
+  {{- include "plainmed.podPlacement" (dict "root" . "role" "head" "group" .Values.head) | nindent 2 }}
+  containers:
+    - name: ray-head
+      image: {{ include "plainmed.image" . }}
+      imagePullPolicy: {{ .Values.image.pullPolicy }}
+      ports:
+        - { name: gcs-server, containerPort: 6379 }
+        - { name: dashboard, containerPort: 8265 }
+        - { name: metrics, containerPort: 8080 }
+        - { name: serve, containerPort: {{ include "plainmed.port" . }} }
+      env:
+        {{- include "plainmed.env" . | nindent 8 }}
+      resources:
+        {{- toYaml .Values.head.resources | nindent 8 }}
+      securityContext:
+        {{- include "plainmed.containerSecurityContext" . | nindent 8 }}
+      livenessProbe:
+        {{- include "plainmed.liveness" . | nindent 8 }}
+      readinessProbe:
+        httpGet:
+          path: /api/healthz
+          port: 52365
+        {{- toYaml .Values.probes.readiness | nindent 8 }}
+      lifecycle:
+        {{- include "plainmed.drain" . | nindent 8 }}
+      volumeMounts:
+        {{- include "plainmed.volumeMounts" . | nindent 8 }}
+{{- end -}}
+
+{{/* Arguments: root, name (of the group). */}}
+{{- define "plainmed.workerPod" -}}
+{{- $group := index .root.Values.workers .name -}}
+metadata:
+  {{- include "plainmed.podMetadata" (dict "root" .root) | nindent 2 }}
+spec:
+  {{- include "plainmed.podPlacement" (dict "root" .root "role" "worker" "group" $group) | nindent 2 }}
+  {{- with .root.Values.topologySpread }}
+  {{- if .enabled }}
+  topologySpreadConstraints:
+    - topologyKey: {{ .topologyKey }}
+      maxSkew: {{ .maxSkew }}
+      whenUnsatisfiable: {{ .whenUnsatisfiable }}
+      labelSelector:
+        matchLabels:
+          {{- include "plainmed.selectorLabels" $.root | nindent 10 }}
+          ray.io/group: {{ $.name }}
+      # The two clusters of an upgrade are spread each by itself.
+      matchLabelKeys: [ray.io/cluster]
+  {{- end }}
+  {{- end }}
+  containers:
+    - name: ray-worker
+      image: {{ include "plainmed.image" .root }}
+      imagePullPolicy: {{ .root.Values.image.pullPolicy }}
+      ports:
+        - { name: metrics, containerPort: 8080 }
+        - { name: serve, containerPort: {{ include "plainmed.port" .root }} }
+      env:
+        {{- include "plainmed.env" .root | nindent 8 }}
+      resources:
+        {{- $resources := deepCopy $group.resources }}
+        {{- if $group.numGpus }}
+        {{- $gpus := dict $group.gpuResource (toString $group.numGpus) }}
+        {{- $_ := set $resources "limits" (merge $gpus ($resources.limits | default dict)) }}
+        {{- $_ := set $resources "requests" (merge $gpus ($resources.requests | default dict)) }}
+        {{- end }}
+        {{- toYaml $resources | nindent 8 }}
+      securityContext:
+        {{- include "plainmed.containerSecurityContext" .root | nindent 8 }}
+      livenessProbe:
+        {{- include "plainmed.liveness" .root | nindent 8 }}
+      readinessProbe:
+        {{- include "plainmed.workerReadiness" .root | nindent 8 }}
+      lifecycle:
+        {{- include "plainmed.drain" .root | nindent 8 }}
+      volumeMounts:
+        {{- include "plainmed.volumeMounts" .root | nindent 8 }}
+{{- end -}}
