@@ -64,6 +64,10 @@ SENTENCES = [
     ("Patients undergoing surgery were included.", "Patients having surgery were included."),
     ("We evaluated whether sham acupuncture works.", "We checked whether fake acupuncture works."),
     ("The majority of the trials were small.", "Most of the trials were small."),
+    ("The majority of those who left were ill.", "Most of those who left were ill."),
+    ("It helped the majority of our patients.", "It helped most of our patients."),
+    ("We found 3 RCT in all.", "We found 3 RCT in all."),
+    ("We found 1 RCT in all.", "We found 1 study with groups chosen by chance in all."),
     ("There is insufficient evidence to decide.", "There is too little evidence to decide."),
     ("Aspirin was not superior to placebo.", "Aspirin was not better than dummy treatment."),
     # a and an

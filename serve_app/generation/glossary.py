@@ -54,6 +54,12 @@ _COORDINATED = re.compile(
 _ADJECTIVE = re.compile(
     r"\w+(?:al|ic|ive|ous|ary|ory|lar|ed)|pre|post|non|multiple|early|late|mild", re.IGNORECASE
 )
+# `3 RCT`: a slip of the pen, but `3 study` would be ours.
+_COUNTED = re.compile(
+    r"(?<![\w.,-])(?!0*1\s)(?:\d[\d,]*|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|"
+    r"several|many|few|both|these|those)\s+\Z",
+    re.IGNORECASE,
+)
 _PREFIXES = words("non quasi pseudo anti pre post sub semi")
 
 # What may follow a form that carries its head first (`removal of the womb`): anything that
@@ -291,6 +297,10 @@ def _is_grammatical(place: _Place) -> bool:
     form, text, last = place.form, place.text, place.last
     if form.kind == "noun" and not form.countable and _ARTICLE.search(place.before):
         return False
+    if form.kind == "noun" and form.countable and not form.plural:
+        alone = place.stop == len(place.tokens) or place.tokens[place.stop].key in _FOLLOWERS
+        if alone and is_abbreviation(form.term) and _COUNTED.search(place.before):
+            return False
     if form.kind not in ("noun", "adverb") or not form.head_first:
         return True
     after = text[last.end : last.end + 1]

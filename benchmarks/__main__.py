@@ -1,0 +1,70 @@
+"""python -m benchmarks: peers and ours in turns in one run, as a table with ratios.
+
+python -m benchmarks                          # every part, printed
+python -m benchmarks metrics encoder          # these parts
+python -m benchmarks --write                  # and write docs/performance.md and .json
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import torch
+import typer
+from rich.console import Console
+
+from benchmarks import machine, metrics, report, serving, texts
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+PARTS = ("metrics", "encoder", "serving")
+console = Console(stderr=True)
+app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
+
+
+@app.command(help=__doc__)
+def main(
+    parts: Annotated[list[str] | None, typer.Argument(help=", ".join(PARTS))] = None,
+    rounds: Annotated[int, typer.Option(min=5, help="measurements of each side")] = 5,
+    threads: Annotated[int, typer.Option(min=1, help="torch threads of both sides")] = 2,
+    write: Annotated[bool, typer.Option(help="write docs/performance.md and .json")] = False,
+) -> None:
+    """Measures the parts asked for, or all."""
+    chosen = parts or list(PARTS)
+    if unknown := sorted(set(chosen) - set(PARTS)):
+        raise typer.BadParameter(f"{unknown[0]} is none of {', '.join(PARTS)}")
+    torch.set_num_threads(threads)
+    found = texts.load()
+    facts = {**machine.facts(), "texts": found.source, "rounds": str(rounds)}
+    document: dict[str, Any] = {"machine": facts}
+    tables: dict[str, str] = {"machine": report.facts(facts)}
+    if "metrics" in chosen:
+        rows = []
+        for case in (metrics.relevance, metrics.factuality, metrics.readability):
+            for row in case(found, rounds):
+                console.print(f"{row.case} ({row.dtype}): {row.ratio:.2f}")
+                rows.append(row)
+        document["rows"] = rows
+        tables["cases"] = report.cases(rows)
+    if "encoder" in chosen:
+        document["encoder"] = list(metrics.encoder(rounds))
+        tables["encoder"] = report.encoder(document["encoder"])
+    if "serving" in chosen:
+        rows = list(serving.cases(found, rounds))
+        document["serving"] = [{**row.__dict__, "ratio": row.ratio} for row in rows]
+        tables["serving"] = report.cases(rows)
+    for name, table in tables.items():
+        print(f"\n## {name}\n\n{table}")
+        if write:
+            report.replace(DOCS / "performance.md", name, table)
+    if write:
+        path = DOCS / "performance.json"
+        report.write_json(path, document)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,79 @@
+"""Writes what was measured as Markdown (between two marks of a page) and as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measure import Row
+
+
+def _number(value: float) -> str:
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def _deviation(value: float | None) -> str:
+    return "" if value is None else "0" if value == 0 else f"{value:.1e}"
+
+
+def cases(rows: Iterable[Row]) -> str:
+    """The table of cases."""
+    lines = [
+        "| case | peer | precision | peer, s | ours, s | ratio | wanted | largest deviation | |",
+        "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | --- |",
+    ]
+    for row in rows:
+        wanted = "" if row.target is None else f"{row.target:g}"
+        mark = "" if row.reached is None else "" if row.reached else " (missed)"
+        lines.append(
+            f"| {row.case} | {row.peer} | {row.dtype} | {row.peer_s:.3f} | {row.ours_s:.3f} "
+            f"| **{_number(row.ratio)}**{mark} | {wanted} | {_deviation(row.deviation)} "
+            f"| {row.note} |"
+        )
+    return "\n".join(lines)
+
+
+def encoder(shares: Iterable[dict[str, Any]]) -> str:
+    """The table of the encoder against the machine's own matrix products."""
+    lines = [
+        "| precision | dense GEMM, GFLOP/s | encoder, GFLOP/s | share | wanted "
+        "| the transformers module, GFLOP/s |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for item in shares:
+        mark = "" if item["share"] >= item["target"] else " (missed)"
+        lines.append(
+            f"| {item['dtype']} | {item['peak_gflops']:.0f} | {item['encoder_gflops']:.0f} "
+            f"| **{item['share']:.0%}**{mark} | {item['target']:.0%} "
+            f"| {item['module_gflops']:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def facts(found: dict[str, str]) -> str:
+    """The machine in one paragraph."""
+    return "; ".join(f"{name}: {value}" for name, value in found.items() if value) + "."
+
+
+def replace(page: Path, name: str, text: str) -> None:
+    """Puts `text` between the page's marks `<!-- NAME -->` and `<!-- end of NAME -->`.
+
+    Raises:
+        ValueError: the page has no such marks.
+    """
+    begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    whole = page.read_text(encoding="utf-8")
+    if begin not in whole or end not in whole:
+        raise ValueError(f"{page} has no {begin} ... {end}")
+    head, rest = whole.split(begin, 1)
+    _, tail = rest.split(end, 1)
+    page.write_text(f"{head}{begin}\n{text}\n{end}{tail}", encoding="utf-8")
+
+
+def write_json(path: Path, document: dict[str, Any]) -> None:
+    """Numbers for machines: `rows` with their ratios, and everything else as it is."""
+    rows = [{**asdict(row), "ratio": row.ratio} for row in document.get("rows", [])]
+    path.write_text(json.dumps({**document, "rows": rows}, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,101 @@
+"""Starts the servers that are measured, each in a process of its own, and stops them by pid."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+READY_S = 300.0
+
+
+def free_port() -> int:
+    """A port nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    until = time.monotonic() + READY_S
+    while time.monotonic() < until and process.poll() is None:
+        try:
+            if httpx.get(f"{url}/healthz", timeout=10).status_code == 200:
+                return
+        except httpx.HTTPError:
+            pass
+        time.sleep(0.3)
+    raise RuntimeError(f"the server did not get ready: {log.read_text(errors='replace')[-2000:]}")
+
+
+@contextmanager
+def _running(command: list[str], url: str, **environment: str) -> Iterator[str]:
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "log"
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            stdout=log.open("wb"),
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env={**os.environ, **environment},
+        )
+        try:
+            _wait(process, url, log)
+            yield url
+        finally:
+            process.send_signal(signal.SIGINT)
+            try:
+                process.wait(60)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait(10)
+
+
+@contextmanager
+def single(library: str) -> Iterator[str]:
+    """`benchmarks.single_server` with `library`; gives its URL."""
+    port = free_port()
+    command = [sys.executable, "-m", "benchmarks.single_server", str(port), library]
+    with _running(command, f"http://127.0.0.1:{port}") as url:
+        yield url
+
+
+@contextmanager
+def plainmed(
+    changes: Mapping[str, Mapping[str, Any]] | None = None, **environment: str
+) -> Iterator[str]:
+    """`serve run` of serve_config.yaml's metrics half on a free port; gives its URL.
+
+    Args:
+        changes: fields of deployments to replace, by deployment name.
+        environment: further environment variables.
+    """
+    config = yaml.safe_load((ROOT / "serve_config.yaml").read_text(encoding="utf-8"))
+    port = free_port()
+    config["http_options"]["port"] = port
+    [application] = config["applications"]
+    application["args"]["services"] = ["metrics"]
+    application["deployments"] = [
+        {**deployment, **(changes or {}).get(deployment["name"], {})}
+        for deployment in application["deployments"]
+        if deployment["name"] != "Generator"
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "serve_config.yaml"
+        path.write_text(yaml.safe_dump(config), encoding="utf-8")
+        command = [str(Path(sys.executable).parent / "serve"), "run", str(path)]
+        with _running(command, f"http://127.0.0.1:{port}", **environment) as url:
+            yield url
