@@ -1,18 +1,18 @@
 """Targets from a corpus of human pairs: what human-written summaries score.
 
-Reads a CSV of originals and human summaries, measures every pair with the models that will
-serve, and keeps each metric's mean and sample standard deviation (divided by n - 1). Knows no
-model: a `MetricSuite` measures.
+Reads originals and human summaries, measures every pair with the models that will serve, and
+keeps each metric's mean and sample standard deviation (divided by n - 1). Reading and measuring
+are those of `serve_app.corpus`; no model is known here.
 """
 
 from __future__ import annotations
 
-import csv
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, TypeVar
 
 import numpy as np
 from rich.console import Console
@@ -26,7 +26,13 @@ from rich.progress import (
 )
 
 from serve_app import __version__
-from serve_app.errors import ConfigError, InvalidInput
+from serve_app.corpus.distributed import RayEngine, RayOptions
+from serve_app.corpus.job import Engine
+from serve_app.corpus.local import LocalEngine
+from serve_app.corpus.reading import Corpus, Row, scan
+from serve_app.corpus.scoring import BlockResult, RowError, Task
+from serve_app.corpus.suite_scorer import SuiteRecipe, SuiteScorer
+from serve_app.errors import ConfigError, InvalidInput, MetricFailed
 from serve_app.loss import Targets
 from serve_app.metrics.suite import MetricSuite
 from serve_app.metrics.text import require_text
@@ -34,7 +40,7 @@ from serve_app.settings import load_settings
 
 SOURCE, TARGET, SPLIT = "source_text", "target_text", "split"
 
-_LARGEST_FIELD = 2**31 - 1  # bytes; the csv module's own limit is 131,072, a long article
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +62,15 @@ def calibrate_targets(
     seed: int = 0,
     progress: bool = True,
     split: str | None = "train",
+    engine: Literal["local", "ray"] = "local",
+    address: str | None = None,
+    workers: int | None = None,
 ) -> Targets:
     """Measures human summaries against their originals and returns the targets.
 
     Args:
-        path: UTF-8 CSV with the columns `source_text`, `target_text` and `split`.
+        path: CSV, JSON lines or Parquet, a path or `s3://BUCKET/KEY`, with the columns
+            `source_text`, `target_text` and `split`. A name without a known suffix is CSV.
         save_to: where to write the targets file, complete or not at all; None: nowhere.
         subset: share of the rows to use, in (0, 1]; at least two rows are taken. Which ones
             depends on `seed` alone.
@@ -69,57 +79,66 @@ def calibrate_targets(
         seed: of the random subset.
         progress: show a progress bar on the terminal.
         split: use rows with this value in `split` only; None: all rows, no such column needed.
+        engine: `local` measures in this process; `ray` on Ray Data, with the models of the
+            settings in each of its workers.
+        address: of a running Ray cluster; None: a Ray of our own. Gives `ray`.
+        workers: most sets of models on Ray; None: as many as it has room for. Gives `ray`.
 
     Raises:
         ConfigError: an argument is out of range, or the file is wrong; the message names the
             file, and the column and row where there is one.
         MetricFailed: a model gave a value that is not a number.
+        Unavailable: the Ray cluster failed again and again.
     """
-    path = Path(path)
+    on_ray = engine == "ray" or address is not None or workers is not None
     if not 0 < subset <= 1:
         raise ConfigError(f"subset must be a share above 0 and at most 1, not {subset}")
     if chunk_size < 1:
         raise ConfigError(f"chunk_size must be at least 1, not {chunk_size}")
+    if on_ray and suite is not None:
+        raise ConfigError("workers on Ray load the models of the settings; leave suite out")
     if save_to is not None and not Path(save_to).parent.is_dir():
         # Before the minutes of work, not after.
         raise ConfigError(f"cannot write {save_to}: there is no folder {Path(save_to).parent}")
-    pairs = choose(read_pairs(path, split), subset, seed)
-    if suite is None:
-        suite = MetricSuite.from_settings(load_settings())
-
-    values: list[tuple[float, ...]] = []
-    with _bar(progress, len(pairs)) as advance:
-        for start in range(0, len(pairs), chunk_size):
-            chunk = pairs[start : start + chunk_size]
-            try:
-                measured = suite.measure([p.source for p in chunk], [p.target for p in chunk])
-            except InvalidInput as error:
-                raise ConfigError(
-                    f"{path}: rows {chunk[0].row} to {chunk[-1].row} cannot all be measured: "
-                    f"{error.message} ({error.field})"
-                ) from error
-            values += [item.values for item in measured]
-            advance(len(chunk))
-
-    table = np.array(values)
+    used: list[int] = []
+    corpus = _scan(path, split, lambda row, source, target: used.append(row))
+    chosen = choose(used, subset, seed)
+    runner = _ray(address, workers) if on_ray else _local(suite)
+    task = Task(SOURCE, TARGET, chunk_size)
+    found: dict[int, BlockResult] = {}
+    blocks = corpus.blocks(chunk_size, chosen)
+    try:
+        with _bar(progress, len(chosen)) as advance:
+            for result in runner.run(corpus.source, blocks, task):
+                found[result.number] = result
+                advance(len(result.rows))
+    except InvalidInput as error:
+        raise ConfigError(error.message) from error
+    results = [found[block.number] for block in blocks]
+    table = np.array(_values(corpus.source.name, chosen, results))
+    models = results[0].models
+    for result in results:
+        difference = models.differs(result.models)
+        if difference is not None:
+            raise ConfigError(f"not every worker has the same models: {difference}")
     try:
         targets = Targets(
             mean=tuple(table.mean(axis=0).tolist()),
             sigma=tuple(table.std(axis=0, ddof=1).tolist()),
-            models=suite.models,
+            models=models.names,
             details={
-                "n": len(pairs),
-                "corpus": path.name,
+                "n": len(chosen),
+                "corpus": Path(corpus.source.name).name,
                 "split": split,
                 "subset": subset,
                 "seed": seed,
-                "eval_mode": suite.factuality.eval_mode,
+                "eval_mode": models.eval_mode,
                 "version": __version__,
             },
         )
     except ConfigError as error:
         raise ConfigError(
-            f"{path}: these {len(pairs)} summaries do not make targets, {error.message}; "
+            f"{path}: these {len(chosen)} summaries do not make targets, {error.message}; "
             "calibrate on more, and more varied, texts"
         ) from error
     if save_to is not None:
@@ -127,35 +146,47 @@ def calibrate_targets(
     return targets
 
 
-def read_pairs(path: Path, split: str | None = "train") -> list[Pair]:
-    """The pairs of a CSV file whose `split` is as asked (None: all).
+def _local(suite: MetricSuite | None) -> Engine:
+    if suite is None:
+        return LocalEngine(SuiteRecipe(load_settings())())
+    return LocalEngine(SuiteScorer(suite, None))
+
+
+def _ray(address: str | None, workers: int | None) -> Engine:
+    settings = load_settings()
+    return RayEngine(SuiteRecipe(settings), RayOptions.of(settings, address, workers))
+
+
+def _values(
+    name: str, chosen: Sequence[int], results: Sequence[BlockResult]
+) -> list[tuple[float, ...]]:
+    """The metrics of all rows.
 
     Raises:
-        ConfigError: the file cannot be read, is not such a CSV, or a used cell holds no text.
+        ConfigError, MetricFailed: a row has none.
     """
-    columns = [SOURCE, TARGET] if split is None else [SOURCE, TARGET, SPLIT]
-    rows = 0
-    pairs = []
-    for rows, cells in enumerate(_rows(path, columns), start=1):
-        if split is not None and cells[SPLIT].strip() != split:
-            continue
-        for column in (SOURCE, TARGET):
-            try:
-                require_text(cells[column], column)
-            except InvalidInput as error:
-                raise ConfigError(f"{path}: column {column}, row {rows}: {error.message}") from None
-        pairs.append(Pair(rows, cells[SOURCE], cells[TARGET]))
-    if not rows:
-        raise ConfigError(f"{path} has a header but no rows")
-    if not pairs:
-        raise ConfigError(
-            f"{path}: column {SPLIT} is {split!r} in none of its {rows} rows; "
-            "use split=None for all rows"
-        )
+    values = []
+    rows = (row for result in results for row in result.rows)
+    for number, row in zip(chosen, rows, strict=True):
+        if isinstance(row, RowError):
+            kind = MetricFailed if row.code == MetricFailed.code else ConfigError
+            raise kind(f"{name}: row {number + 1} cannot be measured: {row.message}")
+        values.append(row.values)
+    return values
+
+
+def read_pairs(path: str | Path, split: str | None = "train") -> list[Pair]:
+    """The pairs of a corpus whose `split` is as asked (None: all), held in memory.
+
+    Raises:
+        ConfigError: the file cannot be read, is malformed, or a used cell holds no text.
+    """
+    pairs: list[Pair] = []
+    _scan(path, split, lambda row, source, target: pairs.append(Pair(row + 1, source, target)))
     return pairs
 
 
-def choose(pairs: list[Pair], subset: float, seed: int) -> list[Pair]:
+def choose(pairs: Sequence[Item], subset: float, seed: int) -> list[Item]:
     """A random share of the pairs, in their order; the same for the same seed.
 
     Raises:
@@ -168,52 +199,57 @@ def choose(pairs: list[Pair], subset: float, seed: int) -> list[Pair]:
     return [pairs[index] for index in sorted(chosen)]
 
 
-def _rows(path: Path, columns: list[str]) -> list[dict[str, str]]:
-    """The named cells of each data row."""
-    limit = csv.field_size_limit(_LARGEST_FIELD)
-    number = 0
-    rows = []
+def _scan(path: str | Path, split: str | None, on_pair: Callable[[int, str, str], None]) -> Corpus:
+    """Reads the file once; `on_pair` gets the number (from 0) and texts of each row to use.
+
+    Raises:
+        ConfigError: see `read_pairs`.
+    """
+    columns = (SOURCE, TARGET) if split is None else (SOURCE, TARGET, SPLIT)
+    used = 0
+    incomplete: dict[str, int] = {}  # the first row without the column
+
+    def check(number: int, row: Row) -> None:
+        nonlocal used
+        if split is not None and str(row.get(SPLIT, "")).strip() != split:
+            return
+        for column in (SOURCE, TARGET):
+            if column not in row:
+                # Whether any row has it is known at the end.
+                incomplete.setdefault(column, number + 1)
+                return
+            value = row[column]
+            try:
+                if not isinstance(value, str):
+                    raise InvalidInput(f"it holds no text but {type(value).__name__}")
+                require_text(value, column)
+            except InvalidInput as error:
+                raise ConfigError(
+                    f"{path}: column {column}, row {number + 1}: {error.message}"
+                ) from None
+        used += 1
+        on_pair(number, row[SOURCE], row[TARGET])
+
     try:
-        # utf-8-sig: spreadsheets write a byte order mark, which would join the first name.
-        # Bad bytes come through as lone surrogates, so that their row and column can be named.
-        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            _check_header(path, list(reader.fieldnames or ()), columns)
-            for number, row in enumerate(reader, start=1):
-                rows.append({name: _cell(path, number, name, row[name]) for name in columns})
-                if None in row:
-                    raise ConfigError(
-                        f"{path}: row {number} has more cells than the header has columns; "
-                        "put quotes around texts with commas"
-                    )
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror or error}") from error
-    except csv.Error as error:
-        raise ConfigError(f"{path}: row {number + 1} is not CSV: {error}") from error
-    finally:
-        csv.field_size_limit(limit)
-    return rows
-
-
-def _check_header(path: Path, header: list[str], columns: list[str]) -> None:
+        corpus = scan(path, check, default="csv")
+    except InvalidInput as error:
+        raise ConfigError(error.message) from error
     for column in columns:
-        if header.count(column) == 1:
-            continue
-        if column in header:
-            raise ConfigError(f"{path} has more than one column {column}")
-        hint = "; use split=None if all rows are for calibration" if column == SPLIT else ""
-        found = ", ".join(ascii(name)[1:-1][:60] for name in header[:20]) or "none: it is empty"
-        raise ConfigError(f"{path} has no column {column} (its columns: {found}){hint}")
-
-
-def _cell(path: Path, number: int, column: str, value: str | None) -> str:
-    if value is None:
-        raise ConfigError(f"{path}: column {column}, row {number}: the row ends before it")
-    if not value.isascii() and any("\ud800" <= char <= "\udfff" for char in value):
+        if column not in corpus.source.columns:
+            hint = "; use split=None if all rows are for calibration" if column == SPLIT else ""
+            there = corpus.source.columns
+            found = ", ".join(ascii(name)[1:-1][:60] for name in there[:20]) or "none: it is empty"
+            raise ConfigError(f"{path} has no column {column} (its columns: {found}){hint}")
+    for column, number in incomplete.items():
+        raise ConfigError(f"{path}: column {column}, row {number}: the row does not have it")
+    if not corpus.rows:
+        raise ConfigError(f"{path} has a header but no rows")
+    if not used:
         raise ConfigError(
-            f"{path}: column {column}, row {number}: bytes that are not UTF-8; save it as UTF-8"
+            f"{path}: column {SPLIT} is {split!r} in none of its {corpus.rows} rows; "
+            "use split=None for all rows"
         )
-    return value
+    return corpus
 
 
 @contextmanager

@@ -7,6 +7,7 @@ standard error and exit status 2, never a traceback; 1 means that the work itsel
 from __future__ import annotations
 
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,11 +16,20 @@ from typer.core import TyperGroup
 
 from serve_app import __version__
 from serve_app.errors import PlainMedError
+from serve_app.ops.cli import app as ops_app
 
 if TYPE_CHECKING:
     from serve_app.client import SamplingOptions
 
 SERVICES = ("metrics", "generator")
+
+
+class Engine(StrEnum):
+    """Who scores a table or a corpus."""
+
+    AUTO = "auto"
+    LOCAL = "local"
+    RAY = "ray"
 
 
 class _Group(TyperGroup):
@@ -42,10 +52,19 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,  # it would print the user's texts as local variables
 )
+app.add_typer(ops_app)
 
 Url = Annotated[
     str | None,
     typer.Option(help="Use the server at this URL; without it, the models load in this process."),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(help="A running Ray cluster: auto, HOST:PORT or ray://HOST:PORT."),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(help="Most sets of models on Ray; default: one for each CPU (or GPU).", min=1),
 ]
 Config = Annotated[
     Path | None, typer.Argument(help="A Serve config such as serve_config.yaml.", dir_okay=False)
@@ -81,12 +100,25 @@ def _services(text: str | None) -> list[str] | None:
 @app.command()
 def score(
     table: Annotated[
-        Path | None, typer.Argument(help="A .csv or .jsonl file, one pair a row.", metavar="INPUT")
+        str | None,
+        typer.Argument(
+            help="A .csv, .jsonl or .parquet file, one pair a row: a path or s3://BUCKET/KEY.",
+            metavar="INPUT",
+        ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Where to write the rows with their scores.")
+        str | None, typer.Option(help="Where to write the rows with their scores.")
     ] = None,
     url: Url = None,
+    engine: Annotated[
+        Engine,
+        typer.Option(help="Score in this process or on Ray; auto: Ray from 2,000 rows on."),
+    ] = Engine.AUTO,
+    address: Address = None,
+    workers: Workers = None,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Forget what a killed run has finished.")
+    ] = False,
     original_column: Annotated[
         str | None, typer.Option(help="Default: original, source_text or texts_original.")
     ] = None,
@@ -113,35 +145,51 @@ def score(
     """Score pairs of originals and summaries: five metrics and the loss.
 
     Either a table: plainmed score INPUT --out OUTPUT. A row that cannot be scored says why in its
-    column `error`, and the exit status is then 1. Or one pair: plainmed score --original-file A
+    column `error`, and the exit status is then 1. A run that was stopped goes on where it was
+    when the same command is given again. Or one pair: plainmed score --original-file A
     --generated-file B.
     """
     from contextlib import ExitStack
 
     from rich.console import Console
 
+    from serve_app import cli_score
     from serve_app.cli_output import metrics_table
-    from serve_app.cli_score import ScoreJob, parse_weights, scorer_here, scorer_of
     from serve_app.cli_tables import read_text
     from serve_app.client import PlainMedClient
+    from serve_app.corpus import ScoreJob
+
+    def warn(text: str) -> None:
+        typer.echo(f"warning: {text}", err=True)
 
     pair = original_file is not None and generated_file is not None
     if (table is None) != (out is None) or (table is None) != pair:
         raise typer.BadParameter("give INPUT and --out, or --original-file and --generated-file")
-    console = Console(stderr=True)
-    numbers = parse_weights(weights)
+    if (pair or url is not None) and (engine is not Engine.AUTO or address or workers):
+        raise typer.BadParameter(
+            "--engine, --address and --workers are for a table scored without --url"
+        )
+    numbers = cli_score.parse_weights(weights)
     job = None
     texts = ("", "")
     if table is not None and out is not None:
-        job = ScoreJob.prepare(table, out, original_column, generated_column, prefix)
+        job = ScoreJob.prepare(
+            table,
+            out,
+            original=original_column,
+            generated=generated_column,
+            prefix=prefix,
+            batch_size=batch_size,
+        )
     elif original_file is not None and generated_file is not None:
         texts = (read_text(original_file), read_text(generated_file))
     with ExitStack() as stack:
-        if url is None:
-            scorer = scorer_here(numbers, lambda text: typer.echo(f"warning: {text}", err=True))
-        else:
-            scorer = scorer_of(stack.enter_context(PlainMedClient(url)), numbers)
+        client = None if url is None else stack.enter_context(PlainMedClient(url))
         if job is None:
+            if client is None:
+                scorer = cli_score.scorer_here(numbers, warn)
+            else:
+                scorer = cli_score.scorer_of(client, numbers)
             answer = scorer([texts[0]], [texts[1]])
             if json_output:
                 typer.echo(answer.model_dump_json(indent=2))
@@ -149,8 +197,16 @@ def score(
                 result = answer.results[0]
                 Console().print(metrics_table(result, answer.weights, answer.models))
             return
-        failed = job.run(scorer, batch_size, console)
-    count = len(job.table.rows)
+        if client is not None and url is not None:
+            choice = cli_score.on_server(client, url, numbers)
+        else:
+            choice = cli_score.with_models(job, numbers, engine.value, address, workers)
+        try:
+            outcome = cli_score.run_job(job, choice, restart, Console(stderr=True), warn)
+        except KeyboardInterrupt:
+            typer.echo("stopped; give the same command to go on with the rest", err=True)
+            raise
+    count, failed = outcome.rows, outcome.failed
     typer.echo(f"{count - failed} of {count} rows scored, written to {out}", err=True)
     if failed:
         typer.echo(f"{failed} rows have no score; see their column {prefix}error", err=True)

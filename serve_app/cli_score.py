@@ -1,34 +1,37 @@
-"""`plainmed score`: the five metrics and the loss of pairs of texts, here or on a server.
+"""`plainmed score`: the five metrics and the loss of pairs of texts, here, on Ray or on a server.
 
-Knows a scorer only as a function from pairs to the answer of `/evaluate`; whether that is this
-process's models or a client makes no difference to it. A row that cannot be scored gets a
-message in its `error` column and the job goes on.
+Chooses who scores and shows how far it is; how a table is read, scored and written is in
+`serve_app.corpus`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from serve_app.cli_tables import Row, Table, check_suffix, read_table, write_table
 from serve_app.client import PlainMedAPIError, PlainMedClient
-from serve_app.errors import InvalidInput, MetricFailed, PlainMedError
+from serve_app.corpus import Engine, Models, Outcome, RowError, ScoreJob, Scores
+from serve_app.corpus.local import LocalEngine
+from serve_app.errors import InvalidInput, PlainMedError
 from serve_app.loss import METRICS, LossFunction, check_weights
-from serve_app.schemas import EvaluateResponse, EvaluationOut
-
-ORIGINAL_COLUMNS = ("original", "source_text", "texts_original")
-GENERATED_COLUMNS = ("generated", "target_text", "summary", "texts_generated")
-RESULT_COLUMNS = (*METRICS, "loss", "error")
+from serve_app.schemas import EvaluateResponse
 
 Scorer = Callable[[Sequence[str], Sequence[str]], EvaluateResponse]
+Warn = Callable[[str], None]
+EngineName = Literal["auto", "local", "ray"]
+
+# From here on Ray's start, and a set of models for each core, pay: docs/corpus.md has the times.
+RAY_ROWS = 2000
 
 
-def scorer_here(weights: Sequence[float] | None, warn: Callable[[str], None]) -> Scorer:
+# --- one pair ---------------------------------------------------------------------------
+
+
+def scorer_here(weights: Sequence[float] | None, warn: Warn) -> Scorer:
     """Scores with the models and targets of the settings, loaded now.
 
     Raises:
@@ -83,119 +86,136 @@ def parse_weights(text: str | None) -> list[float] | None:
     return weights
 
 
+# --- a table ----------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
-class ScoreJob:
-    """A table to score, with every question about files and columns already settled."""
+class Choice:
+    """Who scores a table.
 
-    table: Table
-    original: str
-    generated: str
-    out: Path
-    prefix: str
+    Attributes:
+        make_engine: makes the engine, where there is anything left to score.
+        scoring: what the numbers depend on besides the input.
+        warnings: what to tell the user of the models that scored.
+    """
 
-    @classmethod
-    def prepare(
-        cls, source: Path, out: Path, original: str | None, generated: str | None, prefix: str
-    ) -> ScoreJob:
-        """Reads the table and checks all that can fail before models are loaded.
-
-        Raises:
-            InvalidInput: a file, row or column is wrong; it is named.
-        """
-        check_suffix(out)
-        if not out.parent.is_dir():
-            raise InvalidInput(f"cannot write {out}: there is no folder {out.parent}")
-        table = read_table(source)
-        clash = [prefix + name for name in RESULT_COLUMNS if prefix + name in table.columns]
-        if clash:
-            raise InvalidInput(
-                f"{source}: there is already a column {clash[0]!r}; "
-                "name the new ones with --prefix, such as --prefix new_"
-            )
-        return cls(
-            table,
-            table.column(original, ORIGINAL_COLUMNS, "--original-column"),
-            table.column(generated, GENERATED_COLUMNS, "--generated-column"),
-            out,
-            prefix,
-        )
-
-    def run(self, score: Scorer, batch_size: int, console: Console) -> int:
-        """Scores every row and writes the output; returns how many rows have no score."""
-        columns = [*self.table.columns, *(self.prefix + name for name in RESULT_COLUMNS)]
-        with _progress(console) as progress:
-            bar = progress.add_task("scoring", total=len(self.table.rows))
-            failed = 0
-
-            def rows() -> Iterator[Row]:
-                nonlocal failed
-                for row, outcome in self._scored(score, batch_size):
-                    failed += isinstance(outcome, str)
-                    progress.advance(bar)
-                    yield {**row, **_cells(outcome, self.prefix)}
-
-            write_table(self.out, columns, rows())
-        return failed
-
-    def _scored(self, score: Scorer, batch_size: int) -> Iterator[tuple[Row, EvaluationOut | str]]:
-        """Each row with its result, or with why it has none."""
-        rows = self.table.rows
-        lost: str | None = None
-        for start in range(0, len(rows), batch_size):
-            chunk = rows[start : start + batch_size]
-            outcomes: list[EvaluationOut | str | None] = [self._problem(row) for row in chunk]
-            todo = [index for index, outcome in enumerate(outcomes) if outcome is None]
-            pairs = [(chunk[i][self.original], chunk[i][self.generated]) for i in todo]
-            if pairs and lost is None:
-                try:
-                    found = _bisect(score, pairs)
-                except PlainMedError as error:
-                    lost = str(error)
-                else:
-                    for index, result in zip(todo, found, strict=True):
-                        outcomes[index] = result
-            for row, outcome in zip(chunk, outcomes, strict=True):
-                yield row, outcome if outcome is not None else lost or ""
-
-    def _problem(self, row: Row) -> str | None:
-        for column in (self.original, self.generated):
-            value = row.get(column)
-            if not isinstance(value, str):
-                kind = "missing" if value is None else f"not text but {type(value).__name__}"
-                return f"column {column!r} is {kind}"
-        return None
+    make_engine: Callable[[], Engine]
+    scoring: Mapping[str, Any]
+    warnings: Callable[[Models], Sequence[str]] = lambda models: ()
 
 
-def _bisect(score: Scorer, pairs: Sequence[tuple[str, str]]) -> list[EvaluationOut | str]:
-    """Scores the pairs together; where that fails for their texts, halves until alone.
+def on_server(client: PlainMedClient, url: str, weights: Sequence[float] | None) -> Choice:
+    """A running server scores."""
+    check_weights(weights)
+    scoring = {"url": url, "weights": None if weights is None else list(weights)}
+    return Choice(lambda: LocalEngine(_ServerScorer(client, weights)), scoring)
+
+
+def with_models(
+    job: ScoreJob,
+    weights: Sequence[float] | None,
+    engine: EngineName,
+    address: str | None,
+    workers: int | None,
+) -> Choice:
+    """The models of the settings score: in this process, or on Ray.
 
     Raises:
-        PlainMedError: the failure has nothing to do with the texts (no server, no access).
+        ConfigError: a setting or the targets file is wrong.
+        InvalidInput: bad weights, or options that do not go together.
     """
-    try:
-        answer = score([pair[0] for pair in pairs], [pair[1] for pair in pairs])
-    except PlainMedError as error:
-        if not _about_texts(error):
-            raise
-        if len(pairs) == 1:
-            return [error.message if error.field is None else f"{error.field}: {error.message}"]
-        middle = len(pairs) // 2
-        return _bisect(score, pairs[:middle]) + _bisect(score, pairs[middle:])
-    return [*answer.results]
+    on_ray = engine == "ray" or address is not None or workers is not None
+    if engine == "local" and on_ray:
+        raise InvalidInput("--address and --workers are for Ray; leave --engine local out")
+    if engine == "auto" and job.corpus.rows >= RAY_ROWS:
+        on_ray = True
+
+    from serve_app.corpus.suite_scorer import LossTerms, SuiteRecipe
+    from serve_app.settings import load_settings
+    from serve_app.targets import load_targets
+
+    settings = load_settings()
+    targets = load_targets(settings)
+    function = LossFunction(targets, settings.loss_steepness, settings.loss_direction)
+    recipe = SuiteRecipe(settings, LossTerms(function, tuple(check_weights(weights).tolist())))
+
+    def make() -> Engine:
+        if not on_ray:
+            return LocalEngine(recipe())
+        from serve_app.corpus.distributed import RayEngine, RayOptions
+
+        return RayEngine(recipe, RayOptions.of(settings, address, workers))
+
+    return Choice(
+        make,
+        recipe.describe(),
+        lambda models: targets.made_with_other_models(models.names),
+    )
+
+
+def run_job(job: ScoreJob, choice: Choice, restart: bool, console: Console, warn: Warn) -> Outcome:
+    """Scores the table, with a progress bar on a terminal.
+
+    Raises:
+        PlainMedError: what went wrong; finished blocks are kept.
+    """
+    with _progress(console) as progress:
+        bar = progress.add_task("scoring", total=job.corpus.rows)
+
+        def started(done: int, total: int) -> None:
+            progress.update(bar, completed=done, total=total)
+            if done:
+                warn(f"{done} of {total} rows were finished by an earlier run and are kept")
+
+        def warn_of(models: Models) -> None:
+            for warning in choice.warnings(models):
+                warn(warning)
+
+        return job.run(
+            choice.make_engine,
+            choice.scoring,
+            restart=restart,
+            on_start=started,
+            on_rows=lambda count: progress.advance(bar, count),
+            on_models=warn_of,
+        )
+
+
+class _ServerScorer:
+    """Scores on a server; once that is gone for good, the other rows get that as their error."""
+
+    def __init__(self, client: PlainMedClient, weights: Sequence[float] | None) -> None:
+        self._client = client
+        self._weights = weights
+        self._lost: RowError | None = None
+        self.models = Models()
+
+    def __call__(
+        self, originals: Sequence[str], generated: Sequence[str]
+    ) -> Sequence[Scores | RowError]:
+        if self._lost is None:
+            try:
+                answer = self._client.evaluate(originals, generated, weights=self._weights)
+            except PlainMedError as error:
+                if _about_texts(error):
+                    raise InvalidInput(error.message, field=error.field, code=error.code) from error
+                self._lost = RowError(error.code, str(error))
+            else:
+                self.models = Models(answer.models)
+                return [
+                    Scores(
+                        tuple(getattr(result.metrics, name) for name in METRICS),
+                        result.loss,
+                    )
+                    for result in answer.results
+                ]
+        return [self._lost] * len(originals)
 
 
 def _about_texts(error: PlainMedError) -> bool:
     if isinstance(error, PlainMedAPIError):
         return error.status in (400, 413, 422, 500)
-    return isinstance(error, InvalidInput | MetricFailed)
-
-
-def _cells(outcome: EvaluationOut | str, prefix: str) -> dict[str, Any]:
-    if isinstance(outcome, str):
-        values: dict[str, Any] = {**dict.fromkeys((*METRICS, "loss")), "error": outcome}
-    else:
-        values = {**outcome.metrics.model_dump(), "loss": outcome.loss, "error": None}
-    return {prefix + name: value for name, value in values.items()}
+    return isinstance(error, InvalidInput)
 
 
 def _progress(console: Console) -> Progress:

@@ -258,7 +258,7 @@ def test_columns_can_be_named_and_new_ones_prefixed(tmp_path: Path, url: str) ->
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("in.txt", b"x", r"in\.txt: the name must end in \.csv or \.jsonl"),
+        ("in.txt", b"x", r"in\.txt: the name must end in \.parquet, \.csv or \.jsonl"),
         ("in.csv", b"", "there are no rows"),
         ("in.csv", b"original,generated\n", "there are no rows"),
         ("in.csv", b"a,b\n1,2\n", "none of the columns original, source_text.*there are: a, b;"),
@@ -293,7 +293,7 @@ def test_wrong_arguments_of_score_are_refused_before_any_work(table: Path, tmp_p
         "score", table, "--out", out, "--original-file", table, "--generated-file", table
     )
     assert "no folder" in refused("score", table, "--out", tmp_path / "none" / "out.csv")
-    assert "must end in" in refused("score", table, "--out", tmp_path / "out.parquet")
+    assert "must end in" in refused("score", table, "--out", tmp_path / "out.xlsx")
     assert "sum to 1" in refused("score", table, "--out", out, "--weights", "1,1,1,1,1")
     assert "must be numbers" in refused("score", table, "--out", out, "--weights", "high")
     assert "there is no column 'x'" in refused(

@@ -1,0 +1,321 @@
+"""Scores blocks on Ray Data: on this machine's cores, or unchanged on a cluster.
+
+A dataset of block descriptions goes through two stages. Tasks read a block's texts; a path is
+read on the driver's node, which has it, S3 from anywhere. Actors, each with one set of models,
+score it. Only blocks in flight are in memory. A block's number goes with it all the way, so one
+that is computed twice after a node was lost is still one block. Knows no file it writes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from serve_app.corpus.reading import Block, Source, Span, read_rows
+from serve_app.corpus.scoring import (
+    BlockResult,
+    Models,
+    RowError,
+    Scorer,
+    Scores,
+    Task,
+    score_block,
+    texts,
+)
+from serve_app.errors import ConfigError, PlainMedError, Unavailable
+from serve_app.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+_READERS = 4  # tasks that read at once: far more than the models need
+_STORE = 256 << 20  # bytes of texts and results in flight in Ray's object store
+_LARGEST = 8 << 20  # bytes Ray Data expects of one block
+_OUR_ERRORS = PlainMedError.__module__
+_STALLED_RUNS = 3  # pipelines in a row that may fail without finishing one block
+
+
+@dataclass(frozen=True)
+class RayOptions:
+    """Where and how wide.
+
+    Attributes:
+        address: of a running cluster (`auto`, `HOST:PORT` or `ray://HOST:PORT`); None: a Ray of
+            our own on this machine, stopped at the end.
+        workers: most actors, each with its own models; None: as many as the cluster has room for.
+        threads: CPUs and torch threads of each.
+        gpus: GPUs of each; None: one where the cluster has any.
+    """
+
+    address: str | None = None
+    workers: int | None = None
+    threads: int = 1
+    gpus: float | None = None
+
+    @classmethod
+    def of(cls, settings: Settings, address: str | None, workers: int | None) -> RayOptions:
+        """Threads from TORCH_NUM_THREADS (unset: one), GPUs from DEVICE."""
+        gpus = 0.0 if settings.device in ("cpu", "mps") else None
+        return cls(address, workers, settings.torch_num_threads or 1, gpus)
+
+
+class RayEngine:
+    """An `Engine` on Ray Data.
+
+    Args:
+        make_scorer: loads the models in a worker; has to be picklable.
+        options: see `RayOptions`.
+    """
+
+    name = "ray"
+
+    def __init__(self, make_scorer: Callable[[], Scorer], options: RayOptions) -> None:
+        self._make_scorer = make_scorer
+        self._options = options
+
+    def run(self, source: Source, blocks: Sequence[Block], task: Task) -> Iterator[BlockResult]:
+        """Each block as it is finished, in any order, once.
+
+        Raises:
+            ConfigError: no cluster is there, or its workers cannot load the models.
+            InvalidInput: the workers cannot read the input.
+            Unavailable: the cluster fails again and again.
+        """
+        waiting = {block.number: block for block in blocks}
+        stalled = 0
+        with _connected(self._options.address):
+            while waiting:
+                before = len(waiting)
+                try:
+                    for result in self._once(source, list(waiting.values()), task):
+                        if waiting.pop(result.number, None) is not None:
+                            yield result
+                    lost: Exception | None = None
+                except _ray_errors() as error:
+                    own = _own_error(error)
+                    if own is not None:
+                        raise own from error
+                    lost = error
+                if not waiting:
+                    return
+                # Ray Data has already repeated what one lost worker or node explains.
+                stalled = 0 if len(waiting) < before else stalled + 1
+                if stalled == _STALLED_RUNS:
+                    raise Unavailable(
+                        f"the Ray cluster failed {_STALLED_RUNS} times without finishing a block: "
+                        f"{_first_line(lost)}; what is finished is kept, so run it again"
+                    ) from lost
+                logger.warning("starting the pipeline again: %s", _first_line(lost))
+
+    def _once(self, source: Source, blocks: Sequence[Block], task: Task) -> Iterator[BlockResult]:
+        import pyarrow as pa
+        import ray
+        from ray.data import ActorPoolStrategy, TaskPoolStrategy
+
+        gpus, workers = self._size(len(blocks))
+        options: dict[str, Any] = {"num_gpus": gpus} if gpus else {}
+        with _quiet_data():
+            plan = ray.data.from_arrow(
+                [pa.table({"block": [json.dumps(asdict(block))]}) for block in blocks]
+            )
+            read = plan.map_batches(
+                _read,
+                fn_kwargs={"source": source, "task": task},
+                batch_size=None,
+                batch_format="pyarrow",
+                compute=TaskPoolStrategy(size=_READERS),
+                num_cpus=0,  # or the scoring actors would leave it no CPU, and wait for it
+                ray_remote_args_fn=_beside_the_driver(source),
+            )
+            scored = read.map_batches(
+                _ScoreBlocks,
+                fn_constructor_kwargs={
+                    "make_scorer": self._make_scorer,
+                    "task": task,
+                    "threads": self._options.threads,
+                },
+                batch_size=None,
+                batch_format="pyarrow",
+                compute=ActorPoolStrategy(min_size=1, max_size=workers, initial_size=workers),
+                num_cpus=self._options.threads,
+                **options,
+            )
+            for batch in scored.iter_batches(
+                batch_size=None, batch_format="pyarrow", prefetch_batches=0
+            ):
+                for text in batch.column("result").to_pylist():
+                    yield _result_in(json.loads(text))
+
+    def _size(self, blocks: int) -> tuple[float, int]:
+        """GPUs of an actor, and how many actors."""
+        import ray
+
+        there = ray.cluster_resources()
+        gpus = self._options.gpus
+        if gpus is None:
+            gpus = 1.0 if there.get("GPU") else 0.0
+        room = int(there.get("CPU", 0) // self._options.threads)
+        if gpus:
+            room = min(room, int(there["GPU"] // gpus)) if there.get("GPU") else 0
+        # No room now may be a cluster that grows when it is asked to.
+        workers = max(1, room) if self._options.workers is None else self._options.workers
+        return gpus, min(workers, blocks)
+
+
+# --- the two stages ---------------------------------------------------------------------
+
+
+def _read(batch: Any, source: Source, task: Task) -> Any:
+    """The texts of the blocks a table describes."""
+    import pyarrow as pa
+
+    found: dict[str, list[Any]] = {"number": [], "rows": []}
+    for text in batch.column("block").to_pylist():
+        described = json.loads(text)
+        spans = tuple(Span(**span) for span in described["spans"])
+        block = Block(described["number"], spans)
+        rows = read_rows(source, block, (task.original, task.generated))
+        found["number"].append(block.number)
+        # JSON: an Arrow string takes no lone surrogate, which is to be one row's error only.
+        found["rows"].append(
+            json.dumps(
+                [asdict(row) if isinstance(row, RowError) else row for row in texts(rows, task)]
+            )
+        )
+    return pa.table({"number": found["number"], "rows": pa.array(found["rows"], pa.large_string())})
+
+
+class _ScoreBlocks:
+    """An actor: one set of models."""
+
+    def __init__(self, make_scorer: Callable[[], Scorer], task: Task, threads: int) -> None:
+        import torch
+
+        torch.set_num_threads(threads)
+        self._task = task
+        self._scorer = make_scorer()
+
+    def __call__(self, batch: Any) -> Any:
+        import pyarrow as pa
+
+        results = []
+        for number, text in zip(
+            batch.column("number").to_pylist(), batch.column("rows").to_pylist(), strict=True
+        ):
+            rows = [
+                RowError(**row) if isinstance(row, dict) else (row[0], row[1])
+                for row in json.loads(text)
+            ]
+            results.append(_result_out(score_block(self._scorer, self._task, number, rows)))
+        return pa.table({"result": results})
+
+
+def _result_out(result: BlockResult) -> str:
+    return json.dumps(
+        {
+            "number": result.number,
+            "rows": [
+                asdict(row) if isinstance(row, RowError) else [row.values, row.loss]
+                for row in result.rows
+            ],
+            "models": result.models.to_dict(),
+        }
+    )
+
+
+def _result_in(found: Any) -> BlockResult:
+    rows = tuple(
+        RowError(**row) if isinstance(row, dict) else Scores(tuple(row[0]), row[1])
+        for row in found["rows"]
+    )
+    return BlockResult(found["number"], rows, Models.from_dict(found["models"]))
+
+
+# --- Ray --------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _connected(address: str | None) -> Iterator[None]:
+    """Ray: the one this process has joined, else the one at `address`, else one of our own."""
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    # Ray's C++ part prints its errors on our standard error; a retried one is no news there.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    try:
+        if address is None:
+            ray.init(include_dashboard=False, object_store_memory=2 * _STORE, **quiet)
+        else:
+            ray.init(address, **quiet)
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError) as error:
+        where = "Ray cannot start here" if address is None else f"no Ray cluster at {address!r}"
+        raise ConfigError(
+            f"{where}: {_first_line(error)}; --address takes auto, HOST:PORT or ray://HOST:PORT "
+            "of a cluster with the same versions of Ray and Python"
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextlib.contextmanager
+def _quiet_data() -> Iterator[None]:
+    """Ray Data without its own progress bars and messages, and with little in flight."""
+    from ray.data import DataContext, ExecutionResources
+
+    context = DataContext.get_current()
+    log = logging.getLogger("ray.data")
+    before = (context.enable_progress_bars, context.target_max_block_size, log.level)
+    limits = context.execution_options.resource_limits
+    context.enable_progress_bars = False
+    context.target_max_block_size = _LARGEST
+    context.execution_options.resource_limits = ExecutionResources(object_store_memory=_STORE)
+    log.setLevel(logging.CRITICAL)  # what stops the run, we say ourselves
+    try:
+        yield
+    finally:
+        context.enable_progress_bars, context.target_max_block_size = before[:2]
+        context.execution_options.resource_limits = limits
+        log.setLevel(before[2])
+
+
+def _beside_the_driver(source: Source) -> Callable[[], dict[str, Any]] | None:
+    """Where a path is read: other nodes may not have it."""
+    if not source.place.local:
+        return None
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    node = ray.get_runtime_context().get_node_id()
+    return lambda: {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)}
+
+
+def _ray_errors() -> tuple[type[Exception], ...]:
+    from ray.data.exceptions import ExecutionTimeoutError
+    from ray.exceptions import RayError
+
+    return (RayError, ExecutionTimeoutError)
+
+
+def _own_error(error: BaseException) -> PlainMedError | None:
+    """The error of ours that a worker raised, out of what Ray wraps it in."""
+    link: BaseException | None = error
+    for _ in range(10):
+        for found in (getattr(link, "cause", None), link):
+            if isinstance(found, PlainMedError) and type(found).__module__ == _OUR_ERRORS:
+                return found
+        link = getattr(link, "cause", None) or (link and link.__cause__)
+    return None
+
+
+def _first_line(error: object) -> str:
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[0].strip() if lines else type(error).__name__
