@@ -290,17 +290,36 @@ def demo(
 @app.command()
 def calibrate(
     source: Annotated[
-        Path,
-        typer.Argument(help="CSV with source_text, target_text and split.", metavar="INPUT"),
+        str,
+        typer.Argument(
+            help="CSV, .jsonl or .parquet with source_text, target_text and split: a path or "
+            "s3://BUCKET/KEY.",
+            metavar="INPUT",
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Where to write the targets file.")],
     subset: Annotated[float, typer.Option(help="Share of the rows to use, in (0, 1].")] = 1.0,
     chunk_size: Annotated[int, typer.Option(help="Pairs measured at once.", min=1)] = 16,
+    engine: Annotated[
+        Engine, typer.Option(help="Measure in this process (auto, local) or on Ray.")
+    ] = Engine.AUTO,
+    address: Address = None,
+    workers: Workers = None,
 ) -> None:
     """Compute targets (means and deviations) from human-written summaries."""
     from serve_app.calibration import calibrate_targets
 
-    targets = calibrate_targets(source, out, subset, chunk_size)
+    if engine is Engine.LOCAL and (address is not None or workers is not None):
+        raise typer.BadParameter("--address and --workers are for Ray; leave --engine local out")
+    targets = calibrate_targets(
+        source,
+        out,
+        subset,
+        chunk_size,
+        engine="ray" if engine is Engine.RAY else "local",
+        address=address,
+        workers=workers,
+    )
     typer.echo(f"targets of {targets.details.get('n', '?')} pairs written to {out}", err=True)
 
 

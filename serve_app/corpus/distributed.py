@@ -251,7 +251,8 @@ def _connected(address: str | None) -> Iterator[None]:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
         if address is None:
-            ray.init(include_dashboard=False, object_store_memory=2 * _STORE, **quiet)
+            # Without "local" it would join whatever cluster happens to run on this machine.
+            ray.init("local", include_dashboard=False, object_store_memory=2 * _STORE, **quiet)
         else:
             ray.init(address, **quiet)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError) as error:
