@@ -85,7 +85,7 @@ def render(
 def manifest(release: str, profiles: list[str], extra: dict[str, Any]) -> str:
     """All objects of a release in one YAML stream, in a stable order."""
     documents = [
-        text.strip()
+        text.strip().removeprefix("---").strip()
         for name, text in sorted(render(release, profiles, extra).items())
         if name.endswith(".yaml") and text.strip()
     ]

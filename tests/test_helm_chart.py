@@ -539,6 +539,18 @@ def test_secrets_are_references() -> None:
     assert redis["valueFrom"]["secretKeyRef"]["name"] == "plainmed-redis"
 
 
+@pytest.mark.parametrize("mode", ["token", "disabled"])
+def test_every_container_agrees_on_authentication(mode: str) -> None:
+    text = render("plainmed", ["cpu"], {"auth": {"mode": mode}})["rayservice.yaml"]
+    items = [yaml.safe_load(text)]
+    assert cluster(items)["authOptions"] == {"mode": mode}
+    environments = [t["spec"]["containers"][0]["env"] for t in pods(items).values()]
+    environments.append(cluster(items)["autoscalerOptions"]["env"])
+    set_by_chart = {"name": "RAY_AUTH_MODE", "value": "disabled"}
+    # With a token KubeRay sets mode and token itself; off, Ray's own default has to be undone.
+    assert [set_by_chart in env for env in environments] == [mode == "disabled"] * 4
+
+
 def test_the_model_reaches_every_pod_so_that_a_change_makes_a_new_cluster() -> None:
     values = {**GENERATOR, "generator": {"model": {"name": "lead-3", "bucket": "models"}}}
     text = render("plainmed-generator", ["cpu"], values)["rayservice.yaml"]
@@ -581,6 +593,17 @@ def test_a_pod_outlives_its_drain() -> None:
         command = spec["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
         assert command == ["sleep", "60"]
         assert spec["terminationGracePeriodSeconds"] > 60
+
+
+def test_each_worker_group_has_its_own_disruption_budget() -> None:
+    items = objects("ha")
+    budgets = [item["spec"] for item in items if item["kind"] == "PodDisruptionBudget"]
+    groups = {group["groupName"]: group for group in cluster(items)["workerGroupSpecs"]}
+    assert {b["selector"]["matchLabels"]["ray.io/group"] for b in budgets} == set(groups)
+    for budget in budgets:
+        group = groups[budget["selector"]["matchLabels"]["ray.io/group"]]
+        # Fewer than there are, or no node could ever be drained.
+        assert 0 < budget["minAvailable"] < group["minReplicas"]
 
 
 def test_gpu_workers_ask_for_gpus_and_tolerate_their_taint() -> None:

@@ -27,6 +27,11 @@ capabilities:
   value: /tmp
 - name: CACHE_DIR
   value: /var/cache/plainmed
+{{- if eq .Values.auth.mode "disabled" }}
+# Ray 2.60 would otherwise make a token in each pod, each its own. With `token`, KubeRay hands out one.
+- name: RAY_AUTH_MODE
+  value: disabled
+{{- end }}
 {{- with .Values.aws.region }}
 - name: AWS_REGION
   value: {{ . | quote }}
