@@ -40,3 +40,44 @@ lock: $(BIN)/pytest ## Write constraints.txt from this environment
 
 clean: ## Remove the environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
+
+# --- deployment (docs/operations.md): `plainmed ops`, under the earlier system's target names ---------
+# MODEL_NAME=... MODEL_S3_BUCKET=... PLAINMED_ENV=prod on the command line or in the environment;
+# OPS='--dry-run' (or any other option) is passed on.
+OPS ?=
+PLAINMED_OPS := $(BIN)/plainmed ops
+
+.PHONY: ops startall stopall restoreall destroyall alb-dns show_endpoints test-deploy
+.PHONY: deploy-metricas redeploy-metricas stop-metricas restore-metricas destroy-metricas metricas-status
+.PHONY: deploy-generador redeploy-generador stop-generador restore-generador destroy-generador
+.PHONY: generador-status generador-plan generador-apply generador-max-specs generador-normal-specs
+
+ops: $(BIN)/plainmed ## Make the environment of the deployment commands
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[ops]'
+
+startall: ; $(PLAINMED_OPS) deploy all $(OPS)
+stopall: ; $(PLAINMED_OPS) stop all $(OPS)
+restoreall: ; $(PLAINMED_OPS) restore all $(OPS)
+destroyall: ; $(PLAINMED_OPS) destroy all $(OPS)
+alb-dns show_endpoints: ; $(PLAINMED_OPS) endpoints all $(OPS)
+
+deploy-metricas: ; $(PLAINMED_OPS) deploy metrics $(OPS)
+redeploy-metricas: ; $(PLAINMED_OPS) redeploy metrics $(OPS)
+stop-metricas: ; $(PLAINMED_OPS) stop metrics $(OPS)
+restore-metricas: ; $(PLAINMED_OPS) restore metrics $(OPS)
+destroy-metricas: ; $(PLAINMED_OPS) destroy metrics $(OPS)
+metricas-status: ; $(PLAINMED_OPS) status metrics $(OPS)
+
+deploy-generador: ; $(PLAINMED_OPS) deploy generator $(OPS)
+redeploy-generador: ; $(PLAINMED_OPS) redeploy generator $(OPS)
+stop-generador: ; $(PLAINMED_OPS) stop generator $(OPS)
+restore-generador: ; $(PLAINMED_OPS) restore generator $(OPS)
+destroy-generador: ; $(PLAINMED_OPS) destroy generator $(OPS)
+generador-status: ; $(PLAINMED_OPS) status generator $(OPS)
+generador-plan: ; $(PLAINMED_OPS) plan generator $(OPS)
+generador-apply: ; $(PLAINMED_OPS) apply generator $(OPS)
+generador-max-specs: ; $(PLAINMED_OPS) max-specs $(OPS)
+generador-normal-specs: ; $(PLAINMED_OPS) normal-specs $(OPS)
+
+test-deploy: $(BIN)/pytest ## Also the long deployment tests: moto, checkov
+	PLAINMED_TEST_DEPLOY=1 $(BIN)/pytest tests/test_terraform.py tests/test_ops.py

@@ -73,7 +73,11 @@ resource "aws_eks_node_group" "pool" {
     version = aws_launch_template.pool[each.key].latest_version
   }
 
-  labels = { "plainmed.io/pool" = each.key }
+  # The second label is where NVIDIA's device plugin looks for GPUs.
+  labels = merge(
+    { "plainmed.io/pool" = each.key },
+    local.pool_is_gpu[each.key] ? { "nvidia.com/gpu.present" = "true" } : {}
+  )
 
   dynamic "taint" {
     for_each = local.pool_is_gpu[each.key] ? [1] : []

@@ -1,0 +1,276 @@
+"""What the ops commands ask of AWS itself, and the two things they change there without Terraform.
+
+Those are the bucket that holds Terraform's state, which must be before Terraform is, and the
+minimum size of a node group, which `stop` lowers and `restore` raises. Every question has an
+answer that says what to do, or an OpsError that does.
+"""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from typing import Any
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    NoCredentialsError,
+    NoRegionError,
+    PartialCredentialsError,
+    ProfileNotFound,
+)
+
+from serve_app.ops.errors import OpsError
+
+# "Running On-Demand G and VT instances", in vCPUs; a g5.xlarge takes 4.
+GPU_QUOTA = "L-DB2E81BA"
+GPU_VCPUS = 4
+_CONFIG = Config(
+    connect_timeout=10, read_timeout=30, retries={"mode": "standard", "total_max_attempts": 3}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryLogin:
+    """What `docker login` wants; the password is good for twelve hours."""
+
+    registry: str
+    password: str
+
+
+class Aws:
+    """One account and region."""
+
+    def __init__(self, region: str) -> None:
+        self.region = region
+
+    def _client(self, service: str) -> Any:
+        try:
+            session: Any = boto3.session.Session()
+            return session.client(service, region_name=self.region, config=_CONFIG)
+        except (BotoCoreError, ValueError) as error:
+            raise _explained(error, f"reach {service}") from error
+
+    def _ask(self, service: str, operation: str, **given: Any) -> Any:
+        client = self._client(service)
+        try:
+            return getattr(client, operation)(**given)
+        except BotoCoreError as error:
+            raise _explained(error, f"{service} {operation}") from error
+
+    # --- questions ---------------------------------------------------------------------------
+
+    def account(self) -> str:
+        """The account the credentials belong to.
+
+        Raises:
+            OpsError: there are none, or they are refused.
+        """
+        try:
+            return str(self._ask("sts", "get_caller_identity")["Account"])
+        except ClientError as error:
+            raise _explained(error, "check the credentials") from error
+
+    def model_problem(self, bucket: str, model: str | None) -> str | None:
+        """Why a model cannot be served from a bucket; None if it can.
+
+        Args:
+            bucket: MODEL_S3_BUCKET.
+            model: MODEL_NAME; None asks after the bucket alone.
+        """
+        try:
+            self._ask("s3", "head_bucket", Bucket=bucket)
+            if model is None:
+                return None
+            prefix = f"merged-models/{model}/"
+            page = self._ask("s3", "list_objects_v2", Bucket=bucket, Prefix=prefix)
+            names = {item["Key"].removeprefix(prefix) for item in page.get("Contents", [])}
+            if names & {"config.json", "adapter_config.json"}:
+                return None
+            if names:
+                return (
+                    f"s3://{bucket}/{prefix} has no config.json (nor adapter_config.json), so it "
+                    "is "
+                    "no model; upload the whole directory"
+                )
+            found = self._models(bucket)
+        except ClientError as error:
+            return _bucket_problem(error, bucket)
+        offered = f"there are: {', '.join(found)}" if found else "merged-models/ is empty"
+        return f"MODEL_NAME {model!r}: nothing is at s3://{bucket}/{prefix}; {offered}"
+
+    def _models(self, bucket: str) -> list[str]:
+        page = self._ask(
+            "s3", "list_objects_v2", Bucket=bucket, Prefix="merged-models/", Delimiter="/"
+        )
+        prefixes = page.get("CommonPrefixes", [])
+        return [item["Prefix"].split("/")[1] for item in prefixes][:20]
+
+    def gpu_problem(self) -> str | None:
+        """Why no GPU node could start; None if one can, or if the quota cannot be told."""
+        try:
+            answer = self._ask(
+                "service-quotas", "get_service_quota", ServiceCode="ec2", QuotaCode=GPU_QUOTA
+            )
+        except ClientError as error:
+            code = error.response["Error"]["Code"]
+            if code == "NoSuchResourceException":
+                vcpus = 0.0  # never raised: the account's default, which is none
+            else:
+                return (
+                    f"the GPU quota cannot be read ({code}); allow servicequotas:GetServiceQuota, "
+                    f"or check quota {GPU_QUOTA} by hand and use --skip-quota"
+                )
+        else:
+            vcpus = float(answer["Quota"]["Value"])
+        if vcpus >= GPU_VCPUS:
+            return None
+        return (
+            f"the quota for G instances in {self.region} is {vcpus:g} vCPUs and one node takes "
+            f"{GPU_VCPUS}; ask for more: aws service-quotas request-service-quota-increase "
+            f"--service-code ec2 --quota-code {GPU_QUOTA} --desired-value 8 --region {self.region}"
+        )
+
+    def cluster_exists(self, name: str) -> bool:
+        """Whether there is an EKS cluster of that name, in whatever state.
+
+        Raises:
+            OpsError: that cannot be told.
+        """
+        try:
+            self._ask("eks", "describe_cluster", name=name)
+        except ClientError as error:
+            if error.response["Error"]["Code"] == "ResourceNotFoundException":
+                return False
+            raise _explained(error, f"look at cluster {name}") from error
+        return True
+
+    def image_exists(self, repository: str, tag: str) -> bool:
+        """Whether `ACCOUNT.dkr.ecr.REGION.amazonaws.com/NAME` holds a tag.
+
+        Raises:
+            OpsError: the repository does not exist, or may not be read.
+        """
+        name = repository.partition("/")[2]
+        try:
+            self._ask("ecr", "describe_images", repositoryName=name, imageIds=[{"imageTag": tag}])
+        except ClientError as error:
+            if error.response["Error"]["Code"] == "ImageNotFoundException":
+                return False
+            raise _explained(error, f"look into repository {name}") from error
+        return True
+
+    def registry_login(self) -> RegistryLogin:
+        """A fresh login for this account's registry.
+
+        Raises:
+            OpsError: it was refused.
+        """
+        try:
+            data = self._ask("ecr", "get_authorization_token")["authorizationData"][0]
+        except ClientError as error:
+            raise _explained(error, "log in to ECR") from error
+        _, _, password = base64.b64decode(data["authorizationToken"]).decode().partition(":")
+        return RegistryLogin(str(data["proxyEndpoint"]).partition("://")[2], password)
+
+    # --- changes -----------------------------------------------------------------------------
+
+    def ensure_state_bucket(self, name: str) -> bool:
+        """Makes the bucket of Terraform's state unless it is there: private, versioned, encrypted.
+
+        Returns:
+            Whether it was made.
+
+        Raises:
+            OpsError: it cannot be made or looked at.
+        """
+        try:
+            self._ask("s3", "head_bucket", Bucket=name)
+        except ClientError as error:
+            if error.response["Error"]["Code"] not in ("404", "NoSuchBucket"):
+                raise OpsError(_bucket_problem(error, name)) from error
+        else:
+            return False
+        where = (
+            {}
+            if self.region == "us-east-1"
+            else {"CreateBucketConfiguration": {"LocationConstraint": self.region}}
+        )
+        closed = dict.fromkeys(
+            ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets"),
+            True,
+        )
+        try:
+            self._ask("s3", "create_bucket", Bucket=name, **where)
+            self._ask(
+                "s3",
+                "put_public_access_block",
+                Bucket=name,
+                PublicAccessBlockConfiguration=closed,
+            )
+            self._ask(
+                "s3",
+                "put_bucket_versioning",
+                Bucket=name,
+                VersioningConfiguration={"Status": "Enabled"},
+            )
+        except ClientError as error:
+            raise _explained(error, f"make the state bucket {name}") from error
+        return True
+
+    def set_pool_minimum(self, cluster: str, pool: str, minimum: int) -> bool:
+        """Sets the least number of nodes of a pool; the autoscaler does the rest.
+
+        Returns:
+            Whether there is such a pool.
+
+        Raises:
+            OpsError: AWS refused.
+        """
+        try:
+            groups = self._ask("eks", "list_nodegroups", clusterName=cluster)["nodegroups"]
+            # A group's name is its pool's with a suffix of digits (terraform-eks/node_groups.tf).
+            names = [n for n in groups if n.rpartition("-")[0] == pool]
+            for name in names:
+                self._ask(
+                    "eks",
+                    "update_nodegroup_config",
+                    clusterName=cluster,
+                    nodegroupName=name,
+                    scalingConfig={"minSize": minimum},
+                )
+        except ClientError as error:
+            raise _explained(error, f"set the size of pool {pool}") from error
+        return bool(names)
+
+
+def _bucket_problem(error: ClientError, bucket: str) -> str:
+    code = error.response["Error"]["Code"]
+    if code in ("404", "NoSuchBucket"):
+        return f"there is no bucket {bucket!r}; check MODEL_S3_BUCKET"
+    if code in ("403", "AccessDenied"):
+        return f"bucket {bucket!r} denies access; you need s3:ListBucket and s3:GetObject on it"
+    if code in ("301", "PermanentRedirect", "400"):
+        return f"bucket {bucket!r} is in another region; pass --region"
+    return f"bucket {bucket!r}: {error}"
+
+
+def _explained(error: Exception, what: str) -> OpsError:
+    """Cause and remedy, with nothing secret in it."""
+    if isinstance(error, NoCredentialsError | PartialCredentialsError | ProfileNotFound):
+        return OpsError(
+            "no usable AWS credentials; run `aws sso login`, or set AWS_PROFILE, or "
+            "AWS_ACCESS_KEY_ID "
+            "and AWS_SECRET_ACCESS_KEY"
+        )
+    if isinstance(error, NoRegionError):
+        return OpsError("no AWS region; pass --region")
+    if isinstance(error, ClientError):
+        code = error.response["Error"]["Code"]
+        if code in ("ExpiredToken", "ExpiredTokenException", "InvalidClientTokenId"):
+            return OpsError(f"the AWS credentials were refused ({code}); renew them")
+        if code in ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation"):
+            return OpsError(f"cannot {what}: denied ({code}); ask for that permission: {error}")
+    return OpsError(f"cannot {what}: {error}; check the network and AWS_ENDPOINT_URL")

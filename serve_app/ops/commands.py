@@ -1,0 +1,276 @@
+"""How each external program is called: argument lists, and nothing that runs them.
+
+Helm 4 applies server-side. KubeRay's operator and Ray's autoscaler write
+`spec.rayClusterConfig.workerGroupSpecs` of a RayService after Helm did and own it from then on, so
+a plain `helm upgrade` fails with a conflict. `_APPLY` says that the chart decides: server-side
+apply, stated rather than inherited from the last release, and conflicts forced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from serve_app.ops.options import NAMESPACE, Options
+from serve_app.ops.release import Release
+
+_APPLY = ("--server-side=true", "--force-conflicts")
+_SYSTEM = r"plainmed\.io/pool=system"
+
+Arguments = list[str | Path]
+
+
+# --- helm ------------------------------------------------------------------------------------
+
+
+def helm_version() -> Arguments:
+    """Prints Helm's version alone."""
+    return ["helm", "version", "--template", "{{.Version}}"]
+
+
+def _on(context: str, namespace: str = NAMESPACE) -> list[str]:
+    return ["--kube-context", context, "--namespace", namespace]
+
+
+def helm_status(release: str, context: str) -> Arguments:
+    """Prints a release's state and values as JSON; fails where there is none."""
+    return ["helm", "status", release, *_on(context), "--output", "json"]
+
+
+def helm_upgrade(release: Release, options: Options) -> Arguments:
+    """Installs or upgrades a release to exactly what `release` says.
+
+    Values are reset each time: what a release runs with is its profile and these settings, never
+    a rest of an earlier upgrade.
+    """
+    files = [word for name in release.files for word in ("--values", options.chart / name)]
+    return [
+        "helm",
+        "upgrade",
+        "--install",
+        release.name,
+        options.chart,
+        *_on(options.cluster),
+        "--create-namespace",
+        *_APPLY,
+        "--reset-values",
+        "--history-max",
+        "20",
+        *files,
+        *release.settings(),
+    ]
+
+
+def helm_rollback(release: str, context: str, revision: int | None = None) -> Arguments:
+    """Goes back to a revision; without one, to the previous."""
+    number = [] if revision is None else [str(revision)]
+    return ["helm", "rollback", release, *number, *_on(context), *_APPLY]
+
+
+def helm_uninstall(release: str, context: str, namespace: str = NAMESPACE) -> Arguments:
+    """Removes a release and waits until its objects are gone."""
+    wait = ["--ignore-not-found", "--wait=watcher", "--timeout", "15m"]
+    return ["helm", "uninstall", release, *_on(context, namespace), *wait]
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """Software in the cluster that PlainMed needs, by its published chart."""
+
+    name: str
+    repository: str
+    version: str
+    namespace: str
+    values: Mapping[str, str] = field(default_factory=dict)
+
+    def install(self, context: str) -> Arguments:
+        """Installs or upgrades it, and waits until it runs: the next step needs it."""
+        settings = [word for k, v in self.values.items() for word in ("--set-string", f"{k}={v}")]
+        return [
+            "helm",
+            "upgrade",
+            "--install",
+            self.name,
+            self.name,
+            "--repo",
+            self.repository,
+            "--version",
+            self.version,
+            *_on(context, self.namespace),
+            "--create-namespace",
+            *_APPLY,
+            "--wait=watcher",
+            "--timeout",
+            "10m",
+            *settings,
+        ]
+
+
+def tools(cluster: str, region: str, vpc: str, gpu: bool) -> list[Tool]:
+    """What the cluster needs before a release: load balancers, nodes on demand, Ray, GPUs."""
+    needed = [
+        Tool(
+            "aws-load-balancer-controller",
+            "https://aws.github.io/eks-charts",
+            "1.14.0",
+            "kube-system",
+            {
+                "clusterName": cluster,
+                "region": region,
+                "vpcId": vpc,
+                "serviceAccount.name": "aws-load-balancer-controller",
+                f"nodeSelector.{_SYSTEM.partition('=')[0]}": "system",
+            },
+        ),
+        Tool(
+            "cluster-autoscaler",
+            "https://kubernetes.github.io/autoscaler",
+            "9.56.0",
+            "kube-system",
+            {
+                "autoDiscovery.clusterName": cluster,
+                "awsRegion": region,
+                "fullnameOverride": "cluster-autoscaler",
+                "rbac.serviceAccount.name": "cluster-autoscaler",
+                f"nodeSelector.{_SYSTEM.partition('=')[0]}": "system",
+            },
+        ),
+        Tool(
+            "kuberay-operator",
+            "https://ray-project.github.io/kuberay-helm/",
+            "1.7.0",
+            "kuberay-system",
+            {f"nodeSelector.{_SYSTEM.partition('=')[0]}": "system"},
+        ),
+    ]
+    if gpu:
+        needed.append(
+            Tool(
+                "nvidia-device-plugin",
+                "https://nvidia.github.io/k8s-device-plugin",
+                "0.17.4",
+                "kube-system",
+            )
+        )
+    return needed
+
+
+# --- terraform -------------------------------------------------------------------------------
+
+
+def _terraform(options: Options, *words: str) -> Arguments:
+    return ["terraform", f"-chdir={options.terraform}", *words]
+
+
+def _variables(options: Options) -> list[str]:
+    # Relative to -chdir, like the plan file.
+    given = [f"-var-file=environments/{options.variables.name}"]
+    if options.region:
+        given.append(f"-var=region={options.region}")
+    if options.model_bucket:
+        given.append(f"-var=model_bucket={options.model_bucket}")
+    return given
+
+
+def terraform_init(options: Options, state_bucket: str) -> Arguments:
+    """Binds the working directory to the environment's state."""
+    return _terraform(
+        options,
+        "init",
+        "-input=false",
+        "-reconfigure",
+        f"-backend-config=bucket={state_bucket}",
+        f"-backend-config=key=plainmed/{options.environment.value}/terraform.tfstate",
+        f"-backend-config=region={options.resolved_region}",
+    )
+
+
+def plan_file(options: Options) -> str:
+    """Where a plan is kept between `plan` and `apply`; git ignores it."""
+    return f"{options.environment.value}.tfplan"
+
+
+def terraform_plan(options: Options) -> Arguments:
+    """Shows what would change, and keeps it."""
+    return _terraform(
+        options, "plan", "-input=false", *_variables(options), f"-out={plan_file(options)}"
+    )
+
+
+def terraform_apply(options: Options) -> Arguments:
+    """Makes exactly the changes of the kept plan."""
+    return _terraform(options, "apply", "-input=false", plan_file(options))
+
+
+def terraform_output(options: Options) -> Arguments:
+    """Prints every output as JSON."""
+    return _terraform(options, "output", "-json")
+
+
+def terraform_state_list(options: Options) -> Arguments:
+    """Prints the addresses in the state."""
+    return _terraform(options, "state", "list")
+
+
+def terraform_forget(options: Options, addresses: list[str]) -> Arguments:
+    """Takes resources out of the state and leaves them standing."""
+    return _terraform(options, "state", "rm", *addresses)
+
+
+def terraform_destroy(options: Options) -> Arguments:
+    """Destroys what the state holds; the operator has confirmed already."""
+    return _terraform(options, "destroy", "-input=false", "-auto-approve", *_variables(options))
+
+
+# --- images and access -----------------------------------------------------------------------
+
+
+def docker_build(options: Options, target: str, image: str) -> Arguments:
+    """Builds one target of the Dockerfile for the nodes' architecture."""
+    return [
+        "docker",
+        "build",
+        "--platform",
+        "linux/amd64",
+        "--target",
+        target,
+        "--tag",
+        image,
+        options.root,
+    ]
+
+
+def docker_login(registry: str) -> Arguments:
+    """Logs in; the password comes by standard input."""
+    return ["docker", "login", "--username", "AWS", "--password-stdin", registry]
+
+
+def docker_push(image: str) -> Arguments:
+    """Pushes one tag."""
+    return ["docker", "push", image]
+
+
+def git_commit(root: Path) -> Arguments:
+    """Prints the commit's short name."""
+    return ["git", "-C", root, "rev-parse", "--short=12", "HEAD"]
+
+
+def git_changes(root: Path) -> Arguments:
+    """Prints changed tracked and untracked files; nothing where the checkout is clean."""
+    return ["git", "-C", root, "status", "--porcelain"]
+
+
+def kubeconfig(options: Options) -> Arguments:
+    """Adds the cluster to the kubeconfig under a context of its name, and makes that current."""
+    return [
+        "aws",
+        "eks",
+        "update-kubeconfig",
+        "--name",
+        options.cluster,
+        "--alias",
+        options.cluster,
+        "--region",
+        options.resolved_region,
+    ]

@@ -1,0 +1,349 @@
+"""A stage for the ops commands: fake programs, and a Kubernetes API on a real socket.
+
+The fake programs are executables on PATH. Each appends its argument list to one log, and fails
+where a test said so. `helm` keeps releases as Helm does (status, revision, values), in files; the
+API server makes RayServices, pods and Services of those files, so that a verb sees what it did.
+"""
+
+from __future__ import annotations
+
+import http.server
+import json
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import yaml
+
+PROGRAM = """#!{python} -S
+import json, os, pathlib, sys
+stage = pathlib.Path({stage!r})
+name, words = os.path.basename(sys.argv[0]), sys.argv[1:]
+given = "" if sys.stdin is None or name != "docker" or "login" not in words else sys.stdin.read()
+with open(stage / "calls", "a") as log:
+    log.write(json.dumps([name, *words]) + "\\n")
+    if given:
+        log.write(json.dumps(["(stdin)", given]) + "\\n")
+failures = stage / "failures"
+for line in failures.read_text().splitlines() if failures.exists() else []:
+    if all(word in [name, *words] for word in line.split()):
+        rest = [l for l in failures.read_text().splitlines() if l != line]
+        failures.write_text("\\n".join(rest))
+        if name == "helm" and "upgrade" in words:
+            release = words[words.index("--install") + 1]
+            file = stage / "releases" / (release + ".json")
+            old = json.loads(file.read_text()) if file.exists() else dict(version=0, config=dict())
+            old["info"] = dict(status="pending-upgrade" if old["version"] else "pending-install")
+            old["version"] += 1
+            file.write_text(json.dumps(old))
+        sys.exit(3)
+answers = stage / "answers"
+
+def put(config, path, value):
+    keys = [k.replace("\\0", ".") for k in path.replace("\\\\.", "\\0").split(".")]
+    for key in keys[:-1]:
+        config = config.setdefault(key, dict())
+    config[keys[-1]] = value
+
+if name == "helm" and words[0] == "version":
+    said = answers / "helm-version"
+    print(said.read_text() if said.exists() else "v4.0.1")
+elif name == "helm" and words[0] == "status":
+    file = stage / "releases" / (words[1] + ".json")
+    if not file.exists():
+        print("Error: release: not found", file=sys.stderr)
+        sys.exit(1)
+    print(file.read_text())
+elif name == "helm" and words[0] == "upgrade":
+    release = words[words.index("--install") + 1]
+    file = stage / "releases" / (release + ".json")
+    old = json.loads(file.read_text()) if file.exists() else dict(version=0)
+    if old.get("info", dict()).get("status", "").startswith("pending-"):
+        print("Error: another operation is in progress", file=sys.stderr)
+        sys.exit(1)
+    config = dict()
+    for i, word in enumerate(words):
+        if word == "--set-string":
+            put(config, *words[i + 1].split("=", 1))
+        elif word == "--set-json":
+            key, _, value = words[i + 1].partition("=")
+            put(config, key, json.loads(value))
+    file.write_text(json.dumps(dict(
+        name=release, version=old["version"] + 1, info=dict(status="deployed"), config=config)))
+elif name == "helm" and words[0] == "rollback":
+    file = stage / "releases" / (words[1] + ".json")
+    old = json.loads(file.read_text())
+    old["info"], old["version"] = dict(status="deployed"), old["version"] + 1
+    file.write_text(json.dumps(old))
+elif name == "helm" and words[0] == "uninstall":
+    (stage / "releases" / (words[1] + ".json")).unlink(missing_ok=True)
+elif name == "terraform" and "output" in words:
+    print((answers / "outputs").read_text() if (answers / "outputs").exists() else "{{}}")
+elif name == "terraform" and "apply" in words:
+    (answers / "outputs").write_text((answers / "outputs-after-apply").read_text())
+elif name == "terraform" and "list" in words:
+    print((answers / "state").read_text() if (answers / "state").exists() else "aws_vpc.this")
+elif name == "git" and "rev-parse" in words:
+    print("abcdef123456")
+elif name == "git" and "status" in words:
+    print((answers / "git-status").read_text() if (answers / "git-status").exists() else "", end="")
+"""
+
+
+class Stage:
+    """Everything outside the process that the ops commands meet, but AWS (which moto plays)."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.bin = folder / "bin"
+        for part in ("bin", "releases", "answers"):
+            (folder / part).mkdir()
+        for name in ("helm", "terraform", "docker", "aws", "git"):
+            self.add_program(name)
+        repository = "123456789012.dkr.ecr.us-east-1.amazonaws.com/plainmed-dev"
+        outputs = {
+            "cluster_name": "plainmed-dev",
+            "vpc_id": "vpc-1",
+            "image_repositories": {t: f"{repository}/{t}" for t in ("cpu", "gpu")},
+            "node_pools": {"cpu": {"min": 2, "max": 4, "instance_types": ["m6i.xlarge"]}},
+        }
+        text = json.dumps({name: {"value": value} for name, value in outputs.items()})
+        (folder / "answers" / "outputs-after-apply").write_text(text)
+
+    def add_program(self, name: str) -> None:
+        program = self.bin / name
+        program.write_text(PROGRAM.format(python=sys.executable, stage=str(self.folder)))
+        program.chmod(0o755)
+
+    def built(self) -> None:
+        """Infrastructure that is there already."""
+        answers = self.folder / "answers"
+        (answers / "outputs").write_text((answers / "outputs-after-apply").read_text())
+
+    def answer(self, name: str, text: str) -> None:
+        (self.folder / "answers" / name).write_text(text)
+
+    def fail_once(self, words: str) -> None:
+        """The next call that holds all these words fails (a helm upgrade as if it were cut off)."""
+        with (self.folder / "failures").open("a") as file:
+            file.write(words + "\n")
+
+    def calls(self, program: str | None = None) -> list[list[str]]:
+        log = self.folder / "calls"
+        lines = log.read_text().splitlines() if log.exists() else []
+        return [c for c in map(json.loads, lines) if program is None or c[0] == program]
+
+    def forget_calls(self) -> None:
+        (self.folder / "calls").unlink(missing_ok=True)
+
+    def release(self, name: str) -> dict[str, Any] | None:
+        file = self.folder / "releases" / f"{name}.json"
+        return json.loads(file.read_text()) if file.exists() else None
+
+    def changing(self) -> list[list[str]]:
+        """The calls that would have changed something."""
+        reading = {"version", "status", "output", "rev-parse", "list"}
+        return [c for c in self.calls() if not reading & set(c) and c[0] != "git"]
+
+
+class Cluster:
+    """A Kubernetes API server: enough HTTP and JSON for what the ops commands ask."""
+
+    def __init__(self, stage: Stage, kubeconfig: Path) -> None:
+        self.stage = stage
+        self.crd: dict[str, Any] | None = crd()
+        self.namespace_left = 2  # looks until a deleted namespace is gone
+        self.deleted = False
+        self.patch: dict[str, dict[str, Any]] = {}  # by release: over its RayService's status
+        self.pods: dict[str, list[dict[str, Any]]] = {}  # by release: instead of a ready worker
+        self.events: list[dict[str, Any]] = []
+        self.refuse = 0
+        self.requests: list[str] = []
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{self.server.server_address[1]}"
+        context = {"name": "plainmed-dev", "context": {"cluster": "c", "user": "u"}}
+        kubeconfig.write_text(
+            yaml.safe_dump(
+                {
+                    "apiVersion": "v1",
+                    "kind": "Config",
+                    "clusters": [{"name": "c", "cluster": {"server": url}}],
+                    "users": [{"name": "u", "user": {}}],
+                    "contexts": [context],
+                    "current-context": "plainmed-dev",
+                }
+            )
+        )
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+    def _releases(self) -> dict[str, dict[str, Any]]:
+        names = [p.stem for p in (self.stage.folder / "releases").glob("plainmed-*.json")]
+        return {name: data for name in names if (data := self.stage.release(name))}
+
+    def answer(self, method: str, path: str, query: dict[str, list[str]]) -> Any:
+        """The answer's JSON, text, or None for 404."""
+        releases = self._releases()
+        parts = path.strip("/").split("/")
+        if path.startswith("/version"):
+            return {"major": "1", "minor": "35", "gitVersion": "v1.35.0"} | dict.fromkeys(
+                ("buildDate", "compiler", "gitCommit", "gitTreeState", "goVersion", "platform"), "x"
+            )
+        if parts[-2:] == ["customresourcedefinitions", "rayservices.ray.io"]:
+            return self.crd
+        if "rayservices" in parts:
+            data = releases.get(parts[-1])
+            return None if data is None else self.rayservice(parts[-1], data)
+        if parts[-1] == "log":
+            return "".join(f"line {n} of {query['container'][0]}\n" for n in range(3))
+        if parts[-1] == "pods":
+            release = query["labelSelector"][0].partition("=")[2]
+            return {"kind": "PodList", "apiVersion": "v1", "items": self.pods_of(release)}
+        if parts[-1] == "events":
+            return {"kind": "EventList", "apiVersion": "v1", "items": self.events}
+        if "services" in parts:
+            if parts[-1] == "services":
+                return {"kind": "ServiceList", "items": [service(n) for n in releases]}
+            return service(parts[-1]) if parts[-1] in releases else None
+        if path == "/api/v1/namespaces/plainmed":
+            self.deleted = self.deleted or method == "DELETE"
+            if self.deleted:
+                self.namespace_left -= 1
+            if self.namespace_left < 0:
+                return None
+            return {"kind": "Namespace", "apiVersion": "v1", "metadata": {"name": "plainmed"}}
+        return None
+
+    def rayservice(self, name: str, data: dict[str, Any]) -> dict[str, Any]:
+        suspend = bool(data["config"].get("suspend"))
+        ready = "False" if suspend else "True"
+        application = {
+            "status": "RUNNING",
+            "serveDeploymentStatuses": {"Gateway": {"status": "HEALTHY", "message": ""}},
+        }
+        status: dict[str, Any] = {
+            "observedGeneration": data["version"],
+            "numServeEndpoints": 0 if suspend else 1,
+            "conditions": [
+                {"type": "Ready", "status": ready, "reason": "NonZeroServeEndpoints"},
+                {"type": "UpgradeInProgress", "status": "False", "reason": "NoPendingCluster"},
+            ],
+        }
+        if not suspend:
+            status["activeServiceStatus"] = {
+                "rayClusterName": f"{name}-abcde",
+                "rayClusterStatus": {"readyWorkerReplicas": 1, "desiredWorkerReplicas": 1},
+                "applicationStatuses": {"plainmed": application},
+            }
+        return {
+            "apiVersion": "ray.io/v1",
+            "kind": "RayService",
+            "metadata": {"name": name, "generation": data["version"]},
+            "spec": {"suspend": suspend},
+            "status": status | self.patch.get(name, {}),
+        }
+
+    def pods_of(self, release: str) -> list[dict[str, Any]]:
+        data = self.stage.release(release)
+        if data is None or data["config"].get("suspend"):
+            return []
+        return self.pods.get(release, [pod(f"{release}-worker-1")])
+
+    def _handler(self) -> type[http.server.BaseHTTPRequestHandler]:
+        cluster = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def _answer(self) -> None:
+                cluster.requests.append(f"{self.command} {self.path}")
+                split = urlsplit(self.path)
+                if cluster.refuse:
+                    found, code = {"kind": "Status", "reason": "Forbidden"}, cluster.refuse
+                else:
+                    found = cluster.answer(self.command, split.path, parse_qs(split.query))
+                    code = 404 if found is None else 200
+                text = found if isinstance(found, str) else json.dumps(found or {"code": 404})
+                body = text.encode()
+                self.send_response(code)
+                kind = "text/plain" if isinstance(found, str) else "application/json"
+                self.send_header("Content-Type", kind)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            do_GET = do_DELETE = _answer
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        return Handler
+
+
+def crd(*, suspend: bool = True) -> dict[str, Any]:
+    fields = {"serveConfigV2": {}, **({"suspend": {}} if suspend else {})}
+    schema = {"openAPIV3Schema": {"properties": {"spec": {"properties": fields}}}}
+    return {
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": "rayservices.ray.io"},
+        "spec": {"versions": [{"name": "v1", "served": True, "schema": schema}]},
+    }
+
+
+def pod(name: str, *, waiting: tuple[str, str] | None = None, unscheduled: str = "") -> Any:
+    ready = "False" if waiting or unscheduled else "True"
+    conditions = [{"type": "Ready", "status": ready}]
+    if unscheduled:
+        conditions.append(
+            {
+                "type": "PodScheduled",
+                "status": "False",
+                "reason": "Unschedulable",
+                "message": unscheduled,
+            }
+        )
+    state = {"waiting": {"reason": waiting[0], "message": waiting[1]}} if waiting else {}
+    container = {
+        "name": "ray-worker",
+        "image": "repository:tag",
+        "imageID": "",
+        "ready": not waiting,
+        "restartCount": 0,
+        "state": state or {"running": {}},
+    }
+    return {
+        "metadata": {"name": name, "labels": {"ray.io/group": "generator"}},
+        "spec": {"containers": [{"name": "ray-worker"}]},
+        "status": {
+            "phase": "Pending" if ready == "False" else "Running",
+            "conditions": conditions,
+            "containerStatuses": [] if unscheduled else [container],
+        },
+    }
+
+
+def event(about: str, reason: str, message: str, kind: str = "Warning") -> dict[str, Any]:
+    return {
+        "metadata": {"name": f"{about}.1", "namespace": "plainmed"},
+        "involvedObject": {"kind": "RayService", "name": about},
+        "reason": reason,
+        "message": message,
+        "type": kind,
+        "lastTimestamp": "2026-11-22T12:00:00Z",
+    }
+
+
+def service(name: str) -> dict[str, Any]:
+    port = 8001 if name.endswith("metrics") else 8000
+    host = f"{name}.elb.us-east-1.amazonaws.com"
+    return {
+        "kind": "Service",
+        "metadata": {"name": name},
+        "spec": {"type": "LoadBalancer", "ports": [{"port": port}]},
+        "status": {"loadBalancer": {"ingress": [{"hostname": host}]}},
+    }

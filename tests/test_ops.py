@@ -1,0 +1,732 @@
+"""The verbs of `plainmed ops`, against fake programs, a Kubernetes API on a socket, and moto."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from click.testing import Result
+from moto.server import ThreadedMotoServer
+from moto.servicequotas.models import ServiceQuotasBackend
+from typer.testing import CliRunner
+
+from serve_app.cli import app
+from serve_app.ops import verbs
+from tests.ops_fakes import Cluster, Stage, crd, event, pod
+
+ROOT = Path(__file__).resolve().parent.parent
+METRICS, GENERATOR = "plainmed-metrics", "plainmed-generator"
+REPOSITORY = "123456789012.dkr.ecr.us-east-1.amazonaws.com/plainmed-dev/cpu"
+
+
+@pytest.fixture(scope="module")
+def moto_url() -> Iterator[str]:
+    logger = logging.getLogger("werkzeug")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+    logger.setLevel(level)
+
+
+@pytest.fixture
+def aws(moto_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """An account with a cluster, image repositories and one model."""
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "MODEL_NAME", "MODEL_S3_BUCKET"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", moto_url)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "no-config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "no-credentials"))
+    import httpx
+
+    httpx.post(f"{moto_url}/moto-api/reset")
+    s3 = client("s3")
+    s3.create_bucket(Bucket="models")
+    s3.put_object(Bucket="models", Key="merged-models/good/config.json", Body=b"{}")
+    s3.put_object(Bucket="models", Key="merged-models/half/model.safetensors", Body=b"x")
+    for target in ("cpu", "gpu"):
+        client("ecr").create_repository(repositoryName=f"plainmed-dev/{target}")
+    client("eks").create_cluster(
+        name="plainmed-dev",
+        roleArn="arn:aws:iam::123456789012:role/r",
+        resourcesVpcConfig={"subnetIds": []},
+    )
+
+
+def client(service: str) -> Any:
+    session: Any = boto3.session.Session()
+    return session.client(service, region_name="us-east-1")
+
+
+@pytest.fixture
+def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, aws: None) -> Stage:
+    made = Stage(tmp_path)
+    monkeypatch.setenv("PATH", str(made.bin))
+    monkeypatch.setattr(verbs, "_POLL_S", 0.02)
+    return made
+
+
+@pytest.fixture
+def cluster(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    kubeconfig = stage.folder / "kubeconfig"
+    monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
+    made = Cluster(stage, kubeconfig)
+    yield made
+    made.close()
+
+
+def ops(*words: str, typed: str = "") -> Result:
+    arguments = ["ops", *words, "--root", str(ROOT)]
+    return CliRunner().invoke(app, arguments, input=typed, env={"COLUMNS": "200"})
+
+
+def done(*words: str, typed: str = "") -> str:
+    result = ops(*words, typed=typed)
+    assert result.exit_code == 0, result.output + str(result.exception)
+    return result.output
+
+
+def refused(*words: str, code: int = 2, typed: str = "") -> str:
+    result = ops(*words, typed=typed)
+    assert result.exit_code == code, result.output + str(result.exception)
+    return result.output
+
+
+def deployed(stage: Stage, *words: str) -> None:
+    """Both services up, by the command itself; then the log is emptied."""
+    done("deploy", "all", "--yes", *words)
+    stage.forget_calls()
+
+
+# --- deploy ----------------------------------------------------------------------------------
+
+
+def test_deploy_goes_from_an_empty_account_to_both_endpoints(
+    stage: Stage, cluster: Cluster
+) -> None:
+    said = done("deploy", "all", "--yes", "--model-name", "good", "--model-bucket", "models")
+
+    assert "metrics\thttp://plainmed-metrics.elb.us-east-1.amazonaws.com:8001" in said
+    assert "generator\thttp://plainmed-generator.elb.us-east-1.amazonaws.com:8000" in said
+    steps = [c[:2] for c in stage.changing()]
+    assert [s[0] for s in steps] == [
+        *["terraform"] * 3,
+        "aws",
+        *["helm"] * 3,
+        *["docker", "docker", "(stdin)", "docker"],
+        *["helm"] * 2,
+    ]
+    assert client("s3").head_bucket(Bucket="plainmed-tfstate-123456789012-us-east-1")
+    values = stage.release(GENERATOR)["config"]
+    assert values["generator"]["model"] == {"name": "good", "bucket": "models"}
+    assert values["image"] == {"repository": REPOSITORY, "tag": "abcdef123456"}
+    assert "generator" not in stage.release(METRICS)["config"]
+
+
+def test_every_helm_upgrade_avoids_the_server_side_apply_conflict(
+    stage: Stage, cluster: Cluster
+) -> None:
+    done("deploy", "all", "--yes")
+    done("rollback", "metrics")
+    applying = [c for c in stage.calls("helm") if c[1] in ("upgrade", "rollback")]
+    assert len(applying) == 6
+    for call in applying:
+        assert "--server-side=true" in call
+        assert "--force-conflicts" in call
+
+
+def test_what_deploy_calls_in_full(stage: Stage, cluster: Cluster) -> None:
+    stage.built()
+    done("deploy", "metrics", "--yes", "--model-bucket", "models")
+    terraform = [c[1:] for c in stage.calls("terraform")]
+    assert terraform == [
+        [
+            f"-chdir={ROOT}/terraform-eks",
+            "init",
+            "-input=false",
+            "-reconfigure",
+            "-backend-config=bucket=plainmed-tfstate-123456789012-us-east-1",
+            "-backend-config=key=plainmed/dev/terraform.tfstate",
+            "-backend-config=region=us-east-1",
+        ],
+        [
+            f"-chdir={ROOT}/terraform-eks",
+            "plan",
+            "-input=false",
+            "-var-file=environments/dev.tfvars",
+            "-var=model_bucket=models",
+            "-out=dev.tfplan",
+        ],
+        [f"-chdir={ROOT}/terraform-eks", "apply", "-input=false", "dev.tfplan"],
+        [f"-chdir={ROOT}/terraform-eks", "output", "-json"],
+    ]
+    assert stage.calls("helm")[-1] == [
+        *["helm", "upgrade", "--install", METRICS, f"{ROOT}/helm/plainmed"],
+        *["--kube-context", "plainmed-dev", "--namespace", "plainmed", "--create-namespace"],
+        *["--server-side=true", "--force-conflicts", "--reset-values", "--history-max", "20"],
+        *["--values", f"{ROOT}/helm/plainmed/values-cpu.yaml"],
+        *["--set-json", 'services=["metrics"]', "--set-json", "suspend=false"],
+        *["--set-string", f"image.repository={REPOSITORY}"],
+        *["--set-string", "image.tag=abcdef123456"],
+        *["--set-string", "aws.region=us-east-1"],
+        *["--set-json", 'global.ops={"profile": "cpu", "specs": "normal"}'],
+    ]
+
+
+def test_the_registry_password_goes_by_standard_input_only(stage: Stage, cluster: Cluster) -> None:
+    said = done("deploy", "metrics", "--yes")
+    calls = stage.calls()
+    password = next(c[1] for c in calls if c[0] == "(stdin)")
+    assert password
+    assert password not in said
+    assert not any(password in word for c in calls if c[0] != "(stdin)" for word in c)
+
+
+def test_an_image_that_is_there_is_not_built_again(stage: Stage, cluster: Cluster) -> None:
+    put_image("abcdef123456")
+    said = done("deploy", "metrics", "--yes")
+    assert "is there already" in said
+    assert stage.calls("docker") == []
+
+
+MANIFEST = (
+    '{"schemaVersion": 2, "mediaType": "application/vnd.docker.distribution.manifest.v2+json", '
+    '"config": {"digest": "sha256:0", "size": 1}, "layers": []}'
+)
+
+
+def put_image(tag: str) -> None:
+    client("ecr").put_image(repositoryName="plainmed-dev/cpu", imageManifest=MANIFEST, imageTag=tag)
+
+
+def test_uncommitted_changes_get_a_tag_of_their_own(stage: Stage, cluster: Cluster) -> None:
+    stage.answer("git-status", " M serve_app/loss.py\n")
+    done("deploy", "metrics", "--yes")
+    tag = stage.release(METRICS)["config"]["image"]["tag"]
+    assert tag.startswith("abcdef123456-20")
+
+
+def test_without_yes_the_operator_types_the_cluster_name(stage: Stage, cluster: Cluster) -> None:
+    assert "not confirmed" in refused("deploy", "metrics", typed="yes\n")
+    assert not any("apply" in c for c in stage.calls("terraform"))
+    done("deploy", "metrics", typed="plainmed-dev\n")
+
+
+# --- nothing changes when something is not ready ------------------------------------------------
+
+
+@pytest.mark.parametrize("verb", ["deploy", "redeploy", "apply", "restore"])
+def test_a_wrong_model_name_fails_before_anything_changes(
+    stage: Stage, cluster: Cluster, verb: str
+) -> None:
+    deployed(stage)
+    words = [verb, "all", "--model-name", "godo", "--model-bucket", "models"]
+    said = refused(*words, *(["--yes"] if verb in ("deploy", "apply") else []))
+    assert "MODEL_NAME 'godo'" in said
+    assert "there are: good, half" in said
+    assert stage.changing() == []
+
+
+@pytest.mark.parametrize(
+    ("name", "bucket", "message"),
+    [
+        ("half", "models", "no config.json"),
+        ("good", "no-such-bucket", "no bucket 'no-such-bucket'"),
+        ("../good", "models", "is not letters"),
+        ("good", None, "set MODEL_S3_BUCKET"),
+        ("good", "s3://models", "without s3://"),
+    ],
+)
+def test_a_model_that_cannot_be_served_is_explained(
+    stage: Stage, cluster: Cluster, name: str, bucket: str | None, message: str
+) -> None:
+    words = ["deploy", "generator", "--yes", "--model-name", name]
+    said = refused(*words, *(["--model-bucket", bucket] if bucket else []))
+    assert message in said
+    assert stage.changing() == []
+
+
+def test_model_name_and_bucket_come_from_the_environment(
+    stage: Stage, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MODEL_NAME", "good")
+    monkeypatch.setenv("MODEL_S3_BUCKET", "models")
+    done("deploy", "generator", "--yes")
+    assert stage.release(GENERATOR)["config"]["generator"]["model"]["name"] == "good"
+
+
+def test_every_missing_thing_is_named_at_once(stage: Stage, cluster: Cluster) -> None:
+    (stage.bin / "terraform").unlink()
+    stage.answer("helm-version", "v3.19.0")
+    said = refused(
+        "deploy", "generator", "--yes", "--model-name", "godo", "--model-bucket", "models"
+    )
+    assert "3 things are not ready" in said
+    assert "terraform is not on PATH; install Terraform" in said
+    assert "Helm v3.19.0 is too old" in said
+    assert "MODEL_NAME 'godo'" in said
+    assert stage.changing() == []
+
+
+def test_without_credentials_it_says_how_to_get_some(
+    stage: Stage, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    assert "aws sso login" in refused("deploy", "all", "--yes")
+    assert stage.changing() == []
+
+
+def test_no_gpu_quota_is_found_before_anything_is_built(
+    stage: Stage, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = refused("deploy", "generator", "--yes", "--profile", "gpu")
+    assert "request-service-quota-increase" in said
+    assert "L-DB2E81BA" in said
+    assert stage.changing() == []
+
+    monkeypatch.setattr(
+        ServiceQuotasBackend,
+        "get_service_quota",
+        lambda self, service_code, quota_code: {"QuotaCode": quota_code, "Value": 8.0},
+    )
+    done("deploy", "generator", "--yes", "--profile", "gpu")
+    values = stage.release(GENERATOR)["config"]
+    assert values["image"]["repository"].endswith("/gpu")
+    assert any("nvidia-device-plugin" in c for c in stage.calls("helm"))
+    assert any(word.endswith("values-gpu.yaml") for word in stage.calls("helm")[-1])
+
+
+def test_metrics_stay_on_cpus_when_the_generator_goes_to_gpus(
+    stage: Stage, cluster: Cluster
+) -> None:
+    done("deploy", "all", "--yes", "--profile", "gpu", "--skip-quota")
+    assert stage.release(METRICS)["config"]["image"]["repository"].endswith("/cpu")
+    assert stage.release(GENERATOR)["config"]["image"]["repository"].endswith("/gpu")
+
+
+def test_the_whole_internet_is_refused_as_a_range(stage: Stage, cluster: Cluster) -> None:
+    assert "refusing the whole Internet" in refused("deploy", "--yes", "--public", "0.0.0.0/0")
+    done("deploy", "metrics", "--yes", "--public", "198.51.100.0/24, 203.0.113.7/32")
+    values = stage.release(METRICS)["config"]["service"]
+    assert values["nlb"]["scheme"] == "internet-facing"
+    assert values["loadBalancerSourceRanges"] == ["198.51.100.0/24", "203.0.113.7/32"]
+
+
+def test_a_cluster_without_kuberay_is_refused_by_redeploy(stage: Stage, cluster: Cluster) -> None:
+    deployed(stage)
+    cluster.crd = None
+    assert "KubeRay is not installed; run `plainmed ops deploy`" in refused("redeploy", "metrics")
+    cluster.crd = crd(suspend=False)
+    assert "older than KubeRay 1.7" in refused("stop", "metrics")
+    assert stage.changing() == []
+
+
+def test_a_cluster_that_refuses_or_is_gone_is_explained(stage: Stage, cluster: Cluster) -> None:
+    cluster.refuse = 403
+    assert "admin_principal_arns" in refused("status")
+    cluster.close()
+    assert "public_access_cidrs" in refused("status")
+
+
+# --- interrupted and failed deploys --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "terraform init",
+        "terraform apply",
+        "aws eks",
+        "helm kuberay-operator",
+        "docker build",
+        "docker push",
+    ],
+)
+def test_a_deploy_that_failed_can_be_run_again(stage: Stage, cluster: Cluster, where: str) -> None:
+    stage.fail_once(where)
+    refused("deploy", "all", "--yes", code=1)
+    assert stage.release(METRICS) is None
+    done("deploy", "all", "--yes")
+    assert stage.release(METRICS)["info"]["status"] == "deployed"
+    assert stage.release(GENERATOR)["info"]["status"] == "deployed"
+
+
+def test_a_helm_install_that_was_cut_off_is_mended(stage: Stage, cluster: Cluster) -> None:
+    stage.fail_once(f"helm upgrade {GENERATOR}")
+    refused("deploy", "all", "--yes", code=1)
+    assert stage.release(GENERATOR)["info"]["status"] == "pending-install"
+    said = done("deploy", "all", "--yes")
+    assert "an earlier command was cut off; mending" in said
+    assert ["helm", "uninstall", GENERATOR] in [c[:3] for c in stage.calls("helm")]
+    assert stage.release(GENERATOR)["info"]["status"] == "deployed"
+
+
+def test_a_helm_upgrade_that_was_cut_off_is_rolled_back_first(
+    stage: Stage, cluster: Cluster
+) -> None:
+    deployed(stage)
+    stage.fail_once(f"helm upgrade {METRICS}")
+    refused("redeploy", "metrics", "--tag", "v2", code=1)
+    assert stage.release(METRICS)["info"]["status"] == "pending-upgrade"
+    done("redeploy", "metrics", "--tag", "v2")
+    assert [c[1] for c in stage.calls("helm")[-4:]] == ["version", "status", "rollback", "upgrade"]
+    assert stage.release(METRICS)["config"]["image"]["tag"] == "v2"
+
+
+def test_a_service_that_does_not_get_ready_says_why(stage: Stage, cluster: Cluster) -> None:
+    deployed(stage)
+    cluster.patch[GENERATOR] = {
+        "conditions": [{"type": "Ready", "status": "False", "reason": "ZeroServeEndpoints"}]
+    }
+    cluster.pods[GENERATOR] = [
+        pod("worker-1", waiting=("ImagePullBackOff", "Back-off pulling image")),
+        pod("worker-2", unscheduled="0/2 nodes available: Insufficient nvidia.com/gpu"),
+    ]
+    cluster.events = [event(GENERATOR, "UnhealthyServeApplication", "replica died")]
+    said = refused("redeploy", "generator", "--tag", "v2", "--timeout", "1")
+    assert "is not ready after 1 s" in said
+    assert "ImagePullBackOff: Back-off pulling image" in said
+    assert "Unschedulable: 0/2 nodes available: Insufficient nvidia.com/gpu" in said
+    assert "UnhealthyServeApplication replica died" in said
+    assert "plainmed ops rollback generator" in said
+
+
+def test_an_old_status_is_not_taken_for_the_new_one(stage: Stage, cluster: Cluster) -> None:
+    deployed(stage)
+    cluster.patch[METRICS] = {"observedGeneration": 1}
+    said = refused("redeploy", "metrics", "--tag", "v2", "--timeout", "1")
+    assert "waiting for KubeRay" in said
+
+
+def test_an_upgrade_is_waited_for_while_the_old_version_answers(
+    stage: Stage, cluster: Cluster
+) -> None:
+    deployed(stage)
+    cluster.patch[METRICS] = {"pendingServiceStatus": {"rayClusterName": "next"}}
+    said = refused("redeploy", "metrics", "--tag", "v2", "--timeout", "1")
+    assert "upgrading; the earlier version answers" in said
+
+
+# --- the life of a release ------------------------------------------------------------------------
+
+
+def test_redeploy_changes_image_and_model_and_keeps_the_rest(
+    stage: Stage, cluster: Cluster
+) -> None:
+    deployed(stage, "--public", "198.51.100.0/24", "--profile", "ha", "--specs", "max")
+    done("redeploy", "generator", "--model-name", "good", "--model-bucket", "models", "--tag", "v2")
+    values = stage.release(GENERATOR)["config"]
+    assert values["image"]["tag"] == "v2"
+    assert values["generator"]["model"]["name"] == "good"
+    assert values["service"]["loadBalancerSourceRanges"] == ["198.51.100.0/24"]
+    files = [word.rpartition("/")[2] for word in stage.calls("helm")[-1] if "values-" in word]
+    assert [f for f in files if f.endswith(".yaml")] == ["values-ha.yaml", "values-max.yaml"]
+    assert stage.calls("terraform") == [
+        ["terraform", f"-chdir={ROOT}/terraform-eks", "output", "-json"]
+    ]
+    assert stage.release(METRICS)["version"] == 1
+
+
+def test_stop_keeps_everything_but_pods_and_restore_brings_the_same_back(
+    stage: Stage, cluster: Cluster
+) -> None:
+    add_node_group()
+    deployed(stage, "--model-name", "good", "--model-bucket", "models", "--specs", "max")
+    before = {name: stage.release(name)["config"] for name in (METRICS, GENERATOR)}
+
+    done("stop")
+    for name, values in before.items():
+        assert stage.release(name)["config"] == values | {"suspend": True}
+    assert stage.calls("docker") == []
+    assert minimum() == 0
+    assert "stopped" in done("status")
+
+    said = done("restore")
+    for name, values in before.items():
+        assert stage.release(name)["config"] == values
+    assert stage.calls("docker") == []
+    assert minimum() == 2
+    assert "http://plainmed-generator.elb" in said
+
+
+def add_node_group() -> None:
+    client("eks").create_nodegroup(
+        clusterName="plainmed-dev",
+        nodegroupName="cpu-20261122120000000000000001",
+        scalingConfig={"minSize": 2, "maxSize": 4, "desiredSize": 2},
+        subnets=[],
+        nodeRole="arn:aws:iam::123456789012:role/r",
+    )
+
+
+def minimum() -> int:
+    group = client("eks").describe_nodegroup(
+        clusterName="plainmed-dev", nodegroupName="cpu-20261122120000000000000001"
+    )
+    return int(group["nodegroup"]["scalingConfig"]["minSize"])
+
+
+def test_restore_finds_a_model_that_is_gone_before_it_starts(
+    stage: Stage, cluster: Cluster
+) -> None:
+    deployed(stage, "--model-name", "good", "--model-bucket", "models")
+    done("stop", "generator")
+    stage.forget_calls()
+    client("s3").delete_object(Bucket="models", Key="merged-models/good/config.json")
+    assert "nothing is at s3://models/merged-models/good/" in refused("restore", "generator")
+    assert stage.changing() == []
+
+
+def test_max_and_normal_specs_change_the_size_and_nothing_else(
+    stage: Stage, cluster: Cluster
+) -> None:
+    deployed(stage)
+    before = stage.release(GENERATOR)["config"]
+    done("max-specs")
+    at_max = stage.release(GENERATOR)["config"]
+    assert at_max["workers"]["generator"]["nodeSelector"] == {"plainmed.io/pool": "cpu-max"}
+    assert any(word.endswith("values-max.yaml") for word in stage.calls("helm")[-1])
+    done("redeploy", "generator", "--tag", "v2")
+    assert stage.release(GENERATOR)["config"]["global"]["ops"]["specs"] == "max"
+    done("normal-specs")
+    after = stage.release(GENERATOR)["config"]
+    assert after | {"image": before["image"]} == before
+    assert stage.release(METRICS)["version"] == 1
+    refused("max-specs", "metrics")
+
+
+def test_rollback_goes_to_the_revision_asked_for(stage: Stage, cluster: Cluster) -> None:
+    deployed(stage)
+    done("rollback", "generator", "--revision", "1")
+    assert stage.calls("helm")[-1][:4] == ["helm", "rollback", GENERATOR, "1"]
+    assert "of one release" in refused("rollback", "all", "--revision", "1")
+
+
+def test_plan_changes_nothing(stage: Stage, cluster: Cluster) -> None:
+    done("plan", "generator")
+    assert [c[2] for c in stage.calls("terraform")] == ["init", "plan"]
+    assert stage.calls("helm") == []
+
+
+def test_apply_updates_infrastructure_and_keeps_what_is_deployed(
+    stage: Stage, cluster: Cluster
+) -> None:
+    deployed(stage, "--tag", "v1")
+    done("apply", "metrics", "--yes")
+    assert [c[2] for c in stage.calls("terraform")] == ["init", "plan", "apply", "output"]
+    assert stage.calls("docker") == []
+    assert stage.release(METRICS)["config"]["image"]["tag"] == "v1"
+    assert stage.release(METRICS)["version"] == 2
+    assert stage.release(GENERATOR)["version"] == 1
+
+
+def test_a_verb_on_what_is_not_deployed_says_so(stage: Stage, cluster: Cluster) -> None:
+    said = done("stop", "metrics")
+    assert "plainmed-metrics is not deployed" in said
+    assert "nothing to do" in said
+    assert "no infrastructure; run `plainmed ops deploy`" in refused("redeploy", "metrics")
+
+
+def test_terraform_bound_to_another_environment_is_noticed(stage: Stage, cluster: Cluster) -> None:
+    deployed(stage)
+    text = (stage.folder / "answers" / "outputs").read_text()
+    stage.answer("outputs", text.replace('"plainmed-dev"', '"plainmed-prod"'))
+    assert "holds plainmed-prod, not plainmed-dev" in refused("redeploy", "metrics")
+
+
+# --- destroy -------------------------------------------------------------------------------------
+
+
+def test_destroy_asks_and_a_wrong_answer_changes_nothing(stage: Stage, cluster: Cluster) -> None:
+    deployed(stage)
+    said = refused("destroy", "all", typed="y\n")
+    assert "The model bucket and the Terraform state bucket stay" in said
+    assert stage.changing() == []
+    refused("destroy", "all")
+    assert stage.changing() == []
+
+
+def test_destroying_one_service_leaves_the_other_and_the_cluster(
+    stage: Stage, cluster: Cluster
+) -> None:
+    deployed(stage)
+    done("destroy", "generator", typed="plainmed-dev\n")
+    assert stage.release(GENERATOR) is None
+    assert stage.release(METRICS) is not None
+    assert stage.calls("terraform") == []
+    assert not cluster.deleted
+
+
+def test_destroying_everything_takes_controllers_objects_first_and_keeps_the_models(
+    stage: Stage, cluster: Cluster
+) -> None:
+    deployed(stage)
+    stage.answer(
+        "state", "aws_vpc.this\naws_s3_bucket.models[0]\naws_s3_bucket_versioning.models[0]"
+    )
+    done("destroy", "all", "--yes", "--model-bucket", "models")
+    assert cluster.deleted, "volumes and load balancers go with the namespace, before the cluster"
+    order = [c[1] if c[0] == "helm" else c[2] for c in stage.changing() if c[0] != "aws"]
+    assert order == ["uninstall", "uninstall", "init", "state", "destroy"]
+    forget = next(c for c in stage.calls("terraform") if "rm" in c)
+    assert forget[-2:] == ["aws_s3_bucket.models[0]", "aws_s3_bucket_versioning.models[0]"]
+    assert client("s3").list_objects_v2(Bucket="models")["KeyCount"] == 2
+
+
+def test_destroy_goes_on_where_the_cluster_is_gone_already(stage: Stage, cluster: Cluster) -> None:
+    client("eks").delete_cluster(name="plainmed-dev")
+    said = done("destroy", "all", "--yes")
+    assert "there is no cluster plainmed-dev (any more)" in said
+    assert [c[2] for c in stage.calls("terraform")] == ["init", "state", "destroy"]
+    assert stage.calls("helm") == [["helm", "version", "--template", "{{.Version}}"]]
+
+
+# --- looking -------------------------------------------------------------------------------------
+
+
+def test_status_is_one_table_with_conditions_applications_replicas_and_events(
+    stage: Stage, cluster: Cluster
+) -> None:
+    deployed(stage)
+    cluster.events = [
+        event(GENERATOR, "CreatedRayCluster", "made a cluster", "Normal"),
+        event("another", "Irrelevant", "not ours"),
+    ]
+    said = done("status")
+    for words in (
+        (METRICS, "ready, 1 endpoints"),
+        ("condition Ready", "True"),
+        ("application (plainmed)", "RUNNING"),
+        ("deployment Gateway (plainmed)", "HEALTHY"),
+        ("workers", "1 of 1 ready"),
+        ("event 12:00:00", "CreatedRayCluster", "made a cluster"),
+    ):
+        assert any(all(word in line for word in words) for line in said.splitlines()), words
+    assert "Irrelevant" not in said
+
+
+def test_status_fails_where_a_service_is_not_ready(stage: Stage, cluster: Cluster) -> None:
+    done("deploy", "metrics", "--yes")
+    said = refused("status", "all", code=1)
+    assert "not deployed" in said
+
+
+def test_endpoints_prints_an_address_a_service(stage: Stage, cluster: Cluster) -> None:
+    done("deploy", "metrics", "--yes")
+    said = done("endpoints")
+    assert said.splitlines() == [
+        "metrics\thttp://plainmed-metrics.elb.us-east-1.amazonaws.com:8001",
+        "generator\tnot deployed; plainmed ops deploy generator",
+    ]
+
+
+@pytest.mark.parametrize("follow", [[], ["--follow"]])
+def test_logs_name_the_pod_of_each_line(stage: Stage, cluster: Cluster, follow: list[str]) -> None:
+    deployed(stage)
+    said = done("logs", "metrics", "--tail", "3", *follow)
+    assert said.splitlines() == [
+        f"[{METRICS}-worker-1 ray-worker] line {n} of ray-worker" for n in range(3)
+    ]
+    assert any("tailLines=3" in request for request in cluster.requests)
+    done("stop", "metrics")
+    assert "no pods" in refused("logs", "metrics")
+
+
+# --- dry run -------------------------------------------------------------------------------------
+
+CHANGING = [
+    ["deploy", "all"],
+    ["redeploy", "generator"],
+    ["plan"],
+    ["apply", "metrics"],
+    ["stop"],
+    ["restore"],
+    ["destroy", "all"],
+    ["destroy", "metrics"],
+    ["rollback", "generator"],
+    ["max-specs"],
+    ["normal-specs"],
+]
+
+
+@pytest.mark.parametrize("words", CHANGING, ids=" ".join)
+def test_a_dry_run_runs_nothing_and_needs_nothing(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID", raising=False)
+    said = done(*words, "--dry-run")
+    assert "+ " in said
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "words", [["deploy", "all"], ["redeploy", "generator"], ["destroy", "all"]], ids=" ".join
+)
+def test_a_dry_run_prints_what_then_runs(stage: Stage, cluster: Cluster, words: list[str]) -> None:
+    import shlex
+
+    deployed(stage)
+    given = [] if words[0] == "destroy" else ["--tag", "v2"]
+    lines = done(*words, "--dry-run", *given).splitlines()
+    printed = [shlex.split(line[2:]) for line in lines if line.startswith("+ ")]
+    assert stage.calls() == []
+    done(*words, *given, *([] if words[0] == "redeploy" else ["--yes"]))
+    ran = [c for c in stage.calls() if c[0] != "(stdin)" and c[1] != "version"]
+    if words[0] == "destroy":
+        printed = [p for p in printed if "rm" not in p]  # nothing permanent in this state
+    known = {"ACCOUNT": "123456789012", "VPC_ID": "vpc-1"}
+    assert [[fill(word, known) for word in line] for line in printed] == ran
+
+
+def fill(word: str, known: dict[str, str]) -> str:
+    for name, value in known.items():
+        word = word.replace(name, value)
+    return word
+
+
+def test_the_earlier_make_targets_call_the_verbs() -> None:
+    import shutil
+    import subprocess
+
+    if shutil.which("make") is None:
+        pytest.skip("needs make")
+    expected = {
+        "startall": "deploy all",
+        "stopall": "stop all",
+        "restoreall": "restore all",
+        "destroyall": "destroy all",
+        "alb-dns": "endpoints all",
+        "show_endpoints": "endpoints all",
+        "metricas-status": "status metrics",
+        "generador-status": "status generator",
+        "generador-plan": "plan generator",
+        "generador-apply": "apply generator",
+        "generador-max-specs": "max-specs",
+        "generador-normal-specs": "normal-specs",
+    }
+    for spanish, service in (("metricas", "metrics"), ("generador", "generator")):
+        for verb in ("deploy", "redeploy", "stop", "restore", "destroy"):
+            expected[f"{verb}-{spanish}"] = f"{verb} {service}"
+    for target, words in expected.items():
+        said = subprocess.run(
+            ["make", "--no-print-directory", "--dry-run", target],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        assert said.splitlines()[-1].rstrip().endswith(f"plainmed ops {words}"), target
