@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -76,7 +76,7 @@ class FlakyProxy:
         rate: float | None = None,
     ) -> None:
         host, port = upstream.removeprefix("http://").split(":")
-        self.upstream = (host, int(port))
+        self.upstream = (host, int(port))  # may be changed at any time
         self.faults, self.limit, self.stall, self.match = faults, limit, stall, match
         self.rate, self.passed = rate, 0
         self.stalled = threading.Event()
@@ -128,9 +128,9 @@ class FlakyProxy:
                     if self.stall:
                         return
                     break
-                if self.rate:
+                if rate := self.rate:
                     with self._pace:
-                        time.sleep(len(data) / self.rate)
+                        time.sleep(len(data) / rate)
                 near.sendall(data)
                 self.passed += len(data)
         with contextlib.suppress(OSError):
@@ -140,15 +140,12 @@ class FlakyProxy:
 
 
 class MotoProcess:
-    """moto's server as a process of its own, which can be killed and started again."""
+    """moto's server as a process of its own, which can be killed."""
 
     def __init__(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        self.start()
-
-    def start(self) -> None:
         command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)]
         self._process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -213,11 +210,18 @@ class Denying(http.server.BaseHTTPRequestHandler):
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
-    """The three hub endpoints a snapshot takes: revision, tree, resolve."""
+    """The three hub endpoints a snapshot takes: revision, tree, resolve.
+
+    `cut` large answers break off after half of what was asked for; `ranges` says where each
+    began.
+    """
 
     commit = "0123456789abcdef0123456789abcdef01234567"
     downloads: list[str]
     tokens: list[str]
+    cut = 0
+    files: ClassVar[dict[str, bytes]] = FILES
+    ranges: ClassVar[list[tuple[str, int]]] = []
 
     def do_HEAD(self) -> None:
         self._answer()
@@ -233,7 +237,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
         elif path.startswith("/api/models/org/tiny/tree/"):
             tree = [
                 {"type": "file", "path": n, "size": len(c), "oid": hashlib.sha1(c).hexdigest()}
-                for n, c in FILES.items()
+                for n, c in self.files.items()
             ]
             self._send(200, json.dumps(tree).encode())
         elif path.startswith("/api/models/org/tiny/revision/"):
@@ -243,9 +247,16 @@ class Hub(http.server.BaseHTTPRequestHandler):
         elif found := re.fullmatch(r"/org/tiny/resolve/\w+/(.+)", path):
             if self.command == "GET":
                 self.downloads.append(found[1])
-            content = FILES[found[1]]
+            content = self.files[found[1]]
             etag = f'"{hashlib.sha1(content).hexdigest()}"'
-            self._send(200, content, {"ETag": etag, "X-Repo-Commit": self.commit})
+            headers = {"ETag": etag, "X-Repo-Commit": self.commit}
+            start = int(self.headers.get("Range", "bytes=0-")[6:].partition("-")[0])
+            if self.command == "GET":
+                self.ranges.append((found[1], start))
+            if start:
+                total = len(content)
+                headers["Content-Range"] = f"bytes {start}-{total - 1}/{total}"
+            self._send(206 if start else 200, content[start:], headers)
         else:
             self._send(404, b"{}", {"X-Error-Code": "RepoNotFound"})
 
@@ -255,7 +266,11 @@ class Hub(http.server.BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        if self.command == "GET":
+        if self.command == "GET" and len(body) > 50_000 and type(self).cut:
+            type(self).cut -= 1
+            self.wfile.write(body[: len(body) // 2])
+            self.close_connection = True
+        elif self.command == "GET":
             self.wfile.write(body)
 
     def log_message(self, *_: Any) -> None:

@@ -6,13 +6,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from serve_app.artifacts import resolve
+from serve_app.artifacts import bound_cache, eviction, resolve
+from serve_app.artifacts.staging import Staging, Wanted
 from serve_app.artifacts.store import Artifact, cache_root, safe_relative
 from serve_app.errors import ConfigError
-from tests.artifact_servers import FILES, Hub, contents, serving
+from tests.artifact_servers import FILES, Hub, contents, numbered, serving
 
 
 def fetch(reference: str, cache: Path) -> Path:
@@ -86,25 +88,23 @@ def test_the_cache_is_where_the_platform_keeps_caches(
 def test_a_full_disk_is_named_and_leaves_nothing(tmp_path: Path) -> None:
     artifact = Artifact(tmp_path, "s3", "x", "x")
 
-    def fill(folder: Path) -> None:
-        (folder / "a").write_bytes(b"half")
+    def fill(staging: Staging) -> None:
+        staging.path(0).write_bytes(b"half")
         with open("/dev/full", "wb", buffering=0) as full:  # the kernel's own ENOSPC
             full.write(b"x")
 
     if not Path("/dev/full").exists():
         pytest.skip("needs /dev/full")
     with pytest.raises(ConfigError, match="no space left"):
-        artifact.fetch("ab12", {"a": 4}, fill)
+        artifact.fetch("ab12", [Wanted("a", 4, "t")], fill)
     assert artifact.complete("ab12") is None
-    assert not list(tmp_path.rglob("*.partial"))
+    assert not list(tmp_path.rglob("partial"))
 
 
-def test_a_file_of_another_size_than_listed_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_was_not_written_whole_is_refused(tmp_path: Path) -> None:
     artifact = Artifact(tmp_path, "s3", "x", "x")
     with pytest.raises(ConfigError, match="should have 9 bytes and came out with 4"):
-        artifact.fetch(
-            "ab12", {"a": 9}, lambda folder: (folder / "a").write_bytes(b"half") and None
-        )
+        artifact.fetch("ab12", [Wanted("a", 9, "t")], lambda staging: staging.record(0, 0, 4))
     assert artifact.complete("ab12") is None
 
 
@@ -117,9 +117,10 @@ def hub_resolve(references: list[str], cache: Path, **environment: str) -> list[
     One line a reference: the path, or `ConfigError: ` and the message.
     """
     code = (
-        "import sys\n"
-        "from serve_app.artifacts import resolve\n"
+        "import os, sys\n"
+        "from serve_app.artifacts import bound_cache, resolve\n"
         "from serve_app.errors import ConfigError\n"
+        "bound_cache(float(os.environ.get('TEST_BOUND_GB', '100')))\n"
         "for reference in sys.argv[2:]:\n"
         "    try:\n"
         "        print(resolve(reference, cache_dir=sys.argv[1], hf_token='hf_secret123'))\n"
@@ -166,3 +167,47 @@ def test_a_hub_snapshot_is_fetched_once_and_works_offline_then(tmp_path: Path) -
     assert "cannot be reached" in gone
     (offline,) = hub_resolve(["hf://org/other"], tmp_path, HF_HUB_OFFLINE="1")
     assert "HF_HUB_OFFLINE" in offline
+
+
+def test_a_hub_file_goes_on_where_the_line_broke_and_finished_ones_are_kept(
+    tmp_path: Path,
+) -> None:
+    files = {"config.json": b"{}", "model.safetensors": numbered(24 * 2**20)}
+    state: dict[str, Any] = {"downloads": [], "tokens": [], "ranges": [], "cut": 1, "files": files}
+    handler = type("Breaking", (Hub,), state)
+    with serving(handler) as url:
+        (found,) = hub_resolve(["hf://org/tiny"], tmp_path, HF_ENDPOINT=url)
+    assert contents(Path(found)) == files
+    starts = [start for name, start in handler.ranges if name == "model.safetensors"]
+    assert starts == [0, 10 * 2**20]  # huggingface_hub keeps whole blocks of 10 MiB
+    # A killed process leaves whole files and one unfinished: only that one is fetched.
+    blob = (Path(found) / "model.safetensors").resolve()
+    blob.rename(blob.with_name(f"{blob.name}.0123abcd.incomplete"))
+    handler.downloads.clear()
+    with serving(handler) as url:
+        hub_resolve(["hf://org/tiny"], tmp_path, HF_ENDPOINT=url)
+    assert handler.downloads == ["model.safetensors"]
+    assert not list(tmp_path.rglob("*.incomplete"))
+
+
+def test_a_hub_model_nobody_uses_makes_room_and_the_bound_holds_for_it(tmp_path: Path) -> None:
+    handler = type("Recording", (Hub,), {"downloads": [], "tokens": []})
+    with serving(handler) as url:
+        (found,) = hub_resolve(["hf://org/tiny"], tmp_path, HF_ENDPOINT=url)
+    before = eviction._bound_gb
+    try:
+        bound_cache(400_000 / 1e9)
+        files = [Wanted("file/a", 200_000, "t")]
+        fetched = Artifact(tmp_path, "s3", "x", "x").fetch(
+            "ab12", files, lambda staging: staging.record(0, 0, 200_000)
+        )
+    finally:
+        bound_cache(before)
+    assert fetched.is_dir()
+    assert not Path(found).exists()
+    with serving(handler) as url:
+        (refused,) = hub_resolve(
+            ["hf://org/tiny"], tmp_path / "b", HF_ENDPOINT=url, TEST_BOUND_GB="1e-4"
+        )
+    assert "CACHE_MAX_GB" in refused
+    assert "org--tiny" in refused

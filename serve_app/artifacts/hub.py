@@ -99,8 +99,8 @@ def _fetch(fetch: Callable[..., Any], root: Path, target: Path, lock: Path) -> P
     if not HF_HUB_OFFLINE:
         try:
             coming = sum(file.file_size for file in fetch(dry_run=True) if file.will_download)
-        except LocalEntryNotFoundError:
-            return Path(fetch())  # the hub cannot be reached: the last snapshot, or the error
+        except (HfHubHTTPError, OSError):
+            return Path(fetch())  # the snapshot fetched last where there is one, else the error
     if not coming:
         return Path(fetch())
     size = disk_usage(target) + coming

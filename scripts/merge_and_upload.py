@@ -1,0 +1,129 @@
+"""Merges a LoRA adapter into its base and uploads the model for serving.
+
+    python scripts/merge_and_upload.py outputs/org__model-run --base hf://org/model
+    python scripts/merge_and_upload.py s3://bucket/adapters/org__model-run --dry-run
+
+The model goes to s3://MODEL_S3_BUCKET/merged-models/MODEL_NAME/, where a server with those two
+settings finds it. A run that was killed goes on where it was. Tokens come from HF_TOKEN.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+from serve_app.errors import PlainMedError
+from serve_app.merge import Outcome, Plan, merge_and_upload, plan_merge
+from serve_app.merge.merging import PROMPT
+from serve_app.settings import load_settings
+
+app = typer.Typer(add_completion=False, help=__doc__, pretty_exceptions_show_locals=False)
+
+
+@app.command()
+def main(
+    adapter: Annotated[str, typer.Argument(help="LoRA adapter: directory, hf:// or s3://")],
+    base: Annotated[
+        str | None, typer.Option(help="its base (a reference); unset: as the adapter says")
+    ] = None,
+    model_name: Annotated[
+        str | None, typer.Option(help="MODEL_NAME; unset: from the adapter's path")
+    ] = None,
+    bucket: Annotated[str | None, typer.Option(help="unset: MODEL_S3_BUCKET")] = None,
+    dtype: Annotated[str, typer.Option(help="auto (the base's), float32, bfloat16, float16")] = (
+        "auto"
+    ),
+    out: Annotated[
+        Path | None, typer.Option(help="keep the merged model here; unset: in the cache, removed")
+    ] = None,
+    max_shard_size: Annotated[str, typer.Option(help="largest safetensors file")] = "5GB",
+    prompt: Annotated[str, typer.Option(help="what the logits are compared on")] = PROMPT,
+    dry_run: Annotated[bool, typer.Option(help="say what would be done, and do nothing")] = False,
+) -> None:
+    """Merge ADAPTER with its base, check that both give the same logits, and upload."""
+    console = Console(stderr=True)
+    try:
+        settings = load_settings()
+        plan = plan_merge(
+            settings, adapter, base=base, model_name=model_name, bucket=bucket, out=out
+        )
+        describe(console, plan)
+        if dry_run:
+            console.print("dry run: nothing was merged or uploaded")
+            return
+        with Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            console=console,
+        ) as bar:
+            task = bar.add_task("starting", total=None)
+            last = ""
+
+            def show(stage: str, done: int, total: int) -> None:
+                nonlocal last
+                bar.update(task, description=stage, completed=done, total=total or None)
+                if stage != last and not console.is_terminal:
+                    console.print(stage)
+                last = stage
+
+            outcome = merge_and_upload(
+                settings,
+                plan,
+                dtype=dtype,
+                max_shard_size=max_shard_size,
+                prompt=prompt,
+                on_progress=show,
+            )
+    except PlainMedError as error:
+        console.print(f"error: {error.message}", style="red", markup=False, soft_wrap=True)
+        sys.exit(1)
+    report(console, outcome)
+
+
+def describe(console: Console, plan: Plan) -> None:
+    console.print(f"adapter     {plan.adapter_reference}", markup=False, soft_wrap=True)
+    console.print(f"base        {plan.base}", markup=False, soft_wrap=True)
+    console.print(f"MODEL_NAME  {plan.model_name}", markup=False, soft_wrap=True)
+    there = f" ({len(plan.present)} objects are there)" if plan.present else ""
+    console.print(f"to          {plan.destination}{there}", markup=False, soft_wrap=True)
+
+
+def report(console: Console, outcome: Outcome) -> None:
+    merge, upload = outcome.merge, outcome.upload
+    console.print(
+        f"merged      {merge.dtype}, {merge.shards} shards, {merge.size / 1e9:.3g} GB; largest "
+        f"logit difference {merge.merge_error:.2g} merged, {merge.saved_error:.2g} as written, "
+        f"of logits up to {merge.scale:.3g}",
+        soft_wrap=True,
+    )
+    for warning in merge.warnings:
+        console.print(f"warning     {warning}", style="yellow", markup=False, soft_wrap=True)
+    console.print(
+        f"uploaded    {upload.sent / 1e9:.3g} of {upload.size / 1e9:.3g} GB in {upload.files} "
+        "files; the rest was there",
+        soft_wrap=True,
+    )
+    if upload.others:
+        console.print(
+            f"warning     {len(upload.others)} other objects are under the prefix and are not "
+            f"part of the model, such as {upload.others[0]}",
+            style="yellow",
+            markup=False,
+            soft_wrap=True,
+        )
+    console.print(
+        f"serve it with MODEL_S3_BUCKET={outcome.plan.bucket} MODEL_NAME={outcome.plan.model_name}",
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+if __name__ == "__main__":
+    app()
