@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test lint format lock clean
+.PHONY: help install demo serve test lint format lock bench clean
 
 help: ## Show these targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
@@ -37,6 +37,9 @@ format: $(BIN)/pytest ## Format the code
 
 lock: $(BIN)/pytest ## Write constraints.txt from this environment
 	$(BIN)/pip freeze --exclude-editable | sed 's/+cpu$$//' > constraints.txt
+
+bench: $(BIN)/pytest ## Measure speed beside the peers, print the tables
+	$(BIN)/python -m benchmarks
 
 clean: ## Remove the environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any
 
@@ -65,3 +65,7 @@ class Row:
     @property
     def reached(self) -> bool | None:
         return None if self.target is None else self.ratio >= self.target
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it with the ratio, for JSON."""
+        return {**asdict(self), "ratio": self.ratio}

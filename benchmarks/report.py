@@ -1,10 +1,8 @@
-"""Writes what was measured as Markdown (between two marks of a page) and as JSON."""
+"""Writes what was measured as Markdown, between two marks of a page."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +51,20 @@ def encoder(shares: Iterable[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def ranking(rows: Iterable[dict[str, Any]]) -> str:
+    """The table of what bfloat16 changes."""
+    lines = [
+        "| metric | pairs | Kendall's tau | mean change | largest | standard deviation of scores |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    lines += [
+        f"| {row['metric']} | {row['pairs']} | {row['kendall_tau']:.4f} "
+        f"| {row['mean_change']:+.1e} | {row['largest_deviation']:.1e} | {row['spread']:.3f} |"
+        for row in rows
+    ]
+    return "\n".join(lines)
+
+
 def facts(found: dict[str, str]) -> str:
     """The machine in one paragraph."""
     return "; ".join(f"{name}: {value}" for name, value in found.items() if value) + "."
@@ -71,9 +83,3 @@ def replace(page: Path, name: str, text: str) -> None:
     head, rest = whole.split(begin, 1)
     _, tail = rest.split(end, 1)
     page.write_text(f"{head}{begin}\n{text}\n{end}{tail}", encoding="utf-8")
-
-
-def write_json(path: Path, document: dict[str, Any]) -> None:
-    """Numbers for machines: `rows` with their ratios, and everything else as it is."""
-    rows = [{**asdict(row), "ratio": row.ratio} for row in document.get("rows", [])]
-    path.write_text(json.dumps({**document, "rows": rows}, indent=2) + "\n", encoding="utf-8")

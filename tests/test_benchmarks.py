@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import kendalltau
 
-from benchmarks import machine, measure, metrics, peers, report, texts
+from benchmarks import machine, measure, metrics, peers, ranking, report, texts
 from serve_app.metrics.alignscore import AlignScorer
 
 FOUND = texts.Texts("shipped", list(texts._shipped()))
@@ -70,12 +74,17 @@ def test_a_page_keeps_what_stands_around_its_tables(tmp_path):
         report.replace(page, "encoder", "new")
 
 
-def test_the_json_has_the_ratios(tmp_path):
-    rows = [measure.Row("case", "peer", "float32", 3.0, 1.5)]
-    report.write_json(tmp_path / "out.json", {"rows": rows, "machine": {"cores": "2"}})
-    document = json.loads((tmp_path / "out.json").read_text())
-    assert document["rows"][0]["ratio"] == 2.0
-    assert document["machine"] == {"cores": "2"}
+def test_a_row_goes_to_json_with_its_ratio():
+    document = json.loads(json.dumps(measure.Row("case", "peer", "float32", 3.0, 1.5).as_dict()))
+    assert (document["ratio"], document["peer_s"]) == (2.0, 3.0)
+
+
+@given(st.lists(st.integers(0, 9), min_size=2, max_size=30), st.randoms(use_true_random=False))
+def test_kendalls_tau_is_scipys(values, rng):
+    other = rng.sample(values, len(values))
+    expected = kendalltau(values, other).statistic
+    if not math.isnan(expected):
+        assert ranking.kendall_tau(values, other) == pytest.approx(expected)
 
 
 def test_readability_is_measured_and_equal():
