@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -108,8 +108,11 @@ def calibrate_targets(
     found: dict[int, BlockResult] = {}
     blocks = corpus.blocks(chunk_size, chosen)
     try:
-        with _bar(progress, len(chosen)) as advance:
-            for result in runner.run(corpus.source, blocks, task):
+        with (
+            _bar(progress, len(chosen)) as advance,
+            closing(runner.run(corpus.source, blocks, task)) as measured,
+        ):
+            for result in measured:
                 found[result.number] = result
                 advance(len(result.rows))
     except InvalidInput as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import datetime as dt
 import json
@@ -9,8 +10,9 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from decimal import Decimal
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,8 @@ from filelock import FileLock
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from serve_app.corpus import BlockResult, Models, RowError, ScoreJob, Scores
+from serve_app.corpus import BlockResult, Models, RowError, ScoreJob, Scores, distributed
+from serve_app.corpus.distributed import RayEngine, RayOptions
 from serve_app.corpus.local import LocalEngine
 from serve_app.corpus.reading import Block, Source, read_rows, scan
 from serve_app.errors import ConfigError, InvalidInput, PlainMedError, Unavailable
@@ -40,7 +43,9 @@ class StoppingEngine(LocalEngine):
         super().__init__(scorer)
         self._after = after
 
-    def run(self, source: Source, blocks: Sequence[Block], task: Any) -> Iterator[BlockResult]:
+    def run(
+        self, source: Source, blocks: Sequence[Block], task: Any
+    ) -> Generator[BlockResult, None, None]:
         for number, result in enumerate(super().run(source, blocks, task)):
             if number == self._after:
                 raise Killed
@@ -50,7 +55,9 @@ class StoppingEngine(LocalEngine):
 class ShuffledEngine(LocalEngine):
     """Gives the blocks back in another order, and each of them twice."""
 
-    def run(self, source: Source, blocks: Sequence[Block], task: Any) -> Iterator[BlockResult]:
+    def run(
+        self, source: Source, blocks: Sequence[Block], task: Any
+    ) -> Generator[BlockResult, None, None]:
         results = list(super().run(source, blocks, task))
         yield from reversed(results)
         yield from results
@@ -102,7 +109,7 @@ def test_blocks_in_any_order_and_twice_make_the_same_output(tmp_path: Path) -> N
 def test_a_block_that_never_comes_back_is_no_output(tmp_path: Path) -> None:
     class Forgetful(LocalEngine):
         def run(self, source: Source, blocks: Sequence[Block], task: Any) -> Any:
-            return list(super().run(source, blocks, task))[1:]
+            yield from list(super().run(source, blocks, task))[1:]
 
     job = prepare(write_rows(tmp_path / "in.csv", make_rows(9)), tmp_path / "out.csv")
     with pytest.raises(Unavailable, match="1 blocks came back from no worker"):
@@ -414,6 +421,70 @@ def test_an_input_that_changes_meanwhile_is_noticed(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="changed while"):
         run(job)
     assert not (tmp_path / "out.csv").exists()
+
+
+# --- Ray that fails -----------------------------------------------------------------------
+
+
+class FailingRay(RayEngine):
+    """Pipelines that each finish so many blocks of the local engine, then fail as Ray does."""
+
+    def __init__(self, finished: Sequence[int], error: Exception) -> None:
+        super().__init__(OverlapScorer, RayOptions())
+        self.finished = list(finished)
+        self.error = error
+
+    def _pipeline(
+        self, source: Source, blocks: Sequence[Block], task: Any
+    ) -> Generator[BlockResult, None, None]:
+        results = LocalEngine(OverlapScorer()).run(source, blocks, task)
+        if not self.finished:
+            yield from results
+            return
+        yield from islice(results, self.finished.pop(0))
+        raise self.error
+
+
+@pytest.fixture
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "_connected", lambda address: contextlib.nullcontext())
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_a_pipeline_that_fails_is_started_again_with_what_is_left(tmp_path: Path) -> None:
+    from ray.exceptions import NodeDiedError
+
+    job = prepare(write_rows(tmp_path / "in.csv", make_rows(40)), tmp_path / "out.csv")
+    engine = FailingRay([3, 0, 0, 2, 0, 0], NodeDiedError("a node is gone"))
+    counts: list[int] = []
+    assert run(job, engine=engine, on_rows=counts.append).failed == 0
+    assert counts == [4] * 10
+    assert [row["id"] for row in read_file(tmp_path / "out.csv")] == [f"r{n}" for n in range(40)]
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_a_pipeline_that_only_fails_is_given_up_and_keeps_what_is_finished(tmp_path: Path) -> None:
+    from ray.exceptions import NodeDiedError
+
+    job = prepare(write_rows(tmp_path / "in.csv", make_rows(40)), tmp_path / "out.csv")
+    with pytest.raises(Unavailable, match="failed 3 times without finishing a block: a node is"):
+        run(job, engine=FailingRay([3, 0, 0, 0], NodeDiedError("a node is gone")))
+    log = tmp_path / "log"
+    run(job, OverlapScorer(str(log)))
+    assert len(log.read_text().splitlines()) == 28
+
+
+@pytest.mark.usefixtures("no_ray")
+def test_an_error_of_ours_is_found_in_what_ray_wraps_it_in(tmp_path: Path) -> None:
+    from ray.exceptions import RayTaskError
+
+    job = prepare(write_rows(tmp_path / "in.csv", make_rows(4)), tmp_path / "out.csv")
+    cause = ConfigError("there are no weights on this node")
+    wrapped = RayTaskError("score", "traceback", cause)
+    for error in (wrapped, wrapped.as_instanceof_cause()):
+        with pytest.raises(ConfigError) as caught:
+            run(job, engine=FailingRay([0], error))
+        assert caught.value.message == cause.message
 
 
 # --- what is refused at once ------------------------------------------------------------

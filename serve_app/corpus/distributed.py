@@ -12,7 +12,7 @@ import contextlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -77,7 +77,9 @@ class RayEngine:
         self._make_scorer = make_scorer
         self._options = options
 
-    def run(self, source: Source, blocks: Sequence[Block], task: Task) -> Iterator[BlockResult]:
+    def run(
+        self, source: Source, blocks: Sequence[Block], task: Task
+    ) -> Generator[BlockResult, None, None]:
         """Each block as it is finished, in any order, once.
 
         Raises:
@@ -90,11 +92,13 @@ class RayEngine:
         with _connected(self._options.address):
             while waiting:
                 before = len(waiting)
+                lost: Exception | None = None
                 try:
-                    for result in self._once(source, list(waiting.values()), task):
-                        if waiting.pop(result.number, None) is not None:
-                            yield result
-                    lost: Exception | None = None
+                    pipeline = self._pipeline(source, list(waiting.values()), task)
+                    with contextlib.closing(pipeline):
+                        for result in pipeline:
+                            if waiting.pop(result.number, None) is not None:
+                                yield result
                 except _ray_errors() as error:
                     own = _own_error(error)
                     if own is not None:
@@ -111,13 +115,16 @@ class RayEngine:
                     ) from lost
                 logger.warning("starting the pipeline again: %s", _first_line(lost))
 
-    def _once(self, source: Source, blocks: Sequence[Block], task: Task) -> Iterator[BlockResult]:
+    def _pipeline(
+        self, source: Source, blocks: Sequence[Block], task: Task
+    ) -> Generator[BlockResult, None, None]:
+        """The results of one execution on Ray Data."""
         import pyarrow as pa
         import ray
         from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
-        gpus, workers = self._size(len(blocks))
-        options: dict[str, Any] = {"num_gpus": gpus} if gpus else {}
+        size = self._size(len(blocks))
+        options: dict[str, Any] = {"num_gpus": size.gpus} if size.gpus else {}
         with _quiet_data():
             plan = ray.data.from_arrow(
                 [pa.table({"block": [json.dumps(asdict(block))]}) for block in blocks]
@@ -136,12 +143,14 @@ class RayEngine:
                 fn_constructor_kwargs={
                     "make_scorer": self._make_scorer,
                     "task": task,
-                    "threads": self._options.threads,
+                    "threads": size.cpus,
                 },
                 batch_size=None,
                 batch_format="pyarrow",
-                compute=ActorPoolStrategy(min_size=1, max_size=workers, initial_size=workers),
-                num_cpus=self._options.threads,
+                compute=ActorPoolStrategy(
+                    min_size=1, max_size=size.workers, initial_size=size.workers
+                ),
+                num_cpus=size.cpus,
                 **options,
             )
             for batch in scored.iter_batches(
@@ -150,20 +159,39 @@ class RayEngine:
                 for text in batch.column("result").to_pylist():
                     yield _result_in(json.loads(text))
 
-    def _size(self, blocks: int) -> tuple[float, int]:
-        """GPUs of an actor, and how many actors."""
+    def _size(self, blocks: int) -> _Size:
         import ray
 
         there = ray.cluster_resources()
         gpus = self._options.gpus
         if gpus is None:
             gpus = 1.0 if there.get("GPU") else 0.0
-        room = int(there.get("CPU", 0) // self._options.threads)
+        cpus = self._options.threads
+        largest = max(
+            (node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]), default=0
+        )
+        if cpus > largest:
+            if self._options.address is None:
+                cpus = max(1, int(largest))
+            else:
+                logger.warning(
+                    "no node has the %d CPUs of TORCH_NUM_THREADS; waiting for one", cpus
+                )
+        room = int(there.get("CPU", 0) // cpus)
         if gpus:
-            room = min(room, int(there["GPU"] // gpus)) if there.get("GPU") else 0
+            room = min(room, int(there.get("GPU", 0) // gpus))
         # No room now may be a cluster that grows when it is asked to.
         workers = max(1, room) if self._options.workers is None else self._options.workers
-        return gpus, min(workers, blocks)
+        return _Size(cpus, gpus, min(workers, blocks))
+
+
+@dataclass(frozen=True)
+class _Size:
+    """CPUs and GPUs of an actor, and how many actors."""
+
+    cpus: int
+    gpus: float
+    workers: int
 
 
 # --- the two stages ---------------------------------------------------------------------

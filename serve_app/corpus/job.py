@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,8 +28,10 @@ class Engine(Protocol):
 
     name: str
 
-    def run(self, source: Source, blocks: Sequence[Block], task: Task) -> Iterator[BlockResult]:
-        """Each block once, as it is finished, in any order."""
+    def run(
+        self, source: Source, blocks: Sequence[Block], task: Task
+    ) -> Generator[BlockResult, None, None]:
+        """Each block once, as it is finished, in any order; closing it ends the work."""
         ...
 
 
@@ -166,12 +169,14 @@ class ScoreJob:
         on_models: Callable[[Models], None],
     ) -> None:
         known = False
-        for result in engine.run(self.corpus.source, waiting, self.task):
-            if not known and result.models.names:
-                on_models(result.models)
-                known = True
-            journal.add(result)
-            on_rows(len(result.rows))
+        # Closed, not left to the garbage collector: a Ray of ours stops before anything else.
+        with closing(engine.run(self.corpus.source, waiting, self.task)) as results:
+            for result in results:
+                if not known and result.models.names:
+                    on_models(result.models)
+                    known = True
+                journal.add(result)
+                on_rows(len(result.rows))
         missing = {block.number for block in waiting} - journal.finished
         if missing:
             raise Unavailable(

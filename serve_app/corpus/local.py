@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 
 from serve_app.corpus.reading import Block, Source, read_rows
 from serve_app.corpus.scoring import BlockResult, Scorer, Task, score_block, texts
@@ -16,7 +16,9 @@ class LocalEngine:
     def __init__(self, scorer: Scorer) -> None:
         self._scorer = scorer
 
-    def run(self, source: Source, blocks: Sequence[Block], task: Task) -> Iterator[BlockResult]:
+    def run(
+        self, source: Source, blocks: Sequence[Block], task: Task
+    ) -> Generator[BlockResult, None, None]:
         """Each block as it is finished, in order."""
         for block in blocks:
             rows = read_rows(source, block, (task.original, task.generated))
