@@ -15,7 +15,7 @@ from moto.servicequotas.models import ServiceQuotasBackend
 from typer.testing import CliRunner
 
 from serve_app.cli import app
-from serve_app.ops import verbs
+from serve_app.ops import steps
 from tests.ops_fakes import Cluster, Stage, crd, event, pod
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -71,7 +71,7 @@ def client(service: str) -> Any:
 def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, aws: None) -> Stage:
     made = Stage(tmp_path)
     monkeypatch.setenv("PATH", str(made.bin))
-    monkeypatch.setattr(verbs, "_POLL_S", 0.02)
+    monkeypatch.setattr(steps, "_POLL_S", 0.02)
     return made
 
 
@@ -730,3 +730,29 @@ def test_the_earlier_make_targets_call_the_verbs() -> None:
             check=True,
         ).stdout
         assert said.splitlines()[-1].rstrip().endswith(f"plainmed ops {words}"), target
+
+
+def test_the_operations_page_shows_what_a_dry_run_prints(monkeypatch: pytest.MonkeyPatch) -> None:
+    import re
+    import shlex
+
+    monkeypatch.chdir(ROOT)
+    for name in ("MODEL_NAME", "MODEL_S3_BUCKET", "PLAINMED_ENV", "PLAINMED_STATE_BUCKET"):
+        monkeypatch.delenv(name, raising=False)
+    page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    blocks = re.findall(
+        r"^```\n\$ plainmed (ops [^\n]+)\n(.*?)^```", page, re.MULTILINE | re.DOTALL
+    )
+    assert len(blocks) >= 4
+    for command, shown in blocks:
+        result = CliRunner().invoke(app, shlex.split(command))
+        assert result.output == shown, command
+
+
+def test_the_operations_page_names_every_verb() -> None:
+    page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    from serve_app.ops.cli import app as ops_app
+
+    for command in ops_app.registered_commands:
+        assert command.callback is not None
+        assert f"`{command.callback.__name__.replace('_', '-')}`" in page

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from serve_app.ops.errors import OpsError
 
-ENVIRONMENTS = ("dev", "prod")
 NAME = "plainmed"
 NAMESPACE = "plainmed"
 PORTS = {"metrics": 8001, "generator": 8000}

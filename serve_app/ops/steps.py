@@ -1,0 +1,342 @@
+"""The steps that verbs are made of: each asks first, or says the whole wanted state.
+
+So each can be run again. Knows commands, AWS and the cluster; not which verb needs what.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from serve_app.ops import commands, preflight
+from serve_app.ops.aws import Aws
+from serve_app.ops.errors import OpsError
+from serve_app.ops.kube import Kube
+from serve_app.ops.options import NAMESPACE, Options, Profile, release_name
+from serve_app.ops.release import Recorded, Release, parse, wanted
+from serve_app.ops.report import why_not_ready
+from serve_app.ops.runner import Runner
+
+Confirm = Callable[[str], bool]
+TERRAFORM_HINT = "Mend what the message above names and run the same command again."
+_POLL_S = 5.0  # between two looks at a service that is not ready yet
+_POOLS = ("cpu",)  # those with a minimum above zero in some environment, besides system
+
+
+class Steps:
+    """The steps of one call, for `verbs` to put in order.
+
+    Args:
+        options: of the call.
+        runner: runs or prints commands.
+        confirm: asks the operator; unused with --yes and in a dry run.
+    """
+
+    def __init__(self, options: Options, runner: Runner, confirm: Confirm) -> None:
+        self.options, self.runner, self.confirm = options, runner, confirm
+        self.region = options.resolved_region
+        self.aws = Aws(self.region)
+        self._kube: Kube | None = None
+
+    @property
+    def kube(self) -> Kube:
+        """The cluster, by its context."""
+        if self._kube is None:
+            self._kube = Kube(self.options.cluster, NAMESPACE)
+        return self._kube
+
+    def check_first(self, programs: tuple[str, ...], quota: bool = False) -> None:
+        """Raises with every problem that can be known before anything changes."""
+        options = self.options
+        model = None
+        if options.model_name and options.model_bucket and "generator" in options.target.services:
+            model = (options.model_bucket, options.model_name)
+        preflight.check_before_changes(
+            options, self.runner, self.aws, programs=programs, model=model, gpu_quota=quota
+        )
+
+    def check_models(self, releases: list[Release]) -> None:
+        """Raises where the model a release holds is not in its bucket (any more)."""
+        for release in releases:
+            if release.model_name and release.model_bucket and not self.options.model_name:
+                problem = self.aws.model_problem(release.model_bucket, release.model_name)
+                if problem:
+                    raise OpsError(f"nothing was changed: {problem}")
+
+    def confirmed(self, text: str) -> None:
+        """Raises unless the operator agrees; --yes and a dry run do."""
+        if self.options.yes or self.runner.dry_run:
+            return
+        if not self.confirm(text):
+            raise OpsError("not confirmed; nothing was changed")
+
+    def _state_bucket(self) -> str:
+        if self.options.state_bucket:
+            return self.options.state_bucket
+        account = "ACCOUNT" if self.runner.dry_run else self.aws.account()
+        return f"plainmed-tfstate-{account}-{self.region}"
+
+    def init(self) -> None:
+        """Binds Terraform to the environment's state, whose bucket is made where it is missing."""
+        bucket = self._state_bucket()
+        if self.runner.dry_run:
+            self.runner.note(f"would make the state bucket {bucket} where it is missing")
+        elif self.aws.ensure_state_bucket(bucket):
+            self.runner.note(f"made the state bucket {bucket}; nothing here ever deletes it")
+        self.runner.run(commands.terraform_init(self.options, bucket), hint=TERRAFORM_HINT)
+
+    def infrastructure(self) -> None:
+        """Plans, asks, and applies exactly that plan."""
+        self.init()
+        self.runner.run(commands.terraform_plan(self.options), hint=TERRAFORM_HINT)
+        self.confirmed("This makes the changes above in your AWS account.")
+        self.runner.run(commands.terraform_apply(self.options), hint=TERRAFORM_HINT)
+
+    def outputs(self) -> dict[str, Any]:
+        """Terraform's outputs by name."""
+        shown = json.dumps(
+            {
+                "vpc_id": {"value": "VPC_ID"},
+                "image_repositories": {
+                    "value": {
+                        target: f"ACCOUNT.dkr.ecr.{self.region}.amazonaws.com/"
+                        f"{self.options.cluster}/{target}"
+                        for target in ("cpu", "gpu")
+                    }
+                },
+                "node_pools": {"value": {pool: {"min": "MIN"} for pool in _POOLS}},
+            }
+        )
+        text = self.runner.read(commands.terraform_output(self.options), placeholder=shown)
+        outputs = {} if text is None else json.loads(text)
+        if "image_repositories" not in outputs and not self.runner.dry_run:
+            # Another working directory made it, or another environment was the last one here.
+            self.init()
+            text = self.runner.read(commands.terraform_output(self.options), placeholder=shown)
+            outputs = {} if text is None else json.loads(text)
+        values = {name: item["value"] for name, item in outputs.items()}
+        if "image_repositories" not in values:
+            raise OpsError(
+                f"environment {self.options.environment.value} has no infrastructure; run "
+                "`plainmed "
+                "ops deploy` or `plainmed ops apply` first"
+            )
+        if not self.runner.dry_run and values.get("cluster_name") != self.options.cluster:
+            raise OpsError(
+                f"terraform-eks/ holds {values.get('cluster_name')}, not {self.options.cluster}; "
+                "run "
+                f"`plainmed ops plan --env {self.options.environment.value}` once, which changes "
+                "over"
+            )
+        return values
+
+    def connect(self) -> None:
+        """Puts the cluster into the kubeconfig, and checks that it answers."""
+        self.runner.run(
+            commands.kubeconfig(self.options),
+            hint="The cluster is there once `plainmed ops apply` succeeded.",
+        )
+        if not self.runner.dry_run:
+            self.kube.check_reachable()
+
+    def tools(self, outputs: dict[str, Any]) -> None:
+        """Installs what the cluster needs before a release."""
+        gpu = self.options.profile is Profile.GPU
+        for tool in commands.tools(self.options.cluster, self.region, outputs["vpc_id"], gpu):
+            self.runner.run(
+                tool.install(self.options.cluster),
+                hint=f"See its pods: kubectl --context {self.options.cluster} --namespace "
+                f"{tool.namespace} get pods; then run the same command again.",
+            )
+
+    def check_cluster(self) -> None:
+        """Raises unless the cluster answers and knows RayServices."""
+        if self.runner.dry_run:
+            self.runner.note(f"would check: cluster {self.options.cluster} answers and has KubeRay")
+            return
+        problem = self.kube.crd_problem()
+        if problem:
+            raise OpsError(problem)
+
+    def image_tag(self) -> str:
+        """The commit; with uncommitted changes, also the time, because tags never move."""
+        if self.options.tag:
+            return self.options.tag
+        root = self.options.root
+        commit = self.runner.read(commands.git_commit(root), placeholder="COMMIT")
+        if commit is None:
+            raise OpsError(f"{root} is no git checkout, so an image has no name; pass --tag")
+        changes = self.runner.read(commands.git_changes(root), placeholder="")
+        if changes:
+            return f"{commit.strip()}-{datetime.now(UTC):%Y%m%d%H%M%S}"
+        return commit.strip()
+
+    def _image(self, repository: str, tag: str, target: str) -> None:
+        """Builds and pushes, unless the repository has that tag already."""
+        if self.runner.dry_run:
+            self.runner.note(f"unless {repository} has {tag} already:")
+        elif self.aws.image_exists(repository, tag):
+            self.runner.note(f"{repository}:{tag} is there already")
+            return
+        image = f"{repository}:{tag}"
+        registry, password = repository.partition("/")[0], "PASSWORD"
+        self.runner.run(
+            commands.docker_build(self.options, target, image),
+            hint="Nothing was deployed; mend the build and run the same command again.",
+        )
+        if not self.runner.dry_run:
+            login = self.aws.registry_login()
+            registry, password = login.registry, login.password
+        self.runner.run(commands.docker_login(registry), given=password)
+        self.runner.run(
+            commands.docker_push(image), hint="Nothing was deployed; run the same command again."
+        )
+
+    def held(self, service: str) -> Recorded | None:
+        """The release as Helm has it; mended where a cut-off Helm left it locked."""
+        name = release_name(service)
+        text = self.runner.read(
+            commands.helm_status(name, self.options.cluster), placeholder=self._placeholder(service)
+        )
+        if text is None:
+            return None
+        recorded = parse(service, text)
+        if recorded.status == "uninstalled":
+            return None
+        if recorded.interrupted:
+            self.runner.note(
+                f"{name} is {recorded.status}: an earlier command was cut off; mending"
+            )
+            if recorded.revision == 1:
+                self.runner.run(commands.helm_uninstall(name, self.options.cluster))
+            else:
+                self.runner.run(commands.helm_rollback(name, self.options.cluster))
+        return recorded
+
+    def _placeholder(self, service: str) -> str:
+        shown = wanted(self.options, service, None, self.region)
+        values: dict[str, Any] = {
+            "image": {"repository": "REPOSITORY", "tag": "TAG"},
+            "aws": {"region": self.region},
+            "global": {"ops": {"profile": shown.profile.value, "specs": shown.specs.value}},
+        }
+        return json.dumps({"info": {"status": "deployed"}, "version": 1, "config": values})
+
+    def roll_out(self, outputs: dict[str, Any], tag: str, *, build: bool) -> None:
+        """Every release of the target to image `tag`, one after the other."""
+        releases = []
+        for service in self.options.target.services:
+            recorded = self.held(service)
+            held = recorded.release if recorded else None
+            release = wanted(self.options, service, held, self.region)
+            target = "gpu" if release.profile is Profile.GPU else "cpu"
+            repository = outputs["image_repositories"][target]
+            releases.append(
+                (replace(release, repository=repository, tag=tag, suspend=False), target)
+            )
+        if not self.runner.dry_run:
+            self.check_models([release for release, _ in releases])
+        if build:
+            for repository, target in sorted({(r.repository, t) for r, t in releases}):
+                self._image(repository, tag, target)
+        for release, _ in releases:
+            self._upgrade(release)
+
+    def each_release(
+        self,
+        change: Callable[[Release], Release],
+        known: dict[str, Recorded | None] | None = None,
+    ) -> None:
+        """Changes the releases there are; those that are not are named and left."""
+        found = 0
+        for service in self.options.target.services:
+            recorded = known[service] if known is not None else self.held(service)
+            if recorded is None:
+                self.runner.note(f"{release_name(service)} is not deployed")
+                continue
+            if recorded.release is None:
+                raise OpsError(
+                    f"{recorded.status} release {release_name(service)} was not made by `plainmed "
+                    "ops`; "
+                    f"run `plainmed ops deploy {service}`, which takes it over"
+                )
+            found += 1
+            self._upgrade(change(recorded.release))
+        if not found:
+            self.runner.note("nothing to do")
+
+    def _upgrade(self, release: Release) -> None:
+        self.runner.run(
+            commands.helm_upgrade(release, self.options),
+            hint="What ran before still runs; mend the cause and run the same command again.",
+        )
+        self.wait(release.name, stopped=release.suspend)
+
+    def wait(self, name: str, *, stopped: bool | None) -> None:
+        """Until the release is ready (or stopped; None: whichever it asks for)."""
+        if self.runner.dry_run:
+            end = "stopped" if stopped else "ready"
+            self.runner.note(f"would wait until {name} is {end}")
+            return
+        until = time.monotonic() + self.options.timeout_s
+        last = ""
+        while True:
+            state = self.kube.state(name)
+            done = state.stopped if (state.suspend if stopped is None else stopped) else state.ready
+            if state.summary != last:
+                last = state.summary
+                self.runner.note(f"{name}: {last}")
+            if done:
+                return
+            if time.monotonic() > until:
+                raise OpsError(
+                    f"{name} is not {'stopped' if state.suspend else 'ready'} after "
+                    f"{self.options.timeout_s:g} s:{why_not_ready(state)}\nWhat served before "
+                    "still serves. "
+                    "docs/operations.md, Troubleshooting, goes by symptom; then run the same "
+                    "command "
+                    f"again, or `plainmed ops rollback {name.rpartition('-')[2]}`"
+                )
+            time.sleep(_POLL_S)
+
+    def pool_minimum(self, minimum: int | None) -> None:
+        """Sets the least nodes of the shared pools; None: as Terraform has them."""
+        pools: dict[str, Any] = {} if minimum is not None else self.outputs()["node_pools"]
+        for pool in _POOLS:
+            least = minimum if minimum is not None else pools.get(pool, {}).get("min", 0)
+            if self.runner.dry_run:
+                self.runner.note(f"would set the least nodes of pool {pool} to {least}")
+            elif self.aws.set_pool_minimum(self.options.cluster, pool, int(least)):
+                self.runner.note(f"pool {pool}: at least {least} nodes")
+
+    def uninstall(self, everything: bool) -> None:
+        """Removes the target's releases; for everything, the namespace with its volumes too."""
+        for service in self.options.target.services:
+            self.runner.run(
+                commands.helm_uninstall(release_name(service), self.options.cluster),
+                hint="Run the same command again; what is gone already is skipped.",
+            )
+        if not everything:
+            return
+        # Load balancers and volumes belong to the cluster's controllers, not to Terraform: they
+        # must go while those run, or the VPC could not be destroyed.
+        if self.runner.dry_run:
+            self.runner.note(f"would delete namespace {NAMESPACE} and wait until it is gone")
+        else:
+            self.kube.delete_namespace(self.options.timeout_s)
+
+    def forget_permanent(self) -> None:
+        """Takes the model bucket out of the state, if Terraform made it: it must outlive it."""
+        said = self.runner.read(
+            commands.terraform_state_list(self.options), placeholder="aws_s3_bucket.models[0]"
+        )
+        permanent = re.findall(r"^aws_s3_bucket\S*$", said or "", re.MULTILINE)
+        if permanent:
+            if self.runner.dry_run:
+                self.runner.note("if Terraform made the model bucket:")
+            self.runner.run(commands.terraform_forget(self.options, permanent))
