@@ -26,6 +26,7 @@ ALLOWED = {
     "corpus": _LIBRARY,
     "calibration": _LIBRARY | {"corpus"},
     "generation": _LIBRARY,
+    "merge": _BASE,
     "schemas": set[str](),
     "limits": set[str](),
     "responses": _LIBRARY | {"generation", "schemas"},

@@ -66,8 +66,12 @@ class Staging:
         self._ranges: list[list[Range]] = [kept.get(wanted, []) for wanted in self.files]
         self._lock = threading.Lock()
         self._journal = self._start_journal()
-        for index in range(len(self.files)):
-            self._prepare(index)
+        try:
+            for index in range(len(self.files)):
+                self._prepare(index)
+        except OSError:
+            self.close()
+            raise
 
     @property
     def present(self) -> int:

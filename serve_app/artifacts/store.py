@@ -144,19 +144,12 @@ class Artifact:
             ConfigError: a file came out in another size, the cache has no room, or the disk is
                 full.
         """
-        found = self._hold(version)
-        if found is None:
-            self._make_folder()
-            with self._waiting():
-                # Another process may have downloaded it while this one waited.
-                found = self._hold(version)
-                if found is None:
-                    self._download(version, files, download)
-                    found = self._hold(version)
-        if found is None:
-            raise ConfigError(f"{self.label}: {self.folder} changed while it was read; try again")
-        if self._latest_version() != version:
-            _write_atomically(self.folder / "latest", version)
+        try:
+            found = self._hold(version) or self._wait_and_download(version, files, download)
+            if self._latest_version() != version:
+                _write_atomically(self.folder / "latest", version)
+        except OSError as error:
+            raise self._explained(error, sum(file.size for file in files)) from error
         return found
 
     def release(self, version: str) -> None:
@@ -198,22 +191,31 @@ class Artifact:
         finally:
             lock.release()
 
+    def _wait_and_download(
+        self, version: str, files: Sequence[Wanted], download: Callable[[Staging], None]
+    ) -> Path:
+        self._make_folder()
+        with self._waiting():
+            # Another process may have downloaded it while this one waited.
+            found = self._hold(version)
+            if found is None:
+                self._download(version, files, download)
+                found = self._hold(version)
+        if found is None:
+            raise ConfigError(f"{self.label}: {self.folder} changed while it was read; try again")
+        return found
+
     def _download(
         self, version: str, files: Sequence[Wanted], download: Callable[[Staging], None]
     ) -> None:
         total = sum(file.size for file in files)
-        partial = self.folder / PARTIAL
-        lock = self.folder / "lock"
+        partial, lock = self.folder / PARTIAL, self.folder / "lock"
         with reserved(self.root, partial, total, lock=lock, label=self.label):
             try:
                 staging = Staging(partial, files)
+                present = staging.present
+                logger.info("%s: %d bytes to download, %d here", self.label, total, present)
                 try:
-                    logger.info(
-                        "%s: downloading %d bytes, %d are here",
-                        self.label,
-                        total - staging.present,
-                        staging.present,
-                    )
                     download(staging)
                 finally:
                     staging.close()
@@ -222,13 +224,15 @@ class Artifact:
                 if error.errno in _FULL:
                     # Others need the disk too; half a model is no use to them.
                     shutil.rmtree(partial, ignore_errors=True)
-                    raise ConfigError(
-                        f"{self.label}: no space left in {self.folder} for {total} bytes "
-                        f"({error.strerror}); make room or set CACHE_DIR"
-                    ) from error
-                raise ConfigError(
-                    f"{self.label}: cannot write to {self.folder}: {error}"
-                ) from error
+                raise
+
+    def _explained(self, error: OSError, total: int) -> ConfigError:
+        if error.errno in _FULL:
+            return ConfigError(
+                f"{self.label}: no space left in {self.folder} for {total} bytes "
+                f"({error.strerror}); make room or set CACHE_DIR"
+            )
+        return ConfigError(f"{self.label}: cannot write to {self.folder}: {error}; set CACHE_DIR")
 
     def _publish(self, version: str, staging: Staging) -> None:
         sizes = {}
