@@ -1,6 +1,9 @@
 # EKS add-ons. Those that nodes need to become ready come first; those that need nodes, after.
 
 locals {
+  # The autoscaler removes no node with a kube-system pod on it.
+  on_system_nodes = { nodeSelector = { "plainmed.io/pool" = "system" } }
+
   addons_before_nodes = {
     # NetworkPolicy objects are ignored unless the network plugin is told to enforce them.
     "vpc-cni"                = jsonencode({ enableNetworkPolicy = "true" })
@@ -24,6 +27,7 @@ resource "aws_eks_addon" "coredns" {
   cluster_name                = aws_eks_cluster.this.name
   addon_name                  = "coredns"
   addon_version               = lookup(var.addon_versions, "coredns", null)
+  configuration_values        = jsonencode(local.on_system_nodes)
   resolve_conflicts_on_create = "OVERWRITE"
   resolve_conflicts_on_update = "PRESERVE"
 
@@ -34,6 +38,7 @@ resource "aws_eks_addon" "ebs_csi" {
   cluster_name                = aws_eks_cluster.this.name
   addon_name                  = "aws-ebs-csi-driver"
   addon_version               = lookup(var.addon_versions, "aws-ebs-csi-driver", null)
+  configuration_values        = jsonencode({ controller = local.on_system_nodes })
   resolve_conflicts_on_create = "OVERWRITE"
   resolve_conflicts_on_update = "PRESERVE"
 

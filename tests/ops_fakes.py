@@ -107,7 +107,6 @@ class Stage:
             "cluster_name": "plainmed-dev",
             "vpc_id": "vpc-1",
             "image_repositories": {t: f"{repository}/{t}" for t in ("cpu", "gpu")},
-            "node_pools": {"cpu": {"min": 2, "max": 4, "instance_types": ["m6i.xlarge"]}},
         }
         text = json.dumps({name: {"value": value} for name, value in outputs.items()})
         (folder / "answers" / "outputs-after-apply").write_text(text)

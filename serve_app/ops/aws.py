@@ -1,8 +1,7 @@
-"""What the ops commands ask of AWS itself, and the two things they change there without Terraform.
+"""What the ops commands ask of AWS itself, and the one thing they make there without Terraform.
 
-Those are the bucket that holds Terraform's state, which must be before Terraform is, and the
-minimum size of a node group, which `stop` lowers and `restore` raises. Every question has an
-answer that says what to do, or an OpsError that does.
+That is the bucket of Terraform's state, which must be before Terraform can be. Every question has
+an answer that says what to do, or an OpsError that does.
 """
 
 from __future__ import annotations
@@ -219,31 +218,6 @@ class Aws:
         except ClientError as error:
             raise _explained(error, f"make the state bucket {name}") from error
         return True
-
-    def set_pool_minimum(self, cluster: str, pool: str, minimum: int) -> bool:
-        """Sets the least number of nodes of a pool; the autoscaler does the rest.
-
-        Returns:
-            Whether there is such a pool.
-
-        Raises:
-            OpsError: AWS refused.
-        """
-        try:
-            groups = self._ask("eks", "list_nodegroups", clusterName=cluster)["nodegroups"]
-            # A group's name is its pool's with a suffix of digits (terraform-eks/node_groups.tf).
-            names = [n for n in groups if n.rpartition("-")[0] == pool]
-            for name in names:
-                self._ask(
-                    "eks",
-                    "update_nodegroup_config",
-                    clusterName=cluster,
-                    nodegroupName=name,
-                    scalingConfig={"minSize": minimum},
-                )
-        except ClientError as error:
-            raise _explained(error, f"set the size of pool {pool}") from error
-        return bool(names)
 
 
 def _bucket_problem(error: ClientError, bucket: str) -> str:

@@ -72,6 +72,10 @@ StateBucket = Annotated[
         help="Bucket of Terraform's state. Default: plainmed-tfstate-ACCOUNT-REGION.",
     ),
 ]
+BaseDigest = Annotated[
+    str | None,
+    typer.Option(envvar="BASE_DIGEST", help="sha256:... of the image's base (docs/kubernetes.md)."),
+]
 Timeout = Annotated[float, typer.Option(help="Seconds to wait for a service to be ready.", min=1.0)]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 DryRun = Annotated[
@@ -154,6 +158,7 @@ def deploy(
     tag: Tag = None,
     public: Public = None,
     state_bucket: StateBucket = None,
+    base_digest: BaseDigest = None,
     timeout: Timeout = 1800.0,
     skip_quota: Annotated[
         bool, typer.Option("--skip-quota", help="Do not ask for the GPU quota.")
@@ -175,6 +180,7 @@ def deploy(
         tag,
         _ranges(public),
         state_bucket,
+        base_digest,
         timeout,
         yes,
         dry_run,
@@ -194,6 +200,7 @@ def redeploy(
     tag: Tag = None,
     public: Public = None,
     state_bucket: StateBucket = None,
+    base_digest: BaseDigest = None,
     timeout: Timeout = 1800.0,
     dry_run: DryRun = False,
     root: Root = None,
@@ -211,6 +218,7 @@ def redeploy(
         tag,
         _ranges(public),
         state_bucket,
+        base_digest,
         timeout,
         dry_run=dry_run,
     )

@@ -228,6 +228,8 @@ def terraform_destroy(options: Options) -> Arguments:
 
 def docker_build(options: Options, target: str, image: str) -> Arguments:
     """Builds one target of the Dockerfile for the nodes' architecture."""
+    pinned = [] if options.base_digest is None else [f"BASE_DIGEST={options.base_digest}"]
+    arguments = [f"REVISION={image.rpartition(':')[2]}", *pinned]
     return [
         "docker",
         "build",
@@ -235,6 +237,7 @@ def docker_build(options: Options, target: str, image: str) -> Arguments:
         "linux/amd64",
         "--target",
         target,
+        *(word for argument in arguments for word in ("--build-arg", argument)),
         "--tag",
         image,
         options.root,

@@ -18,6 +18,7 @@ PORTS = {"metrics": 8001, "generator": 8000}
 
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 
 
@@ -71,6 +72,7 @@ class Options:
         model_bucket: MODEL_S3_BUCKET.
         public_ranges: addresses that may call the services from outside the VPC; None: as the
             release has it; empty: internal load balancer.
+        base_digest: `sha256:...` that pins the image's base.
         timeout_s: longest wait for a service to become ready.
     """
 
@@ -85,6 +87,7 @@ class Options:
     tag: str | None = None
     public_ranges: tuple[str, ...] | None = None
     state_bucket: str | None = None
+    base_digest: str | None = None
     timeout_s: float = 1800.0
     yes: bool = False
     dry_run: bool = False
@@ -95,6 +98,7 @@ class Options:
             ("MODEL_S3_BUCKET", self.model_bucket, _BUCKET, "a bucket's name, without s3://"),
             ("--state-bucket", self.state_bucket, _BUCKET, "a bucket's name, without s3://"),
             ("--tag", self.tag, _TAG, "an image tag"),
+            ("--base-digest", self.base_digest, _DIGEST, "sha256: and 64 hexadecimal digits"),
         )
         for name, value, pattern, form in checks:
             if value is not None and pattern.fullmatch(value) is None:

@@ -25,7 +25,6 @@ from serve_app.ops.runner import Runner
 Confirm = Callable[[str], bool]
 TERRAFORM_HINT = "Mend what the message above names and run the same command again."
 _POLL_S = 5.0  # between two looks at a service that is not ready yet
-_POOLS = ("cpu",)  # those with a minimum above zero in some environment, besides system
 
 
 class Steps:
@@ -109,7 +108,6 @@ class Steps:
                         for target in ("cpu", "gpu")
                     }
                 },
-                "node_pools": {"value": {pool: {"min": "MIN"} for pool in _POOLS}},
             }
         )
         text = self.runner.read(commands.terraform_output(self.options), placeholder=shown)
@@ -303,16 +301,6 @@ class Steps:
                     f"again, or `plainmed ops rollback {name.rpartition('-')[2]}`"
                 )
             time.sleep(_POLL_S)
-
-    def pool_minimum(self, minimum: int | None) -> None:
-        """Sets the least nodes of the shared pools; None: as Terraform has them."""
-        pools: dict[str, Any] = {} if minimum is not None else self.outputs()["node_pools"]
-        for pool in _POOLS:
-            least = minimum if minimum is not None else pools.get(pool, {}).get("min", 0)
-            if self.runner.dry_run:
-                self.runner.note(f"would set the least nodes of pool {pool} to {least}")
-            elif self.aws.set_pool_minimum(self.options.cluster, pool, int(least)):
-                self.runner.note(f"pool {pool}: at least {least} nodes")
 
     def uninstall(self, everything: bool) -> None:
         """Removes the target's releases; for everything, the namespace with its volumes too."""

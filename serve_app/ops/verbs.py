@@ -59,17 +59,13 @@ class Verbs(Steps):
         self.check_first(("helm",))
         self.check_cluster()
         self.each_release(lambda held: replace(held, suspend=True))
-        if len(self.options.target.services) > 1:
-            self.pool_minimum(0)
 
     def restore(self) -> None:
         """Brings stopped services back as they were; builds nothing."""
-        self.check_first(("terraform", "helm"))
+        self.check_first(("helm",))
         self.check_cluster()
         held = {s: self.held(s) for s in self.options.target.services}
         self.check_models([r.release for r in held.values() if r and r.release])
-        if len(self.options.target.services) > 1:
-            self.pool_minimum(None)
         self.each_release(
             lambda release: replace(
                 wanted(self.options, release.service, release, self.region), suspend=False

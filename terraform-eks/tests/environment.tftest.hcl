@@ -71,6 +71,15 @@ run "cluster" {
     condition     = jsondecode(aws_eks_addon.before_nodes["vpc-cni"].configuration_values).enableNetworkPolicy == "true"
     error_message = "the chart's NetworkPolicy objects are enforced"
   }
+  assert {
+    condition = alltrue([
+      for selector in [
+        jsondecode(aws_eks_addon.coredns.configuration_values).nodeSelector,
+        jsondecode(aws_eks_addon.ebs_csi.configuration_values).controller.nodeSelector,
+      ] : selector["plainmed.io/pool"] == "system"
+    ])
+    error_message = "no add-on holds a node of the other pools up"
+  }
 }
 
 run "public_access_only_for_named_addresses" {
@@ -100,12 +109,12 @@ run "nodes" {
     error_message = "the max size is 16 vCPU and 64 GB (an m *.4xlarge)"
   }
   assert {
-    condition     = alltrue([for pool in ["cpu-max", "gpu"] : aws_eks_node_group.pool[pool].scaling_config[0].min_size == 0 && aws_eks_node_group.pool[pool].scaling_config[0].desired_size == 0])
-    error_message = "cpu-max and gpu start from zero nodes"
+    condition     = alltrue([for pool in ["cpu", "cpu-max", "gpu"] : aws_eks_node_group.pool[pool].scaling_config[0].min_size == 0 && aws_eks_node_group.pool[pool].scaling_config[0].desired_size == 0])
+    error_message = "every pool but system starts from zero nodes, so that a stopped service costs none"
   }
   assert {
-    condition     = aws_eks_node_group.pool["cpu"].scaling_config[0].min_size == (var.environment == "prod" ? 2 : 0)
-    error_message = "prod keeps two workers up, dev none"
+    condition     = aws_eks_node_group.pool["system"].scaling_config[0].min_size == (var.environment == "prod" ? 2 : 1)
+    error_message = "prod survives the loss of a system node"
   }
   assert {
     condition     = alltrue([for name, pool in aws_eks_node_group.pool : pool.labels["plainmed.io/pool"] == name])
