@@ -474,19 +474,6 @@ def test_a_pipeline_that_only_fails_is_given_up_and_keeps_what_is_finished(tmp_p
     assert len(log.read_text().splitlines()) == 28
 
 
-@pytest.mark.usefixtures("no_ray")
-def test_an_error_of_ours_is_found_in_what_ray_wraps_it_in(tmp_path: Path) -> None:
-    from ray.exceptions import RayTaskError
-
-    job = prepare(write_rows(tmp_path / "in.csv", make_rows(4)), tmp_path / "out.csv")
-    cause = ConfigError("there are no weights on this node")
-    wrapped = RayTaskError("score", "traceback", cause)
-    for error in (wrapped, wrapped.as_instanceof_cause()):
-        with pytest.raises(ConfigError) as caught:
-            run(job, engine=FailingRay([0], error))
-        assert caught.value.message == cause.message
-
-
 # --- what is refused at once ------------------------------------------------------------
 
 

@@ -27,7 +27,7 @@ from serve_app.corpus.scoring import (
     score_block,
     texts,
 )
-from serve_app.errors import ConfigError, PlainMedError, Unavailable
+from serve_app.errors import ConfigError, InvalidInput, PlainMedError, Unavailable
 from serve_app.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -35,7 +35,6 @@ logger = logging.getLogger(__name__)
 _READERS = 4  # tasks that read at once: far more than the models need
 _STORE = 256 << 20  # bytes of texts and results in flight in Ray's object store
 _LARGEST = 8 << 20  # bytes Ray Data expects of one block
-_OUR_ERRORS = PlainMedError.__module__
 _STALLED_RUNS = 3  # pipelines in a row that may fail without finishing one block
 
 
@@ -100,9 +99,6 @@ class RayEngine:
                             if waiting.pop(result.number, None) is not None:
                                 yield result
                 except _ray_errors() as error:
-                    own = _own_error(error)
-                    if own is not None:
-                        raise own from error
                     lost = error
                 if not waiting:
                     return
@@ -134,9 +130,9 @@ class RayEngine:
                 fn_kwargs={"source": source, "task": task},
                 batch_size=None,
                 batch_format="pyarrow",
-                compute=TaskPoolStrategy(size=_READERS),
+                compute=TaskPoolStrategy(size=min(_READERS, len(blocks))),
                 num_cpus=0,  # or the scoring actors would leave it no CPU, and wait for it
-                ray_remote_args_fn=_beside_the_driver(source),
+                label_selector=_beside_the_driver(source),
             )
             scored = read.map_batches(
                 _ScoreBlocks,
@@ -206,14 +202,17 @@ def _read(batch: Any, source: Source, task: Task) -> Any:
         described = json.loads(text)
         spans = tuple(Span(**span) for span in described["spans"])
         block = Block(described["number"], spans)
-        rows = read_rows(source, block, (task.original, task.generated))
+        rows: Any
+        try:
+            rows = [
+                asdict(row) if isinstance(row, RowError) else row
+                for row in texts(read_rows(source, block, (task.original, task.generated)), task)
+            ]
+        except PlainMedError as error:
+            rows = _fatal_out(error)
         found["number"].append(block.number)
         # JSON: an Arrow string takes no lone surrogate, which is to be one row's error only.
-        found["rows"].append(
-            json.dumps(
-                [asdict(row) if isinstance(row, RowError) else row for row in texts(rows, task)]
-            )
-        )
+        found["rows"].append(json.dumps(rows))
     return pa.table({"number": found["number"], "rows": pa.array(found["rows"], pa.large_string())})
 
 
@@ -223,39 +222,60 @@ class _ScoreBlocks:
     def __init__(self, make_scorer: Callable[[], Scorer], task: Task, threads: int) -> None:
         import torch
 
-        torch.set_num_threads(threads)
         self._task = task
-        self._scorer = make_scorer()
+        self._scorer: Scorer | PlainMedError
+        try:
+            self._scorer = make_scorer()
+        except PlainMedError as error:
+            # Ray would start an actor that fails here again and again, and lose the reason.
+            self._scorer = error
+        torch.set_num_threads(threads)  # after the settings had their say: no more than our CPUs
 
     def __call__(self, batch: Any) -> Any:
         import pyarrow as pa
 
-        results = []
-        for number, text in zip(
-            batch.column("number").to_pylist(), batch.column("rows").to_pylist(), strict=True
-        ):
-            rows = [
-                RowError(**row) if isinstance(row, dict) else (row[0], row[1])
-                for row in json.loads(text)
-            ]
-            results.append(_result_out(score_block(self._scorer, self._task, number, rows)))
-        return pa.table({"result": results})
+        numbers, rows = batch.column("number").to_pylist(), batch.column("rows").to_pylist()
+        results = [self._score(*block) for block in zip(numbers, rows, strict=True)]
+        return pa.table({"result": [json.dumps(result) for result in results]})
+
+    def _score(self, number: int, text: str) -> dict[str, Any]:
+        found = json.loads(text)
+        if isinstance(found, dict):
+            return found
+        if isinstance(self._scorer, PlainMedError):
+            return _fatal_out(self._scorer)
+        rows = [RowError(**row) if isinstance(row, dict) else (row[0], row[1]) for row in found]
+        try:
+            return _result_out(score_block(self._scorer, self._task, number, rows))
+        except PlainMedError as error:
+            return _fatal_out(error)
 
 
-def _result_out(result: BlockResult) -> str:
-    return json.dumps(
-        {
-            "number": result.number,
-            "rows": [
-                asdict(row) if isinstance(row, RowError) else [row.values, row.loss]
-                for row in result.rows
-            ],
-            "models": result.models.to_dict(),
-        }
-    )
+def _fatal_out(error: PlainMedError) -> dict[str, Any]:
+    """An error that ends the run, as data: what Ray makes of an exception keeps only its text."""
+    return {"fatal": type(error).__name__, "message": error.message}
+
+
+def _result_out(result: BlockResult) -> dict[str, Any]:
+    return {
+        "number": result.number,
+        "rows": [
+            asdict(row) if isinstance(row, RowError) else [row.values, row.loss]
+            for row in result.rows
+        ],
+        "models": result.models.to_dict(),
+    }
 
 
 def _result_in(found: Any) -> BlockResult:
+    """The result of a block.
+
+    Raises:
+        PlainMedError: the worker found that the run cannot go on.
+    """
+    if "fatal" in found:
+        kinds = {kind.__name__: kind for kind in (ConfigError, InvalidInput, Unavailable)}
+        raise kinds.get(found["fatal"], ConfigError)(found["message"])
     rows = tuple(
         RowError(**row) if isinstance(row, dict) else Scores(tuple(row[0]), row[1])
         for row in found["rows"]
@@ -316,15 +336,13 @@ def _quiet_data() -> Iterator[None]:
         log.setLevel(before[2])
 
 
-def _beside_the_driver(source: Source) -> Callable[[], dict[str, Any]] | None:
+def _beside_the_driver(source: Source) -> dict[str, str] | None:
     """Where a path is read: other nodes may not have it."""
     if not source.place.local:
         return None
     import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    node = ray.get_runtime_context().get_node_id()
-    return lambda: {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)}
+    return {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
 
 
 def _ray_errors() -> tuple[type[Exception], ...]:
@@ -332,17 +350,6 @@ def _ray_errors() -> tuple[type[Exception], ...]:
     from ray.exceptions import RayError
 
     return (RayError, ExecutionTimeoutError)
-
-
-def _own_error(error: BaseException) -> PlainMedError | None:
-    """The error of ours that a worker raised, out of what Ray wraps it in."""
-    link: BaseException | None = error
-    for _ in range(10):
-        for found in (getattr(link, "cause", None), link):
-            if isinstance(found, PlainMedError) and type(found).__module__ == _OUR_ERRORS:
-                return found
-        link = getattr(link, "cause", None) or (link and link.__cause__)
-    return None
 
 
 def _first_line(error: object) -> str:
