@@ -17,7 +17,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import yaml
 
-PROGRAM = """#!{python} -S
+PROGRAM = """#!{python} -IS
 import json, os, pathlib, sys
 stage = pathlib.Path({stage!r})
 name, words = os.path.basename(sys.argv[0]), sys.argv[1:]
@@ -79,6 +79,8 @@ elif name == "helm" and words[0] == "rollback":
     file.write_text(json.dumps(old))
 elif name == "helm" and words[0] == "uninstall":
     (stage / "releases" / (words[1] + ".json")).unlink(missing_ok=True)
+elif name == "terraform" and "init" in words and (answers / "outputs-after-init").exists():
+    (answers / "outputs").write_text((answers / "outputs-after-init").read_text())
 elif name == "terraform" and "output" in words:
     print((answers / "outputs").read_text() if (answers / "outputs").exists() else "{{}}")
 elif name == "terraform" and "apply" in words:

@@ -31,6 +31,11 @@ _CONFIG = Config(
 )
 
 
+def _session() -> boto3.session.Session:
+    """Reads profile and credentials anew, as the environment is now."""
+    return boto3.session.Session()
+
+
 @dataclass(frozen=True, slots=True)
 class RegistryLogin:
     """What `docker login` wants; the password is good for twelve hours."""
@@ -44,13 +49,17 @@ class Aws:
 
     def __init__(self, region: str) -> None:
         self.region = region
+        self._clients: dict[str, Any] = {}  # one costs a tenth of a second to make
 
     def _client(self, service: str) -> Any:
-        try:
-            session: Any = boto3.session.Session()
-            return session.client(service, region_name=self.region, config=_CONFIG)
-        except (BotoCoreError, ValueError) as error:
-            raise _explained(error, f"reach {service}") from error
+        if service not in self._clients:
+            try:
+                session: Any = _session()
+                made = session.client(service, region_name=self.region, config=_CONFIG)
+            except (BotoCoreError, ValueError) as error:
+                raise _explained(error, f"reach {service}") from error
+            self._clients[service] = made
+        return self._clients[service]
 
     def _ask(self, service: str, operation: str, **given: Any) -> Any:
         client = self._client(service)
@@ -91,8 +100,7 @@ class Aws:
             if names:
                 return (
                     f"s3://{bucket}/{prefix} has no config.json (nor adapter_config.json), so it "
-                    "is "
-                    "no model; upload the whole directory"
+                    "is no model; upload the whole directory"
                 )
             found = self._models(bucket)
         except ClientError as error:
@@ -174,6 +182,20 @@ class Aws:
         _, _, password = base64.b64decode(data["authorizationToken"]).decode().partition(":")
         return RegistryLogin(str(data["proxyEndpoint"]).partition("://")[2], password)
 
+    def bucket_exists(self, name: str) -> bool:
+        """Whether there is such a bucket, and it may be used.
+
+        Raises:
+            OpsError: that cannot be told, or it belongs to somebody else.
+        """
+        try:
+            self._ask("s3", "head_bucket", Bucket=name)
+        except ClientError as error:
+            if error.response["Error"]["Code"] in ("404", "NoSuchBucket"):
+                return False
+            raise OpsError(_bucket_problem(error, name)) from error
+        return True
+
     # --- changes -----------------------------------------------------------------------------
 
     def ensure_state_bucket(self, name: str) -> bool:
@@ -185,12 +207,7 @@ class Aws:
         Raises:
             OpsError: it cannot be made or looked at.
         """
-        try:
-            self._ask("s3", "head_bucket", Bucket=name)
-        except ClientError as error:
-            if error.response["Error"]["Code"] not in ("404", "NoSuchBucket"):
-                raise OpsError(_bucket_problem(error, name)) from error
-        else:
+        if self.bucket_exists(name):
             return False
         where = (
             {}
@@ -236,8 +253,7 @@ def _explained(error: Exception, what: str) -> OpsError:
     if isinstance(error, NoCredentialsError | PartialCredentialsError | ProfileNotFound):
         return OpsError(
             "no usable AWS credentials; run `aws sso login`, or set AWS_PROFILE, or "
-            "AWS_ACCESS_KEY_ID "
-            "and AWS_SECRET_ACCESS_KEY"
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         )
     if isinstance(error, NoRegionError):
         return OpsError("no AWS region; pass --region")

@@ -33,9 +33,9 @@ def _on(context: str, namespace: str = NAMESPACE) -> list[str]:
     return ["--kube-context", context, "--namespace", namespace]
 
 
-def helm_status(release: str, context: str) -> Arguments:
+def helm_status(release: str, context: str, namespace: str = NAMESPACE) -> Arguments:
     """Prints a release's state and values as JSON; fails where there is none."""
-    return ["helm", "status", release, *_on(context), "--output", "json"]
+    return ["helm", "status", release, *_on(context, namespace), "--output", "json"]
 
 
 def helm_upgrade(release: Release, options: Options) -> Arguments:
@@ -62,10 +62,12 @@ def helm_upgrade(release: Release, options: Options) -> Arguments:
     ]
 
 
-def helm_rollback(release: str, context: str, revision: int | None = None) -> Arguments:
+def helm_rollback(
+    release: str, context: str, revision: int | None = None, namespace: str = NAMESPACE
+) -> Arguments:
     """Goes back to a revision; without one, to the previous."""
     number = [] if revision is None else [str(revision)]
-    return ["helm", "rollback", release, *number, *_on(context), *_APPLY]
+    return ["helm", "rollback", release, *number, *_on(context, namespace), *_APPLY]
 
 
 def helm_uninstall(release: str, context: str, namespace: str = NAMESPACE) -> Arguments:

@@ -24,6 +24,8 @@ from serve_app.ops.errors import OpsError
 
 CRD = "rayservices.ray.io"
 _TIMEOUT = (10, 60)  # seconds to connect, to answer
+_FOLLOW_S = 86_400.0  # a log may be silent that long; the client takes no "for ever"
+_POLL_S = 5.0  # between two looks at a namespace that is going away
 _EVENTS = 8
 
 
@@ -124,8 +126,7 @@ class Kube:
         except (ConfigException, OSError) as error:
             raise OpsError(
                 f"no kubeconfig context {context!r} ({error}); `plainmed ops deploy` makes it, or "
-                "run "
-                f"aws eks update-kubeconfig --name {context} --alias {context}"
+                f"run aws eks update-kubeconfig --name {context} --alias {context}"
             ) from error
         api.configuration.retries = urllib3.Retry(total=2, backoff_factor=0.5)
         self.core = client.CoreV1Api(api)
@@ -142,17 +143,15 @@ class Kube:
             if error.status in (401, 403):
                 raise OpsError(
                     f"cluster {self.context} refuses these credentials ({error.status} "
-                    f"{error.reason}); "
-                    "add your role to admin_principal_arns in account.auto.tfvars and run "
-                    "`plainmed ops apply`"
+                    f"{error.reason}); add your role to admin_principal_arns in "
+                    "account.auto.tfvars and run `plainmed ops apply`"
                 ) from error
             raise OpsError(f"cluster {self.context}: {error.status} {error.reason}") from error
         except (urllib3.exceptions.HTTPError, ConfigException) as error:
             raise OpsError(
                 f"cluster {self.context} cannot be reached ({type(error).__name__}); check your "
-                "VPN, or add "
-                "your address to public_access_cidrs in account.auto.tfvars and run `plainmed ops "
-                "apply`"
+                "VPN, or add your address to public_access_cidrs in account.auto.tfvars and run "
+                "`plainmed ops apply`"
             ) from error
 
     # --- questions ---------------------------------------------------------------------------
@@ -174,8 +173,7 @@ class Kube:
         if found is None:
             return (
                 "the cluster has no RayService definition: KubeRay is not installed; run "
-                "`plainmed ops "
-                "deploy`, which installs it"
+                "`plainmed ops deploy`, which installs it"
             )
         served = [v for v in found["spec"]["versions"] if v["name"] == "v1" and v["served"]]
         if not served:
@@ -183,8 +181,8 @@ class Kube:
         if "suspend" not in _spec_fields(served[0]):
             return (
                 "the cluster's RayService definition is older than KubeRay 1.7 (no `suspend`), "
-                "and Helm "
-                "never upgrades definitions; docs/operations.md, Upgrading KubeRay, has the command"
+                "and Helm never upgrades definitions; docs/operations.md, Upgrading KubeRay, has "
+                "the command"
             )
         return None
 
@@ -325,7 +323,7 @@ class Kube:
                 follow=follow,
                 previous=previous,
                 _preload_content=False,
-                _request_timeout=(10, None) if follow else _TIMEOUT,
+                _request_timeout=(10, _FOLLOW_S) if follow else _TIMEOUT,
             )
         except ApiException as error:
             # A container that has not started has no log yet; the others do.
@@ -351,13 +349,11 @@ class Kube:
             if time.monotonic() > until:
                 raise OpsError(
                     f"namespace {self.namespace} is still there after {timeout_s:g} s; see what "
-                    "holds it: "
-                    f"kubectl --context {self.context} describe namespace {self.namespace}; then "
-                    "run "
-                    "the same command again"
+                    f"holds it: kubectl --context {self.context} describe namespace "
+                    f"{self.namespace}; then run the same command again"
                 )
             self._ask(self.core.delete_namespace, self.namespace)
-            time.sleep(min(5.0, max(0.1, timeout_s / 20)))
+            time.sleep(_POLL_S)
 
 
 def _spec_fields(version: dict[str, Any]) -> set[str]:

@@ -97,41 +97,34 @@ class Steps:
         self.runner.run(commands.terraform_apply(self.options), hint=TERRAFORM_HINT)
 
     def outputs(self) -> dict[str, Any]:
-        """Terraform's outputs by name."""
-        shown = json.dumps(
-            {
-                "vpc_id": {"value": "VPC_ID"},
-                "image_repositories": {
-                    "value": {
-                        target: f"ACCOUNT.dkr.ecr.{self.region}.amazonaws.com/"
-                        f"{self.options.cluster}/{target}"
-                        for target in ("cpu", "gpu")
-                    }
-                },
-            }
-        )
-        text = self.runner.read(commands.terraform_output(self.options), placeholder=shown)
-        outputs = {} if text is None else json.loads(text)
-        if "image_repositories" not in outputs and not self.runner.dry_run:
-            # Another working directory made it, or another environment was the last one here.
-            self.init()
-            text = self.runner.read(commands.terraform_output(self.options), placeholder=shown)
-            outputs = {} if text is None else json.loads(text)
-        values = {name: item["value"] for name, item in outputs.items()}
-        if "image_repositories" not in values:
-            raise OpsError(
-                f"environment {self.options.environment.value} has no infrastructure; run "
-                "`plainmed "
-                "ops deploy` or `plainmed ops apply` first"
-            )
+        """Terraform's outputs by name, of this environment.
+
+        Raises:
+            OpsError: the environment has not been applied yet.
+        """
+        values = self._read_outputs()
         if not self.runner.dry_run and values.get("cluster_name") != self.options.cluster:
-            raise OpsError(
-                f"terraform-eks/ holds {values.get('cluster_name')}, not {self.options.cluster}; "
-                "run "
-                f"`plainmed ops plan --env {self.options.environment.value}` once, which changes "
-                "over"
-            )
+            # A fresh checkout, or the last call here was about another environment.
+            if self.aws.bucket_exists(self._state_bucket()):
+                self.init()
+                values = self._read_outputs()
+            if values.get("cluster_name") != self.options.cluster:
+                raise OpsError(
+                    f"environment {self.options.environment.value} has no infrastructure; run "
+                    "`plainmed ops deploy` or `plainmed ops apply` first"
+                )
         return values
+
+    def _read_outputs(self) -> dict[str, Any]:
+        registry = f"ACCOUNT.dkr.ecr.{self.region}.amazonaws.com/{self.options.cluster}"
+        shown = {
+            "vpc_id": "VPC_ID",
+            "image_repositories": {target: f"{registry}/{target}" for target in ("cpu", "gpu")},
+        }
+        placeholder = json.dumps({name: {"value": value} for name, value in shown.items()})
+        text = self.runner.read(commands.terraform_output(self.options), placeholder=placeholder)
+        outputs = {} if text is None else json.loads(text)
+        return {name: item["value"] for name, item in outputs.items()}
 
     def connect(self) -> None:
         """Puts the cluster into the kubeconfig, and checks that it answers."""
@@ -146,6 +139,7 @@ class Steps:
         """Installs what the cluster needs before a release."""
         gpu = self.options.profile is Profile.GPU
         for tool in commands.tools(self.options.cluster, self.region, outputs["vpc_id"], gpu):
+            self._recorded(tool.name, tool.namespace, "")
             self.runner.run(
                 tool.install(self.options.cluster),
                 hint=f"See its pods: kubectl --context {self.options.cluster} --namespace "
@@ -196,10 +190,14 @@ class Steps:
         )
 
     def held(self, service: str) -> Recorded | None:
-        """The release as Helm has it; mended where a cut-off Helm left it locked."""
-        name = release_name(service)
+        """The release of a service as Helm has it; None if there is none."""
+        return self._recorded(release_name(service), NAMESPACE, service)
+
+    def _recorded(self, name: str, namespace: str, service: str) -> Recorded | None:
+        """A release as Helm has it; mended where a cut-off Helm left it locked."""
+        cluster = self.options.cluster
         text = self.runner.read(
-            commands.helm_status(name, self.options.cluster), placeholder=self._placeholder(service)
+            commands.helm_status(name, cluster, namespace), placeholder=self._placeholder(service)
         )
         if text is None:
             return None
@@ -211,9 +209,9 @@ class Steps:
                 f"{name} is {recorded.status}: an earlier command was cut off; mending"
             )
             if recorded.revision == 1:
-                self.runner.run(commands.helm_uninstall(name, self.options.cluster))
+                self.runner.run(commands.helm_uninstall(name, cluster, namespace))
             else:
-                self.runner.run(commands.helm_rollback(name, self.options.cluster))
+                self.runner.run(commands.helm_rollback(name, cluster, namespace=namespace))
         return recorded
 
     def _placeholder(self, service: str) -> str:
@@ -260,8 +258,7 @@ class Steps:
             if recorded.release is None:
                 raise OpsError(
                     f"{recorded.status} release {release_name(service)} was not made by `plainmed "
-                    "ops`; "
-                    f"run `plainmed ops deploy {service}`, which takes it over"
+                    f"ops`; run `plainmed ops deploy {service}`, which takes it over"
                 )
             found += 1
             self._upgrade(change(recorded.release))
@@ -295,10 +292,8 @@ class Steps:
                 raise OpsError(
                     f"{name} is not {'stopped' if state.suspend else 'ready'} after "
                     f"{self.options.timeout_s:g} s:{why_not_ready(state)}\nWhat served before "
-                    "still serves. "
-                    "docs/operations.md, Troubleshooting, goes by symptom; then run the same "
-                    "command "
-                    f"again, or `plainmed ops rollback {name.rpartition('-')[2]}`"
+                    "still serves. docs/operations.md, Troubleshooting, goes by symptom; then run "
+                    f"the same command again, or `plainmed ops rollback {name.rpartition('-')[2]}`"
                 )
             time.sleep(_POLL_S)
 

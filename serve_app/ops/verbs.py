@@ -97,8 +97,7 @@ class Verbs(Steps):
         everything = len(self.options.target.services) > 1
         what = (
             f"everything in {self.options.cluster}: both services, their addresses, the cluster, "
-            "its "
-            "network and images. The model bucket and the Terraform state bucket stay"
+            "its network and images. The model bucket and the Terraform state bucket stay"
             if everything
             else f"release {release_name(self.options.target.value)} and its address; cluster, "
             "images and models stay"
