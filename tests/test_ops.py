@@ -358,7 +358,7 @@ def test_a_cluster_that_refuses_or_is_gone_is_explained(stage: Stage, cluster: C
 
 
 @pytest.mark.parametrize(
-    "where", ["terraform apply", "aws eks", "helm kuberay-operator", "docker push"]
+    "where", ["terraform apply", "aws eks", "helm upgrade kuberay-operator", "docker push"]
 )
 def test_a_deploy_that_failed_can_be_run_again(stage: Stage, cluster: Cluster, where: str) -> None:
     stage.fail_once(where)
