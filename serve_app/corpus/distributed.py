@@ -298,11 +298,12 @@ def _connected(address: str | None) -> Iterator[None]:
     # Ray's C++ part prints its errors on our standard error; a retried one is no news there.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
-        if address is None:
-            # Without "local" it would join whatever cluster happens to run on this machine.
-            ray.init("local", include_dashboard=False, object_store_memory=2 * _STORE, **quiet)
-        else:
-            ray.init(address, **quiet)
+        with _standard_error_closed():
+            if address is None:
+                # Without "local" it would join whatever cluster happens to run on this machine.
+                ray.init("local", include_dashboard=False, object_store_memory=2 * _STORE, **quiet)
+            else:
+                ray.init(address, **quiet)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError) as error:
         where = "Ray cannot start here" if address is None else f"no Ray cluster at {address!r}"
         raise ConfigError(
@@ -313,6 +314,19 @@ def _connected(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _standard_error_closed() -> Iterator[None]:
+    """Keeps from the terminal that Ray's C++ part tells which log level it was given."""
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 @contextlib.contextmanager
