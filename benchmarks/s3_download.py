@@ -1,6 +1,7 @@
 """Downloads one object from the same S3 server with PlainMed, boto3 and `aws s3 cp`, in turn.
 
     python benchmarks/s3_download.py                     # 300 MB from a file server, 5 rounds
+    python benchmarks/s3_download.py --checksum none     # the object has an ETag (MD5) alone
     python benchmarks/s3_download.py --server moto       # from moto's server, as in the tests
     python benchmarks/s3_download.py --aws /path/to/aws  # the AWS command line too
 
@@ -11,6 +12,7 @@ own transfer with its defaults. PlainMed's time includes listing, checksum and p
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import http.server
@@ -33,10 +35,9 @@ import typer
 from boto3.s3.transfer import TransferConfig
 
 from serve_app.artifacts import resolve
+from serve_app.artifacts.checksums import file_checksum
 
-app = typer.Typer(
-    add_completion=False, help=__doc__, pretty_exceptions_show_locals=False
-)
+app = typer.Typer(add_completion=False, help=__doc__, pretty_exceptions_show_locals=False)
 
 BUCKET, KEY = "models", "merged/model.safetensors"
 
@@ -47,6 +48,7 @@ class FileServer(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     path_on_disk: Path
     etag: str
+    checksum: str | None
 
     def do_HEAD(self) -> None:
         self._object(body=False)
@@ -71,6 +73,9 @@ class FileServer(http.server.BaseHTTPRequestHandler):
         end = min(int(found[2]) + 1, size) if found and found[2] else size
         headers = {"ETag": self.etag, "Accept-Ranges": "bytes"}
         headers["Last-Modified"] = "Mon, 02 Nov 2026 00:00:00 GMT"
+        if self.checksum and not found:  # as S3 does for the whole object
+            headers["x-amz-checksum-crc64nvme"] = self.checksum
+            headers["x-amz-checksum-type"] = "FULL_OBJECT"
         if found:
             headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
         self._head(206 if found else 200, end - start, headers)
@@ -92,13 +97,14 @@ class FileServer(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def serve_file(path: Path, etag: str, port: int) -> None:
-    handler = type("Handler", (FileServer,), {"path_on_disk": path, "etag": etag})
+def serve_file(path: Path, etag: str, checksum: str | None, port: int) -> None:
+    state = {"path_on_disk": path, "etag": etag, "checksum": checksum}
+    handler = type("Handler", (FileServer,), state)
     http.server.ThreadingHTTPServer(("127.0.0.1", port), handler).serve_forever()
 
 
 @contextlib.contextmanager
-def server(kind: str, source: Path) -> Iterator[str]:
+def server(kind: str, source: Path, checksum: bool) -> Iterator[str]:
     """The URL of a running server that has `source` at BUCKET and KEY."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -106,9 +112,9 @@ def server(kind: str, source: Path) -> Iterator[str]:
     if kind == "file":
         with source.open("rb") as file:
             etag = f'"{hashlib.file_digest(file, "md5").hexdigest()}"'
-        process = multiprocessing.Process(
-            target=serve_file, args=(source, etag, port), daemon=True
-        )
+        crc = base64.b64encode(file_checksum(source, "ChecksumCRC64NVME")).decode()
+        arguments = (source, etag, crc if checksum else None, port)
+        process = multiprocessing.Process(target=serve_file, args=arguments, daemon=True)
         process.start()
         stop: Callable[[], Any] = process.terminate
     elif kind == "moto":
@@ -121,9 +127,7 @@ def server(kind: str, source: Path) -> Iterator[str]:
             "-p",
             str(port),
         ]
-        started = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        started = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         stop = started.terminate
     else:
         raise typer.BadParameter(f"{kind!r} is no server; choose file or moto")
@@ -175,9 +179,10 @@ def main(
     size_mb: Annotated[int, typer.Option(help="object size in 10^6 bytes")] = 300,
     rounds: Annotated[int, typer.Option(help="downloads with each client")] = 5,
     kind: Annotated[str, typer.Option("--server", help="file or moto")] = "file",
-    aws: Annotated[
-        str | None, typer.Option(help="the aws command; unset: on PATH, if any")
-    ] = None,
+    checksum: Annotated[
+        str, typer.Option(help="of the file server: crc64nvme, which S3 keeps by default, or none")
+    ] = "crc64nvme",
+    aws: Annotated[str | None, typer.Option(help="the aws command; unset: on PATH, if any")] = None,
 ) -> None:
     """Print seconds, MB/s, and the ratio to boto3's defaults."""
     os.environ.update(
@@ -206,7 +211,7 @@ def main(
             file.truncate(size_mb * 10**6)
         with source.open("rb") as file:
             wanted = hashlib.file_digest(file, "sha256").digest()
-        with server(kind, source) as url:
+        with server(kind, source, checksum == "crc64nvme") as url:
             os.environ["AWS_ENDPOINT_URL"] = url
             for turn in range(rounds + 1):  # the first is not counted
                 for name, download in clients.items():
@@ -222,7 +227,8 @@ def main(
                     if turn:
                         times[name].append(taken)
     medians = {name: statistics.median(found) for name, found in times.items()}
-    typer.echo(f"{size_mb} MB from the {kind} server, medians of {rounds}, interleaved")
+    kept = f", checksum {checksum}" if kind == "file" else ""
+    typer.echo(f"{size_mb} MB from the {kind} server{kept}, medians of {rounds}, interleaved")
     for name, median in medians.items():
         spread = f"{min(times[name]):.2f} to {max(times[name]):.2f}"
         ratio = medians["boto3"] / median

@@ -35,8 +35,8 @@ class _Crc:
 
 # Field of S3's answer -> the hash. MD5 and SHA-1 are what S3 defines, against accidents.
 _HASHES: dict[str, Callable[[], Any]] = {
-    "ChecksumCRC64NVME": lambda: _Crc(lambda data, value: crt.crc64nvme(bytes(data), value), 8),
-    "ChecksumCRC32C": lambda: _Crc(lambda data, value: crt.crc32c(bytes(data), value), 4),
+    "ChecksumCRC64NVME": lambda: _Crc(crt.crc64nvme, 8),
+    "ChecksumCRC32C": lambda: _Crc(crt.crc32c, 4),
     "ChecksumCRC32": lambda: _Crc(zlib.crc32, 4),
     "ChecksumSHA256": hashlib.sha256,
     "ChecksumSHA1": lambda: hashlib.sha1(usedforsecurity=False),
@@ -84,23 +84,30 @@ def expected_checksum(head: Mapping[str, Any], bucket: str) -> Checksum | None:
     return Checksum("ETag", bytes.fromhex(etag[1]), int(etag[2] or 0))
 
 
-def file_checksum(path: Path, kind: str, part_sizes: Sequence[int] | None = None) -> bytes:
+def file_checksum(
+    path: Path,
+    kind: str,
+    part_sizes: Sequence[int] | None = None,
+    wait_for: Callable[[int], None] | None = None,
+) -> bytes:
     """The hash of a file, or the hash of its parts' hashes.
 
     Args:
         path: the file.
         kind: as `Checksum.kind`.
         part_sizes: bytes of each part, in order; None: hash it as a whole.
+        wait_for: called with an offset before what is in front of it is read; returns when it
+            is there. So a file can be hashed while it is written.
     """
     new = _HASHES[kind]
     outer = new()
     with path.open("rb", buffering=0) as file:
         if part_sizes is None:
-            _feed(outer, file, path.stat().st_size)
+            _feed(outer, file, path.stat().st_size, wait_for)
             return bytes(outer.digest())
         for size in part_sizes:
             inner = new()
-            _feed(inner, file, size)
+            _feed(inner, file, size, wait_for)
             outer.update(inner.digest())
     return bytes(outer.digest())
 
@@ -117,11 +124,14 @@ def even_parts(size: int, first: int, count: int) -> list[int] | None:
     return [first] * (count - 1) + [last] if 0 < last <= first else None
 
 
-def _feed(target: Any, file: Any, size: int) -> None:
+def _feed(target: Any, file: Any, size: int, wait_for: Callable[[int], None] | None) -> None:
     buffer = bytearray(min(_BLOCK, max(size, 1)))
     view = memoryview(buffer)
     while size > 0:
-        count = file.readinto(view[: min(size, len(view))])
+        block = min(size, len(view))
+        if wait_for is not None:
+            wait_for(file.tell() + block)
+        count = file.readinto(view[:block])
         if not count:
             break
         target.update(view[:count])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -84,58 +85,54 @@ class _Download:
         self._staging = staging
         self._stop = threading.Event()
         self._guard = threading.Lock()
+        self._arrived = threading.Condition()
         self._began = self._reported = time.monotonic()
         self._received = 0
 
     def run(self) -> None:
-        pool = ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="s3")
-        try:
-            self._all(pool, self._ranges, range(len(self._objects)))
-            damaged = [
-                index
-                for index, sound in enumerate(
-                    self._all(pool, self._check, range(len(self._objects)))
+        indices = range(len(self._objects))
+        damaged = self._pass(indices)
+        if damaged:  # once more: what a network damaged is right the second time
+            for index in damaged:
+                logger.warning("%s does not match its checksum", self._name(index))
+                self._staging.forget(index)
+            for index in self._pass(damaged):
+                self._staging.forget(index)
+                raise ConfigError(
+                    f"cannot fetch {self._name(index)}: its content does not match the "
+                    "checksum S3 keeps of it, twice; upload the object again"
                 )
-                if not sound
-            ]
-            if damaged:  # once more: what a network damaged is right the second time
-                for index in damaged:
-                    self._staging.forget(index)
-                self._all(pool, self._ranges, damaged)
-                for index, sound in zip(
-                    damaged, self._all(pool, self._check, damaged), strict=True
-                ):
-                    if not sound:
-                        self._staging.forget(index)
-                        raise ConfigError(
-                            f"cannot fetch {self._name(index)}: its content does not match the "
-                            "checksum S3 keeps of it, twice; upload the object again"
-                        )
-        finally:
-            self._stop.set()
-            pool.shutdown(cancel_futures=True)
 
-    def _all(self, pool: ThreadPoolExecutor, work: Any, indices: Sequence[int]) -> list[Any]:
-        """Runs `work` over the objects; the first failure stops the rest and is raised."""
-        jobs: list[Future[Any]] = []
-        owners: list[int] = []
-        for index in indices:
-            for job in work(index):
-                owners.append(index)
-                jobs.append(pool.submit(job))
-        done, _ = wait(jobs, return_when=FIRST_EXCEPTION)
-        failed = [job for job in done if job.exception() is not None]
-        if failed:
-            self._stop.set()
-            for job in jobs:
-                job.cancel()
-            wait(jobs)
-            # Those that only stopped because of the others say nothing of the cause.
-            errors = [job.exception() for job in jobs if not job.cancelled()]
-            causes = [e for e in errors if e is not None and not isinstance(e, _Stopped)]
-            changed = [e for e in causes if isinstance(e, ChangedWhileFetching)]
-            raise (changed or causes)[0]
-        return [job.result() for job in jobs]
+    def _pass(self, indices: Sequence[int]) -> list[int]:
+        """Downloads what is missing and checks it, both at once; the objects that are damaged.
+
+        The first failure stops the rest and is raised.
+        """
+        ranges = ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="s3")
+        checks = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="s3-check")
+        try:
+            jobs: list[Future[Any]] = [
+                ranges.submit(job) for index in indices for job in self._ranges(index)
+            ]
+            verdicts = {index: checks.submit(self._is_sound, index) for index in indices}
+            jobs += verdicts.values()
+            done, _ = wait(jobs, return_when=FIRST_EXCEPTION)
+            if any(job.exception() is not None for job in done):
+                self._stop.set()
+                for job in jobs:
+                    job.cancel()
+                wait(jobs)
+                # Those that only stopped because of the others say nothing of the cause.
+                errors = [job.exception() for job in jobs if not job.cancelled()]
+                causes = [e for e in errors if e is not None and not isinstance(e, _Stopped)]
+                changed = [e for e in causes if isinstance(e, ChangedWhileFetching)]
+                raise (changed or causes)[0]
+            return [index for index, sound in verdicts.items() if not sound.result()]
+        finally:
+            if sys.exc_info()[0] is not None:
+                self._stop.set()
+            ranges.shutdown(cancel_futures=True)
+            checks.shutdown(cancel_futures=True)
 
     def _ranges(self, index: int) -> list[Callable[[], None]]:
         """One job for each range of at most PART_BYTES that object `index` lacks."""
@@ -145,9 +142,6 @@ class _Download:
                 stop = min(begin + PART_BYTES, end)
                 jobs.append(partial(self._fetch, index, begin, stop))
         return jobs
-
-    def _check(self, index: int) -> list[Callable[[], bool]]:
-        return [partial(self._is_sound, index)]
 
     def _fetch(self, index: int, start: int, end: int) -> None:
         """Writes one range, going on where a connection broke."""
@@ -209,12 +203,12 @@ class _Download:
                 position += count
                 self._count(count)
                 if position - recorded >= _RECORD_BYTES:
-                    self._staging.record(index, recorded, position)
+                    self._record(index, recorded, position)
                     recorded = position
         except BROKEN as error:
             raise _Broken(position, error) from error
         finally:
-            self._staging.record(index, recorded, position)
+            self._record(index, recorded, position)
             if body is not None and position < end:
                 body.close()  # what is left of the answer is not wanted
         return position
@@ -246,7 +240,7 @@ class _Download:
             raise _Stopped from None
 
     def _is_sound(self, index: int) -> bool:
-        """Whether the file is what S3's checksum of the object says.
+        """Whether the file is what S3's checksum of the object says; follows the download.
 
         Raises:
             ChangedWhileFetching, ConfigError: as `download_objects`.
@@ -259,15 +253,18 @@ class _Download:
             return True
         if wanted.parts:
             return self._parts_match(index, wanted)
-        return file_checksum(self._staging.path(index), wanted.kind) == wanted.digest
+        path, follow = self._staging.path(index), partial(self._wait_for, index)
+        return file_checksum(path, wanted.kind, None, follow) == wanted.digest
 
     def _parts_match(self, index: int, wanted: Checksum) -> bool:
         """As `_is_sound`, of an object uploaded in parts: their sizes have to be found out."""
         size, path = self._objects[index].size, self._staging.path(index)
         first = int(self._head(index, PartNumber=1)["ContentLength"])
         even = even_parts(size, first, wanted.parts)
-        if even is not None and file_checksum(path, wanted.kind, even) == wanted.digest:
+        follow = partial(self._wait_for, index)
+        if even is not None and file_checksum(path, wanted.kind, even, follow) == wanted.digest:
             return True
+        self._wait_for(index, size)
         # Uneven parts, or damage: only the sizes as they were tell the two apart.
         numbers = range(1, wanted.parts + 1)
         exact = [int(self._head(index, PartNumber=n)["ContentLength"]) for n in numbers]
@@ -275,6 +272,19 @@ class _Download:
             logger.info("%s: only its size was checked", self._name(index))
             return True
         return exact != even and file_checksum(path, wanted.kind, exact) == wanted.digest
+
+    def _wait_for(self, index: int, end: int) -> None:
+        """Returns when file `index` is there up to `end`."""
+        with self._arrived:
+            while self._staging.prefix(index) < end:
+                if self._stop.is_set():
+                    raise _Stopped
+                self._arrived.wait(0.2)
+
+    def _record(self, index: int, start: int, end: int) -> None:
+        self._staging.record(index, start, end)
+        with self._arrived:
+            self._arrived.notify_all()
 
     def _head(self, index: int, **options: Any) -> Any:
         key, failures = self._objects[index].key, 0

@@ -91,6 +91,11 @@ class Staging:
                 holes.append((position, self.files[index].size))
             return holes
 
+    def prefix(self, index: int) -> int:
+        """Up to which byte file `index` is there without a hole."""
+        holes = self.missing(index)
+        return holes[0][0] if holes else self.files[index].size
+
     def open(self, index: int) -> int:
         """A descriptor to write file `index` with; the caller closes it."""
         return os.open(self.path(index), os.O_RDWR | _NOFOLLOW | getattr(os, "O_BINARY", 0))
