@@ -24,7 +24,7 @@ Scorer = Callable[[Sequence[str], Sequence[str]], EvaluateResponse]
 Warn = Callable[[str], None]
 EngineName = Literal["auto", "local", "ray"]
 
-# From here on Ray's start, and a set of models for each core, pay: docs/corpus.md has the times.
+# From about here on Ray's start, and a set of models for each core, pay; an estimate.
 RAY_ROWS = 2000
 
 
