@@ -31,6 +31,8 @@ console = Console()
 Rank = Annotated[int, typer.Option(help="columns kept of each weight difference")]
 RANK = 56
 CHUNK_WORDS = (50, 80, 120, 180, 350)
+# The regression head's output may leave [0, 1], which is no degree of support to compare.
+BOUNDED = ("nli_sp", "bin_sp")
 Folder = Annotated[Path, typer.Argument(exists=True, file_okay=False, help="the data folder")]
 
 
@@ -148,7 +150,8 @@ def tune(
             ]
             mean = sum(parts) / 2
             table.add_row(str(words), mode, *(f"{value:.3f}" for value in (*parts, mean)))
-            best = max(best, (mean, words, mode))
+            if mode in BOUNDED:
+                best = max(best, (mean, words, mode))
     console.print(table)
     _, words, mode = best
     document = json.loads((directory / "config.json").read_text(encoding="utf-8"))

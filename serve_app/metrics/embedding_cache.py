@@ -63,6 +63,12 @@ class EmbeddingCache:
                 self._held.move_to_end(text)
             return found
 
+    def clear(self) -> None:
+        """Lets go of all texts; the counts stay."""
+        with self._lock:
+            self._held.clear()
+            self.nbytes = 0
+
     def put(self, text: str, embedded: EmbeddedText) -> None:
         """Holds the embeddings of `text`; what does not fit at all is not held."""
         size = _size(text, embedded)

@@ -17,6 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+# Token counts are rounded up to this. oneDNN keeps a compiled product for each shape it has met,
+# some MiB each: any count at all would cost a replica hundreds of MiB, and gain nothing.
+_STEP = 32
 # Their layers differ in names of classes alone, and their embeddings in how positions count.
 _KINDS = frozenset({"BertModel", "RobertaModel", "XLMRobertaModel"})
 _onednn: Any = torch.ops.mkldnn
@@ -178,6 +181,7 @@ class PackedEncoder:
             self._padding = model.embeddings.padding_idx
         layers = list(model.encoder.layer)
         kinds: list[type[_Layer]] = [_Layer] * len(layers)
+        self._first_only = first_only
         self._pick = first_only and not layers
         if first_only and layers:
             kinds[-1] = _FirstTokenLayer
@@ -193,17 +197,25 @@ class PackedEncoder:
             lengths: tokens of each sequence, at least 1 each, `sum(lengths) == tokens`. Equal
                 lengths side by side are attended to in one call.
         """
+        tokens, rows = len(ids), len(lengths)
+        types = torch.zeros_like(ids) if types is None else types
+        if extra := -tokens % _STEP:
+            # A sequence more, that nobody reads.
+            ids, types = functional.pad(ids, (0, extra)), functional.pad(types, (0, extra))
+            lengths = [*lengths, extra]
         sizes = torch.tensor(lengths)
         starts = sizes.cumsum(0) - sizes
         x = self._embeddings(
             input_ids=ids[None],
-            token_type_ids=(torch.zeros_like(ids) if types is None else types)[None],
+            token_type_ids=types[None],
             position_ids=self._positions(ids, starts, sizes)[None],
         )[0]
         runs = [(len(list(group)), length) for length, group in groupby(lengths)]
         for layer in self._layers:
             x = layer(x, starts, runs)
-        return x[starts] if self._pick else x
+        if self._pick:
+            x = x[starts]
+        return x[:rows] if self._first_only else x[:tokens]
 
     def _positions(self, ids: Tensor, starts: Tensor, sizes: Tensor) -> Tensor:
         if self._padding is None:
