@@ -208,16 +208,21 @@ def test_a_missing_file_or_column_is_named(tmp_path: Path) -> None:
 
 
 def test_claims_against_passages_have_the_labels_of_their_kind() -> None:
-    maker = pairs.ClaimMaker(["Clouds are made of very small drops of water."], ["warfarin"])
+    elsewhere = ["Clouds are made of very small drops of water."]
+    maker = pairs.ClaimMaker(elsewhere, elsewhere, ["warfarin"])
     passage = data.Passage(PASSAGE, "test")
-    made = [maker.make(passage, 60, Random(seed)) for seed in range(400)]
+    retold = data.Passage(PASSAGE, "cochrane", summary=[f"In short: {PASSAGE[0]}"])
+    made = [
+        maker.make(text, 60, Random(seed)) for text in (passage, retold) for seed in range(400)
+    ]
     kinds = {pair.kind for pair in made if pair is not None}
-    assert {"copy", "shorten", "two", "fusion", "absent", "elsewhere", "number"} <= kinds
+    expected = {"copy", "shorten", "two", "summary", "fusion", "absent", "elsewhere", "number"}
+    assert expected <= kinds
     for pair in made:
         if pair is None:
             continue
         assert pair.binary == int(pair.three_way == pairs.ALIGNED)
-        assert pair.binary == int(pair.kind in pairs.POSITIVE)
+        assert pair.binary == int(pair.kind in {*pairs.POSITIVE, "summary"})
         assert pair.regression == (0.5 if pair.kind == "half" else pair.binary)
         if pair.kind == "copy":
             assert data.normalised(pair.claim) in data.normalised(pair.context)

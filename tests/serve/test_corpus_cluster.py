@@ -129,12 +129,12 @@ def test_a_run_stopped_on_a_cluster_goes_on_there_with_its_errors_by_row(
     cluster: Any, tmp_path: Path
 ) -> None:
     s3 = boto3.client("s3")
-    s3.create_bucket(Bucket="corpora")
+    s3.create_bucket(Bucket="cluster-corpora")
     rows = make_rows(60)
     rows[7]["summary"], rows[33]["summary"] = "poison", "lone \ud800 surrogate"
     source = write_rows(tmp_path / "in.jsonl", rows)
-    s3.upload_file(str(source), "corpora", "in.jsonl")
-    job = ScoreJob.prepare("s3://corpora/in.jsonl", "s3://corpora/out.jsonl", batch_size=4)
+    s3.upload_file(str(source), "cluster-corpora", "in.jsonl")
+    job = ScoreJob.prepare("s3://cluster-corpora/in.jsonl", "s3://cluster-corpora/out.jsonl", batch_size=4)
     finished: list[int] = []
 
     def stop(count: int) -> None:
@@ -149,9 +149,9 @@ def test_a_run_stopped_on_a_cluster_goes_on_there_with_its_errors_by_row(
     assert len(log.read_text().splitlines()) >= 60 - 6 * 4 - 2
     run = ScoreJob.prepare(source, tmp_path / "whole.jsonl", batch_size=4)
     run.run(lambda: LocalEngine(OverlapScorer()), {})
-    written = s3.get_object(Bucket="corpora", Key="out.jsonl")["Body"].read()
+    written = s3.get_object(Bucket="cluster-corpora", Key="out.jsonl")["Body"].read()
     assert written == (tmp_path / "whole.jsonl").read_bytes()
-    assert s3.list_objects_v2(Bucket="corpora")["KeyCount"] == 2
+    assert s3.list_objects_v2(Bucket="cluster-corpora")["KeyCount"] == 2
 
 
 def broken_recipe() -> Scorer:
