@@ -212,9 +212,7 @@ def test_claims_against_passages_have_the_labels_of_their_kind() -> None:
     maker = pairs.ClaimMaker(elsewhere, elsewhere, ["warfarin"])
     passage = data.Passage(PASSAGE, "test")
     retold = data.Passage(PASSAGE, "cochrane", summary=[f"In short: {PASSAGE[0]}"])
-    made = [
-        maker.make(text, 60, Random(seed)) for text in (passage, retold) for seed in range(400)
-    ]
+    made = [maker.make(text, 60, Random(seed)) for text in (passage, retold) for seed in range(400)]
     kinds = {pair.kind for pair in made if pair is not None}
     expected = {"copy", "shorten", "two", "summary", "fusion", "absent", "elsewhere", "number"}
     assert expected <= kinds

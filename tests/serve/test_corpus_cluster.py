@@ -134,7 +134,9 @@ def test_a_run_stopped_on_a_cluster_goes_on_there_with_its_errors_by_row(
     rows[7]["summary"], rows[33]["summary"] = "poison", "lone \ud800 surrogate"
     source = write_rows(tmp_path / "in.jsonl", rows)
     s3.upload_file(str(source), "cluster-corpora", "in.jsonl")
-    job = ScoreJob.prepare("s3://cluster-corpora/in.jsonl", "s3://cluster-corpora/out.jsonl", batch_size=4)
+    job = ScoreJob.prepare(
+        "s3://cluster-corpora/in.jsonl", "s3://cluster-corpora/out.jsonl", batch_size=4
+    )
     finished: list[int] = []
 
     def stop(count: int) -> None:
