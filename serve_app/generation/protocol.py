@@ -18,6 +18,8 @@ class GenerationParams:
         top_p: nucleus mass, in (0, 1].
         repeat_penalty: > 0; 1 is none.
         seed: makes the output repeatable whatever it is batched with; None draws afresh.
+        variant: index of a best-of-n candidate, >= 0. 0 is the ordinary answer; every other
+            variant is made to differ from it. The same seed and variant give the same output.
     """
 
     max_new_tokens: int = 512
@@ -25,6 +27,7 @@ class GenerationParams:
     top_p: float = 0.9
     repeat_penalty: float = 1.015
     seed: int | None = None
+    variant: int = 0
 
 
 @dataclass(frozen=True, slots=True)
