@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 .PHONY: help install demo serve test lint format lock bench clean
 
 help: ## Show these targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
 
 $(BIN)/plainmed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

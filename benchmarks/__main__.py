@@ -64,12 +64,7 @@ def main(
         rows = list(serving.cases(found, rounds))
         document["serving"] = [row.as_dict() for row in rows]
         tables["serving"] = report.cases(rows)
-    for name, table in tables.items():
-        print(f"\n## {name}\n\n{table}")
-        if write:
-            report.replace(DOCS / "performance.md", name, table)
-    if write:
-        path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    report.publish(DOCS / "performance.md", tables, document if write else None)
 
 
 if __name__ == "__main__":

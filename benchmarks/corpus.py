@@ -30,7 +30,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import psutil
 import typer
 
-from benchmarks import texts
+from benchmarks import report, texts
 from serve_app.corpus import Models, ScoreJob, Scorer, Scores
 from serve_app.corpus.distributed import RayEngine, RayOptions
 from serve_app.corpus.local import LocalEngine
@@ -39,7 +39,6 @@ from serve_app.metrics.readability import readability
 app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
 
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "corpus.md"
-BEGIN, END = "<!-- results: benchmarks/corpus.py -->", "<!-- end of results -->"
 EVERY_S = 0.25
 
 
@@ -116,7 +115,7 @@ def table(
     scorer: Annotated[str, typer.Option(help="light or models")] = "light",
     words: Annotated[int, typer.Option(help="cut each text to as many words; 0: whole")] = 0,
     workers: Annotated[int, typer.Option(help="on Ray; 0: one a core")] = 0,
-    docs: Annotated[bool, typer.Option(help="add the table to docs/corpus.md")] = False,
+    docs: Annotated[bool, typer.Option(help="write the table into docs/corpus.md")] = False,
 ) -> None:
     """Runs every engine on every size."""
     if context.invoked_subcommand is not None:
@@ -134,9 +133,7 @@ def table(
     lines = markdown(found, words)
     typer.echo(lines)
     if docs:
-        before, _, rest = DOCS.read_text(encoding="utf-8").partition(BEGIN)
-        between, _, after = rest.partition(END)
-        DOCS.write_text(f"{before}{BEGIN}{between}{lines}{END}{after}", encoding="utf-8")
+        report.replace(DOCS, scorer, lines)
 
 
 def measure(source: Path, out: Path, engine: str, scorer: str, workers: int, rows: int) -> Measured:

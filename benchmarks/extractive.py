@@ -25,6 +25,7 @@ import typer
 from rich.console import Console
 from rich.progress import track
 
+from benchmarks import report
 from serve_app.calibration import Pair, read_pairs
 from serve_app.generation.extractive import ExtractiveGenerator
 from serve_app.generation.glossary import Glossary
@@ -39,7 +40,6 @@ app = typer.Typer(add_completion=False, help=__doc__, pretty_exceptions_show_loc
 
 SYSTEMS = ("extractive", "lead-3", "random sentences", "the original itself", "human summary")
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "extractive.md"
-BEGIN, END = "<!-- results: benchmarks/extractive.py compare -->", "<!-- end of results -->"
 
 Csv = Annotated[Path, typer.Argument(help="CSV with source_text, target_text, split")]
 Limit = Annotated[int, typer.Option(help="use this many texts, evenly spread; 0: all")]
@@ -119,9 +119,7 @@ def compare(
     )
     typer.echo(table)
     if docs:
-        before, _, rest = DOCS.read_text(encoding="utf-8").partition(BEGIN)
-        after = rest.partition(END)[2]
-        DOCS.write_text(f"{before}{BEGIN}\n{table}{END}{after}", encoding="utf-8")
+        report.replace(DOCS, "compare", table)
 
 
 def results_table(

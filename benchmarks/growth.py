@@ -234,12 +234,8 @@ def main(
             "measured": [(row["nodes"], row["pairs_per_s"]) for row in rows],
             "nodes x one node's model": [(row["nodes"], row["ideal_pairs_per_s"]) for row in rows],
         }, {"x": "simulated nodes", "y": "pairs/s", "title": "Over simulated nodes"}))  # fmt: skip
-    for name, table in tables.items():
-        print(f"\n## {name}\n\n{table}")
-        if write:
-            report.replace(DOCS / "scaling.md", name, table)
+    report.publish(DOCS / "scaling.md", tables, document if write else None)
     if write:
-        path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
         for name, series, options in charts:
             plots.lines(DOCS / "charts" / f"scaling-{name}.svg", series, **options)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -82,4 +83,19 @@ def replace(page: Path, name: str, text: str) -> None:
         raise ValueError(f"{page} has no {begin} ... {end}")
     head, rest = whole.split(begin, 1)
     _, tail = rest.split(end, 1)
-    page.write_text(f"{head}{begin}\n{text}\n{end}{tail}", encoding="utf-8")
+    page.write_text(f"{head}{begin}\n{text.strip()}\n{end}{tail}", encoding="utf-8")
+
+
+def publish(page: Path, tables: Mapping[str, str], document: Mapping[str, Any] | None) -> None:
+    """Prints the tables; with a `document`, writes them into `page` and it into a .json beside.
+
+    Raises:
+        ValueError: the page has no marks for a table.
+    """
+    for name, table in tables.items():
+        print(f"\n## {name}\n\n{table}")
+        if document is not None:
+            replace(page, name, table)
+    if document is not None:
+        text = json.dumps(document, indent=2) + "\n"
+        page.with_suffix(".json").write_text(text, encoding="utf-8")

@@ -12,6 +12,7 @@ import math
 import os
 import random
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -31,7 +32,7 @@ RETRIED_STATUSES = frozenset({502, 503, 504})
 T = TypeVar("T")
 
 
-class ClientCore:
+class ClientCore(ABC):
     """Configuration, the arguments of each attempt, and the retry policy.
 
     Args:
@@ -90,9 +91,9 @@ class ClientCore:
         }
         self._connect()
 
+    @abstractmethod
     def _connect(self) -> None:
         """Makes the httpx client."""
-        raise NotImplementedError
 
     def _request(self, call: Call[T], started: float) -> dict[str, Any]:
         """Arguments of httpx's `build_request` for one attempt, with what is left of the time."""

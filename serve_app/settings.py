@@ -79,7 +79,7 @@ class Settings(BaseSettings):
     token_budget: int = Field(
         8192,
         ge=512,
-        description="Most padded tokens of one forward pass; a CPU takes fewer, as measured.",
+        description="Most tokens of one pass, padding included; a CPU takes at most 512 a thread.",
     )
 
     # --- relevance ----------------------------------------------------------------------

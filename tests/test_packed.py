@@ -61,6 +61,8 @@ def states(model: Any, rows: list[TokenSequence], *, packed: bool, budget: int =
     runtime = EncoderRuntime(
         model, pad_token_id=PAD, device="cpu", token_budget=budget, packed=packed
     )
+    # Else both sides of a comparison would be the module, and equal whatever the packed form does.
+    assert (runtime._packed is not None) == packed
     return runtime.run(
         rows, lambda output, batch: torch.split(batch.token_states(output).clone(), batch.lengths)
     )
@@ -121,6 +123,7 @@ def test_alignscore_logits_equal_the_padded_network(kind):
 
     def logits(packed: bool) -> Any:
         runtime = EncoderRuntime(model, pad_token_id=PAD, device="cpu", packed=packed)
+        assert (runtime._packed is not None) == packed
         return runtime.run(rows, lambda output, _: list(torch.cat(output, dim=1).clone()))
 
     assert distance(logits(True), logits(False)) < 2e-6
@@ -134,6 +137,25 @@ def test_without_onednn_the_numbers_are_the_same(monkeypatch):
     assert distance(states(model, rows, packed=True), fused) < 2e-6
 
 
+@pytest.mark.parametrize("first_only", [False, True])
+def test_products_see_token_counts_in_steps_only(monkeypatch, first_only):
+    # oneDNN keeps a compiled product for each count it meets: any count at all is a memory leak.
+    seen: set[int] = set()
+
+    class Counting(packed._Linear):
+        def __call__(self, x):
+            seen.add(x.shape[0])
+            return super().__call__(x)
+
+    monkeypatch.setattr(packed, "_linear_kind", lambda dtype: Counting)
+    encoder = PackedEncoder(network("bert"), first_only=first_only)
+    for tokens in range(1, 100):
+        encoder(torch.full((tokens,), 5), None, [tokens])
+    counts = {32, 64, 96, 128}
+    # The last layer takes one token of each sequence, and of the one that fills the step.
+    assert seen == (counts | {1, 2} if first_only else counts)
+
+
 def test_bfloat16_stays_as_near_as_the_modules_own():
     rows = sample([50, 20, 20], types=False)
     exact = states(network("bert"), rows, packed=False)
@@ -142,6 +164,7 @@ def test_bfloat16_stays_as_near_as_the_modules_own():
         runtime = EncoderRuntime(
             network("bert"), pad_token_id=PAD, device="cpu", dtype="bfloat16", packed=packed
         )
+        assert (runtime._packed is not None) == packed
         found = runtime.run(
             rows, lambda out, batch: torch.split(batch.token_states(out).clone(), batch.lengths)
         )

@@ -318,7 +318,7 @@ class BertScorer:
                         code="no_words",
                     )
         fresh = self._embed(encoded)
-        for reference, _ in pairs:
+        for reference in dict.fromkeys(reference for reference, _ in pairs):
             if reference in fresh:
                 self.cache.put(reference, fresh[reference])
         return known | fresh

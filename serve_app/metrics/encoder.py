@@ -23,8 +23,8 @@ from serve_app.metrics.packed import packed_form
 
 Result = TypeVar("Result")
 
-# Padded tokens a thread takes at its best on a CPU: larger batches only add padding and leave
-# the caches (measured in docs/relevance.md: 8192 tokens cost 1.4 times what 1024 do).
+# Tokens a thread takes in one pass on a CPU. Larger batches gain nothing (docs/relevance.md), and
+# a padded module would only pad more.
 _CPU_TOKENS_PER_THREAD = 512
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -131,8 +131,8 @@ class EncoderRuntime:
         pad_token_id: fills the end of shorter rows; masked out.
         device: as `resolve_device`.
         dtype: one of `DTYPES`; anything but float32 changes scores (see docs/relevance.md).
-        token_budget: most padded tokens a forward pass takes, >= 1; on a CPU fewer are taken
-            where that is faster.
+        token_budget: most tokens a forward pass takes, padding included, >= 1; on a CPU never
+            more than 512 a thread (1,024 at least).
         max_rows: most rows a forward pass takes, >= 1, or None.
         packed: on a CPU use the module's packed form where it has one: the same numbers (to
             float rounding), faster.
@@ -170,7 +170,7 @@ class EncoderRuntime:
 
     @property
     def batch_tokens(self) -> int:
-        """Most padded tokens a forward pass takes here: the budget, or what suits the CPU."""
+        """Most tokens a forward pass takes here, padding included: the budget, or the CPU's own."""
         if self.device.type != "cpu":
             return self.token_budget
         # At least two threads' worth: below that the cost of a pass itself shows.
