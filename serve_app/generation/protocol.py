@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from collections.abc import Generator as PyGenerator
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
@@ -54,7 +54,8 @@ class Summary:
     Attributes:
         text: the summary.
         model: the engine's model name.
-        finish_reason: `stop` (ended by itself), `length` (cut at max_new_tokens) or `cancelled`.
+        finish_reason: `stop` (ended by itself), `length` (cut at max_new_tokens), `time` (cut at
+            the engine's time limit) or `cancelled` (the caller no longer wanted it).
         prompt_tokens: tokens read; 0 for engines without tokens.
         completion_tokens: tokens written; 0 for engines without tokens.
         sentences: per-sentence provenance where the engine knows it, else empty.
@@ -74,24 +75,51 @@ PieceIterator: TypeAlias = PyGenerator["str | Summary", None, None]
 
 
 class Generator(Protocol):
-    """A generator engine."""
+    """A generator engine; its methods may be called from several threads at once.
+
+    A call blocks its thread until it is done. Work of calls under way at the same time may be
+    merged, which changes no result in float32.
+    """
 
     name: str
     device: str
     batch_size: int
-    """Most texts worth giving to one `generate` call."""
+    """Most texts worth having under way at once, over all calls."""
 
-    def generate(self, texts: Sequence[str], params: Sequence[GenerationParams]) -> list[Summary]:
+    def generate(
+        self,
+        texts: Sequence[str],
+        params: Sequence[GenerationParams],
+        *,
+        cancelled: Callable[[int], bool] | None = None,
+    ) -> list[Summary]:
         """One summary for each text.
+
+        Args:
+            texts: originals.
+            params: one for each text.
+            cancelled: asked again and again, from any thread, with the position of a text; True
+                ends that text soon, with what it has and finish_reason `cancelled`. It must be
+                quick and must not raise.
 
         Raises:
             InvalidInput: a text cannot be summarised (empty, or over the model's context).
         """
         ...
 
-    def stream(self, text: str, params: GenerationParams) -> PieceIterator:
+    def stream(
+        self,
+        text: str,
+        params: GenerationParams,
+        *,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> PieceIterator:
         """Yields pieces of the summary as they are written, then the `Summary` itself.
 
-        Closing the iterator stops the work.
+        Closing the iterator stops the work, and so does `cancelled` (as in `generate`), which
+        ends the stream with a `Summary` of what it has.
+
+        Raises:
+            InvalidInput: as `generate`; raised by the call, before the first piece is asked for.
         """
         ...
