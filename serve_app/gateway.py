@@ -5,42 +5,29 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
-from serve_app import __version__, schemas
+from serve_app import __version__, candidates, schemas
 from serve_app.backend import Backend
-from serve_app.errors import InvalidInput, NotServed, PlainMedError, Unavailable
-from serve_app.evaluation import Evaluation
-from serve_app.generation.protocol import GenerationParams, Summary
+from serve_app.checks import ERRORS, check_count, check_limits, check_texts, params_of, within
+from serve_app.errors import InvalidInput, NotServed, PlainMedError
+from serve_app.generate_routes import add_generate
 from serve_app.limits import RequestGuard, Traffic, error_body, logger
 from serve_app.loss import check_weights
-from serve_app.metrics.text import require_pairs, require_text
-from serve_app.responses import evaluation_out, summary_out
+from serve_app.metrics.text import require_pairs
+from serve_app.responses import chosen_out, evaluation_out
 from serve_app.settings import Settings
 
 Result = TypeVar("Result")
 
 _HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 400: "invalid_body"}
-_ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": schemas.ErrorResponse, "description": text}
-    for status, text in {
-        400: "The body is not JSON or not UTF-8.",
-        404: "The server was started without this service.",
-        413: "The body, a text or the number of texts is over a limit.",
-        422: "A field is missing, unknown or cannot be scored; `field` names it.",
-        500: "A metric or summary could not be computed.",
-        503: "Overloaded, starting or shutting down; retry after Retry-After seconds.",
-    }.items()
-}
 
 
 def create_app(backend: Backend, settings: Settings, traffic: Traffic) -> RequestGuard:
@@ -65,7 +52,7 @@ def create_api(backend: Backend, settings: Settings) -> FastAPI:
     if "metrics" in backend.services:
         _add_metrics(app, backend, settings)
     if "generator" in backend.services:
-        _add_generate(app, backend, settings)
+        add_generate(app, backend, settings)
     _add_missing(app, backend)
     origins = [part.strip() for part in settings.cors_origins.split(",") if part.strip()]
     if origins:
@@ -162,55 +149,68 @@ def _add_health(app: FastAPI, backend: Backend, settings: Settings) -> None:
 
 
 def _add_metrics(app: FastAPI, backend: Backend, settings: Settings) -> None:
-    async def within(work: Awaitable[Result]) -> Result:
-        return await _within(work, settings)
+    async def in_time(work: Awaitable[Result]) -> Result:
+        return await within(work, settings)
 
     def check_pairs(originals: list[str], generated: list[str]) -> None:
-        _check_limits(originals, "texts_original", settings)
-        _check_limits(generated, "texts_generated", settings)
+        check_limits(originals, "texts_original", settings)
+        check_limits(generated, "texts_generated", settings)
         require_pairs(originals, generated, "texts_original", "texts_generated")
 
     def check_human(originals: list[str], human: list[str] | None) -> None:
         if human is not None:
-            _check_limits(human, "texts_human", settings)
+            check_limits(human, "texts_human", settings)
             require_pairs(originals, human, "texts_original", "texts_human")
 
-    @app.post("/metrics/relevance", responses=_ERRORS)
+    async def best_written(body: schemas.EvaluateRequest, n: int) -> list[schemas.EvaluationOut]:
+        """Of n summaries the generator writes of each text, the evaluation of the best."""
+        if "generator" not in backend.services:
+            raise InvalidInput(
+                "give texts_generated: this server runs without the generator",
+                field="texts_generated",
+            )
+        originals = body.texts_original
+        params = params_of(schemas.Sampling(seed=body.seed), settings)
+        groups = await candidates.write(backend, originals, params, n, "texts_original")
+        ranked = await candidates.choose(backend, originals, groups, body.texts_human, body.weights)
+        return [chosen_out(group) for group in ranked]
+
+    @app.post("/metrics/relevance", responses=ERRORS)
     async def relevance(body: schemas.PairsRequest) -> schemas.RelevanceResponse:
         """BERTScore F1 of each generated text against its original."""
         check_pairs(body.texts_original, body.texts_generated)
-        scores = await within(backend.relevance(body.texts_original, body.texts_generated))
+        scores = await in_time(backend.relevance(body.texts_original, body.texts_generated))
         return schemas.RelevanceResponse(
             relevance=scores.values, model=scores.model, device=scores.device
         )
 
-    @app.post("/metrics/factuality", responses=_ERRORS)
+    @app.post("/metrics/factuality", responses=ERRORS)
     async def factuality(body: schemas.PairsRequest) -> schemas.FactualityResponse:
         """AlignScore of each generated text against its original."""
         check_pairs(body.texts_original, body.texts_generated)
-        scores = await within(backend.factuality(body.texts_original, body.texts_generated))
+        scores = await in_time(backend.factuality(body.texts_original, body.texts_generated))
         return schemas.FactualityResponse(
             factuality=scores.values, model=scores.model, device=scores.device
         )
 
-    @app.post("/metrics/readability", responses=_ERRORS)
+    @app.post("/metrics/readability", responses=ERRORS)
     async def readability(body: schemas.TextsRequest) -> schemas.ReadabilityResponse:
         """FKGL, SMOG and Dale-Chall of each text."""
-        _check_texts(body.texts, "texts", settings)
-        results = await within(backend.readability(body.texts))
+        check_texts(body.texts, "texts", settings)
+        results = await in_time(backend.readability(body.texts))
         return schemas.ReadabilityResponse(
             fkgl=[item.fkgl for item in results],
             smog=[item.smog for item in results],
             dale_chall=[item.dale_chall for item in results],
         )
 
-    @app.post("/loss", responses=_ERRORS)
+    @app.post("/loss", responses=ERRORS)
     async def loss(body: schemas.LossRequest) -> float | list[float]:
         """How far each text is from the targets, in [0, 1]: a number for one text, else a list."""
         check_weights(body.weights)
         check_pairs(body.texts_original, body.texts_generated)
         check_human(body.texts_original, body.texts_human)
-        results = await within(
+        results = await in_time(
             backend.evaluate(
                 body.texts_original, body.texts_generated, body.texts_human, body.weights
             )
@@ -218,84 +218,35 @@ def _add_metrics(app: FastAPI, backend: Backend, settings: Settings) -> None:
         losses = [item.loss for item in results]
         return losses[0] if len(losses) == 1 else losses
 
-    @app.post("/evaluate", responses=_ERRORS)
+    @app.post("/evaluate", responses=ERRORS)
     async def evaluate(body: schemas.EvaluateRequest) -> schemas.EvaluateResponse:
-        """Metrics, errors, loss, sentence-level factuality and truncation of each text."""
-        weights = check_weights(body.weights)
-        _check_texts(body.texts_original, "texts_original", settings)
-        check_human(body.texts_original, body.texts_human)
-        generated = body.texts_generated
-        if generated is not None:
-            check_pairs(body.texts_original, generated)
-        elif "generator" not in backend.services:
-            raise InvalidInput(
-                "give texts_generated: this server runs without the generator",
-                field="texts_generated",
-            )
+        """Metrics, errors, loss, sentence-level factuality and truncation of each text.
 
-        async def work() -> tuple[list[str], list[Evaluation]]:
-            texts = generated
-            if texts is None:
-                params = [_params(schemas.Sampling(), settings)] * len(body.texts_original)
-                summaries = await backend.generate(body.texts_original, params)
-                texts = [summary.text for summary in summaries]
-            results = await backend.evaluate(
-                body.texts_original, texts, body.texts_human, body.weights
-            )
-            return texts, results
-
-        texts, results = await within(work())
-        return schemas.EvaluateResponse(
-            results=[evaluation_out(text, item) for text, item in zip(texts, results, strict=True)],
-            weights=weights.tolist(),
-            models=await within(backend.models()),
-        )
-
-
-def _add_generate(app: FastAPI, backend: Backend, settings: Settings) -> None:
-    @app.post(
-        "/generate",
-        response_model=schemas.GenerateResponse,
-        responses={**_ERRORS, 200: {"content": {"text/event-stream": {}}}},
-    )
-    async def generate(body: schemas.GenerateRequest) -> Response:
-        """A plain-language summary; with `stream: true`, server-sent events.
-
-        A stream sends `data: {"text": piece}` events, then one `event: done` whose data is the
-        usual answer, or one `event: error` with the usual error body.
+        Without `texts_generated` the generator writes `n` candidates of each (default 1) and the
+        one of least loss is evaluated.
         """
-        _check_texts([body.text], "text", settings)
-        params = _params(body, settings)
-        if not body.stream:
-            summaries = await _within(backend.generate([body.text], [params]), settings)
-            return JSONResponse(summary_out(summaries[0]).model_dump())
-        pieces = backend.stream(body.text, params)
-        # The first piece is awaited here, so that a refused text is a 4xx and not a broken stream.
-        first = await _within(anext(pieces), settings)
-        return StreamingResponse(
-            _events(first, pieces),
-            media_type="text/event-stream",
-            headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+        weights = check_weights(body.weights)
+        check_texts(body.texts_original, "texts_original", settings)
+        check_human(body.texts_original, body.texts_human)
+        if body.texts_generated is None:
+            n = check_count(body.n, len(body.texts_original), settings)
+            results = await in_time(best_written(body, n))
+        else:
+            for field, value in (("n", body.n), ("seed", body.seed)):
+                if value is not None:
+                    message = f"{field} is for the generator: leave out {field}, or texts_generated"
+                    raise InvalidInput(message, field=field)
+            check_pairs(body.texts_original, body.texts_generated)
+            evaluations = await in_time(
+                backend.evaluate(
+                    body.texts_original, body.texts_generated, body.texts_human, body.weights
+                )
+            )
+            pairs = zip(body.texts_generated, evaluations, strict=True)
+            results = [evaluation_out(text, item) for text, item in pairs]
+        return schemas.EvaluateResponse(
+            results=results, weights=weights.tolist(), models=await in_time(backend.models())
         )
-
-
-async def _events(first: str | Summary, rest: AsyncIterator[str | Summary]) -> AsyncIterator[str]:
-    """The stream as server-sent events, ended by exactly one `done` or `error`."""
-    item = first
-    try:
-        while isinstance(item, str):
-            yield f"data: {json.dumps({'text': item})}\n\n"
-            item = await anext(rest)
-        yield f"event: done\ndata: {summary_out(item).model_dump_json()}\n\n"
-    except PlainMedError as error:
-        yield _error_event(error.code, error.message, error.field)
-    except Exception as error:  # the status is sent, so this event is the only way left to say so
-        logger.error("a stream failed: %s", type(error).__name__)
-        yield _error_event("internal_error", "an internal error ended the stream")
-
-
-def _error_event(code: str, message: str, field: str | None = None) -> str:
-    return f"event: error\ndata: {json.dumps(error_body(code, message, field))}\n\n"
 
 
 def _add_missing(app: FastAPI, backend: Backend) -> None:
@@ -325,67 +276,3 @@ def _refuse(service: str) -> Callable[[], Awaitable[None]]:
         )
 
     return refuse
-
-
-async def _within(work: Awaitable[Result], settings: Settings) -> Result:
-    """Awaits `work` for at most the request's time."""
-    try:
-        async with asyncio.timeout(settings.request_timeout_s):
-            return await work
-    except TimeoutError:
-        raise Unavailable(
-            f"no answer within {settings.request_timeout_s:g} s; send fewer texts a request, "
-            "or try again",
-            code="timeout",
-        ) from None
-
-
-def _check_limits(texts: Sequence[str], field: str, settings: Settings) -> None:
-    if len(texts) > settings.max_texts:
-        raise _TooLarge(
-            f"{len(texts)} texts are over the limit of {settings.max_texts} a request; "
-            "send them in several",
-            field=field,
-            code="too_many_texts",
-        )
-    for index, text in enumerate(texts):
-        if len(text) > settings.max_text_chars:
-            raise _TooLarge(
-                f"the text has {len(text)} characters; the limit is {settings.max_text_chars}",
-                field=field if field == "text" else f"{field}[{index}]",
-                code="text_too_long",
-            )
-
-
-class _TooLarge(InvalidInput):
-    code = "too_large"
-    status = 413
-
-
-def _check_texts(texts: Sequence[str], field: str, settings: Settings) -> None:
-    _check_limits(texts, field, settings)
-    if not texts:
-        raise InvalidInput("give at least one text", field=field, code="empty_list")
-    for index, text in enumerate(texts):
-        require_text(text, field if field == "text" else f"{field}[{index}]")
-
-
-def _params(body: schemas.Sampling, settings: Settings) -> GenerationParams:
-    """The request's sampling settings over the server's defaults."""
-
-    def chosen(value: Any, default: Any) -> Any:
-        return default if value is None else value
-
-    wanted = chosen(body.max_new_tokens, settings.max_new_tokens)
-    if wanted > settings.max_new_tokens:
-        raise InvalidInput(
-            f"max_new_tokens is at most {settings.max_new_tokens} on this server",
-            field="max_new_tokens",
-        )
-    return GenerationParams(
-        max_new_tokens=wanted,
-        temperature=chosen(body.temperature, settings.temperature),
-        top_p=chosen(body.top_p, settings.top_p),
-        repeat_penalty=chosen(body.repeat_penalty, settings.repeat_penalty),
-        seed=body.seed,
-    )

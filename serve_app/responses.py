@@ -3,24 +3,81 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from serve_app import schemas
 from serve_app.evaluation import Evaluation
+from serve_app.generation.best_of import Candidate
 from serve_app.generation.protocol import Summary
 from serve_app.loss import METRICS
 
 
 def summary_out(summary: Summary) -> schemas.GenerateResponse:
-    """The answer of `/generate`."""
+    """The answer of `/generate` for one text, written once."""
+    return schemas.GenerateResponse(**_summary_fields(summary))
+
+
+def generate_out(
+    candidates: Sequence[Candidate],
+    select: schemas.Select | None,
+    weights: list[float] | None,
+) -> schemas.GenerateResponse:
+    """The answer of `/generate` for one text: its first candidate, and all where it has several.
+
+    A selection shows its candidate's scores even where there is only one.
+    """
+    if len(candidates) == 1 and select is None:
+        return summary_out(candidates[0].summary)
     return schemas.GenerateResponse(
-        summary=summary.text,
-        model=summary.model,
-        finish_reason=summary.finish_reason,
-        truncated=summary.truncated,
-        usage=schemas.Usage(
+        **_summary_fields(candidates[0].summary),
+        candidates=_candidates_out(candidates),
+        select=select,
+        weights=weights,
+    )
+
+
+def chosen_out(candidates: Sequence[Candidate]) -> schemas.EvaluationOut:
+    """One result of `/evaluate`: its first candidate's, and all where there are several.
+
+    Raises:
+        ValueError: the first candidate was not scored.
+    """
+    best = candidates[0]
+    if best.evaluation is None:
+        raise ValueError("the first candidate was not scored")
+    result = evaluation_out(best.summary.text, best.evaluation)
+    if len(candidates) > 1:
+        result.candidates = _candidates_out(candidates)
+    return result
+
+
+def _candidates_out(candidates: Sequence[Candidate]) -> list[schemas.CandidateOut]:
+    return [
+        schemas.CandidateOut(
+            **_summary_fields(one.summary), variant=one.variant, scores=_scores_out(one.evaluation)
+        )
+        for one in candidates
+    ]
+
+
+def _scores_out(item: Evaluation | None) -> schemas.Scores | None:
+    if item is None:
+        return None
+    metrics, errors = _by_metric(item.measured.values), _by_metric(item.errors)
+    return schemas.Scores(loss=item.loss, metrics=metrics, errors=errors)
+
+
+def _summary_fields(summary: Summary) -> dict[str, Any]:
+    """The fields of a `SummaryOut`."""
+    return {
+        "summary": summary.text,
+        "model": summary.model,
+        "finish_reason": summary.finish_reason,
+        "truncated": summary.truncated,
+        "usage": schemas.Usage(
             prompt_tokens=summary.prompt_tokens, completion_tokens=summary.completion_tokens
         ),
-        sentences=[
+        "sentences": [
             schemas.SummarySentenceOut(
                 text=sentence.text,
                 source=sentence.source,
@@ -32,7 +89,7 @@ def summary_out(summary: Summary) -> schemas.GenerateResponse:
             )
             for sentence in summary.sentences
         ],
-    )
+    }
 
 
 def evaluation_out(text: str, item: Evaluation) -> schemas.EvaluationOut:

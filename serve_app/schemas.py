@@ -6,12 +6,19 @@ finite. Responses of the first four routes keep the earlier system's wire format
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
 
 Text = StrictStr
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Count = Annotated[StrictInt, Field(ge=1)]
+Seed = Annotated[StrictInt, Field(ge=0, le=2**63 - 1)]
+Select = Literal["loss"]
+
+
+def _absent(value: object) -> bool:
+    return value is None
 
 
 class Request(BaseModel):
@@ -53,14 +60,26 @@ class Sampling(Request):
     temperature: Annotated[Number, Field(ge=0, le=2)] | None = None
     top_p: Annotated[Number, Field(gt=0, le=1)] | None = None
     repeat_penalty: Annotated[Number, Field(gt=0, le=10)] | None = None
-    seed: Annotated[StrictInt, Field(ge=0, le=2**63 - 1)] | None = None
+    seed: Seed | None = None
 
 
 class GenerateRequest(Sampling):
-    """A text to summarise."""
+    """A text to summarise, or several."""
 
-    text: Text = Field(description="The medical original.")
-    stream: StrictBool = Field(False, description="Answer with server-sent events.")
+    text: Text | None = Field(None, description="The medical original; this or `texts`.")
+    texts: list[Text] | None = Field(None, description="Several originals; this or `text`.")
+    stream: StrictBool = Field(
+        False, description="Answer with server-sent events; for one `text`, written once."
+    )
+    n: Count | None = Field(
+        None, description="Candidates for each text, at most MAX_CANDIDATES; default 1."
+    )
+    select: Select | None = Field(
+        None, description="`loss`: score the candidates and answer with the best first."
+    )
+    weights: list[Number] | None = Field(
+        None, description="Of the loss that selects; as in `/loss`. Only with `select`."
+    )
 
 
 class EvaluateRequest(Request):
@@ -72,6 +91,12 @@ class EvaluateRequest(Request):
     )
     texts_human: list[Text] | None = None
     weights: list[Number] | None = None
+    n: Count | None = Field(
+        None,
+        description="Candidates the generator writes for each original; the one of least loss is "
+        "evaluated. At most MAX_CANDIDATES; default 1. Only without `texts_generated`.",
+    )
+    seed: Seed | None = Field(None, description="Of the generator. Only without `texts_generated`.")
 
 
 class RelevanceResponse(BaseModel):
@@ -121,7 +146,17 @@ class SummarySentenceOut(BaseModel):
     replacements: list[Replaced]
 
 
-class GenerateResponse(BaseModel):
+class MetricValues(BaseModel):
+    """One number for each metric."""
+
+    relevance: float
+    factuality: float
+    fkgl: float
+    smog: float
+    dale_chall: float
+
+
+class SummaryOut(BaseModel):
     """A summary."""
 
     summary: str
@@ -132,14 +167,40 @@ class GenerateResponse(BaseModel):
     sentences: list[SummarySentenceOut]
 
 
-class MetricValues(BaseModel):
-    """One number for each metric."""
+class Scores(BaseModel):
+    """What one summary scored: `loss` is the weighted sum of `errors`."""
 
-    relevance: float
-    factuality: float
-    fkgl: float
-    smog: float
-    dale_chall: float
+    loss: float
+    metrics: MetricValues
+    errors: MetricValues
+
+
+class CandidateOut(SummaryOut):
+    """One of several summaries of the same text.
+
+    `variant` is its number in the order of writing. `scores` is null where nobody asked for
+    them, and for a candidate without a word, which has nothing to score.
+    """
+
+    variant: int
+    scores: Scores | None
+
+
+class GenerateResponse(SummaryOut):
+    """A summary; where several were asked for, the first of `candidates`.
+
+    The last three fields are there only where the request had `n` above 1, or `select`.
+    """
+
+    candidates: list[CandidateOut] | None = Field(None, exclude_if=_absent)
+    select: Select | None = Field(None, exclude_if=_absent)
+    weights: list[float] | None = Field(None, exclude_if=_absent)
+
+
+class GenerateListResponse(BaseModel):
+    """One answer for each of `texts`, in order."""
+
+    results: list[GenerateResponse]
 
 
 class FactualSentence(BaseModel):
@@ -167,7 +228,7 @@ class Truncation(BaseModel):
 
 
 class EvaluationOut(BaseModel):
-    """Everything about one summary."""
+    """Everything about one summary; `candidates` (best first) only where `n` was above 1."""
 
     generated: str
     metrics: MetricValues
@@ -177,6 +238,7 @@ class EvaluationOut(BaseModel):
     sentences: list[FactualSentence]
     difficult_words: list[DifficultWordOut]
     truncated: Truncation
+    candidates: list[CandidateOut] | None = Field(None, exclude_if=_absent)
 
 
 class EvaluateResponse(BaseModel):

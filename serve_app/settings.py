@@ -54,6 +54,9 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(8_388_608, ge=1024, description="Largest request body, in bytes.")
     max_texts: int = Field(1024, ge=1, description="Most texts (or pairs) in one request.")
     max_text_chars: int = Field(1_000_000, ge=1, description="Longest single text, in characters.")
+    max_candidates: int = Field(
+        16, ge=1, description="Most candidates of one text that a request may ask for (n)."
+    )
     request_timeout_s: float = Field(
         300.0, gt=0, description="Longest time one request may take before it is answered 503."
     )

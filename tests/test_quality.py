@@ -15,6 +15,8 @@ PACKAGE = ROOT / "serve_app"
 # What each part may import of serve_app, besides itself (design: imports point one way).
 _BASE = {"errors", "settings", "artifacts"}
 _LIBRARY = _BASE | {"metrics", "loss", "targets", "evaluation"}
+_ROUTES = _LIBRARY | {"generation", "schemas", "limits", "backend"}
+_ROUTES |= {"responses", "checks", "candidates"}
 ALLOWED = {
     "errors": set[str](),
     "settings": {"errors"},
@@ -31,7 +33,10 @@ ALLOWED = {
     "limits": set[str](),
     "responses": _LIBRARY | {"generation", "schemas"},
     "backend": _LIBRARY | {"generation"},
-    "gateway": _LIBRARY | {"generation", "schemas", "limits", "backend", "responses"},
+    "checks": _LIBRARY | {"generation", "schemas"},
+    "candidates": _LIBRARY | {"generation", "backend"},
+    "generate_routes": _ROUTES,
+    "gateway": _ROUTES | {"generate_routes"},
     "deployments": _LIBRARY | {"generation", "limits", "backend", "gateway"},
     "client": {"schemas", "errors", "client_wire", "client_core"},
     "client_core": {"schemas", "errors", "client_wire"},

@@ -6,14 +6,18 @@ of them, kept in their order, are searched for the least loss within a word budg
 search and measured for the best sets at its end; factuality is that of each sentence
 against the chunk it came from. docs/extractive.md has how well that works.
 
-Deterministic: temperature, top_p, repeat_penalty and seed change nothing.
+Deterministic: temperature, top_p and repeat_penalty change nothing. Further candidates (`variant`
+above 0) are what the same search finds in a random part of the sentences, drawn with the seed.
+What it needs to know of a text is worked out once for all of them.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import replace
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import pairwise
 from typing import cast
 
@@ -27,7 +31,7 @@ from serve_app.generation.protocol import (
     Summary,
     SummarySentence,
 )
-from serve_app.generation.selection import Choice, Sentence, Space, search
+from serve_app.generation.selection import Choice, Sentence, Space, partly_hidden, search
 from serve_app.loss import LossFunction, check_weights
 from serve_app.metrics.alignscore import EvalMode, context_chunks
 from serve_app.metrics.readability import ReadabilityCounts
@@ -37,6 +41,12 @@ from serve_app.metrics.text import require_text
 MOST_PASSAGES = 60
 """Sentences considered; of a longer original, the first half and the last half of these."""
 
+PREPARED_TEXTS = 16
+"""Texts whose measurements are kept for their further candidates."""
+
+HIDDEN_SHARE = 0.25
+"""How likely each sentence is to be hidden from a further candidate (benchmarks/best_of_n.py)."""
+
 _POINTS_BACK = re.compile(
     r"(?:th(?:is|ese|ose|ey|e (?:former|latter|other|same|remaining|two))|it|its|their|such|both|"
     r"neither|however|moreover|furthermore|therefore|thus|hence|similarly|likewise|otherwise|"
@@ -44,6 +54,20 @@ _POINTS_BACK = re.compile(
     r"nonetheless|instead|one of (?:these|them)|of (?:these|those)|again|another)\b",
     re.IGNORECASE,
 )
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """What the candidates of one text share: the space, and the best set in it."""
+
+    original: str
+    truncated: bool
+    space: Space
+    best: Choice
+
+    def summary_of(self, choice: Choice) -> Summary:
+        chosen = [self.space.sentences[at] for at in choice.chosen]
+        return _summary(chosen, self.original, self.truncated)
 
 
 class ExtractiveGenerator:
@@ -93,25 +117,51 @@ class ExtractiveGenerator:
         self._loss = loss
         self._glossary = glossary
         self._weights = check_weights(weights).tolist()
+        # One at a time: candidates that arrive together wait for the first one's work.
+        self._preparing = threading.Lock()
+        self._recent = lru_cache(PREPARED_TEXTS)(self._prepare)
 
-    def generate(self, texts: Sequence[str], params: Sequence[GenerationParams]) -> list[Summary]:
-        """One summary for each text; of `params`, only `max_new_tokens` (in words) counts.
+    def generate(
+        self,
+        texts: Sequence[str],
+        params: Sequence[GenerationParams],
+        *,
+        cancelled: Callable[[int], bool] | None = None,
+    ) -> list[Summary]:
+        """One summary for each text; of `params`, only `max_new_tokens` (in words) counts for
+        variant 0, and `seed` too for the others.
+
+        A text that is cancelled before its turn gets an empty summary that says so.
 
         Raises:
             InvalidInput: a text is empty or has no word.
         """
-        return [self._summarise(text, one) for text, one in zip(texts, params, strict=True)]
+        return [
+            _nothing() if cancelled is not None and cancelled(at) else self._summarise(text, one)
+            for at, (text, one) in enumerate(zip(texts, params, strict=True))
+        ]
 
-    def stream(self, text: str, params: GenerationParams) -> PieceIterator:
+    def stream(
+        self,
+        text: str,
+        params: GenerationParams,
+        *,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> PieceIterator:
         """Yields the summary sentence by sentence, then the `Summary`.
 
         Raises:
             InvalidInput: as `generate`; raised here, before the first piece is asked for.
         """
         require_text(text, "text")
-        return self._stream(text, params)
+        return self._stream(text, params, cancelled)
 
-    def _stream(self, text: str, params: GenerationParams) -> PieceIterator:
+    def _stream(
+        self, text: str, params: GenerationParams, cancelled: Callable[[], bool] | None
+    ) -> PieceIterator:
+        if cancelled is not None and cancelled():
+            yield _nothing()
+            return
         summary = self._summarise(text, params)
         for index, sentence in enumerate(summary.sentences):
             yield sentence.text if index == 0 else " " + sentence.text
@@ -119,12 +169,28 @@ class ExtractiveGenerator:
 
     def _summarise(self, original: str, params: GenerationParams) -> Summary:
         require_text(original, "text")
+        prepared = self._prepared(original, min(self.max_words, params.max_new_tokens))
+        if isinstance(prepared, Summary):
+            return prepared
+        best = prepared.best
+        if params.variant:
+            # A variant has a stream of chance of its own, whatever others are asked for.
+            known = None if params.seed is None else (params.seed, params.variant)
+            part = partly_hidden(prepared.space, best, HIDDEN_SHARE, np.random.default_rng(known))
+            (best,) = search(part, self.beam_width, 1)
+        return prepared.summary_of(best)
+
+    def _prepared(self, original: str, limit: int) -> _Prepared | Summary:
+        with self._preparing:
+            return self._recent(original, limit)
+
+    def _prepare(self, original: str, limit: int) -> _Prepared | Summary:
+        """What all candidates share; the summary itself where there is nothing to choose."""
         passages = split_passages(original)
         truncated = len(passages) > MOST_PASSAGES
         if truncated:
             half = MOST_PASSAGES // 2
             passages = passages[:half] + passages[-half:]
-        limit = min(self.max_words, params.max_new_tokens)
         sentences = self.sentences(passages)
         fitting = [sentence for sentence in sentences if sentence.words <= limit]
         if not fitting:
@@ -133,7 +199,7 @@ class ExtractiveGenerator:
         read = " ".join(passage.text for passage in passages) if truncated else original
         space = self.space(read, passages, fitting, limit)
         best = self._measured_best(read, space, search(space, self.beam_width, self.rescore))
-        return _summary([fitting[at] for at in best.chosen], original, truncated)
+        return _Prepared(original, truncated, space, best)
 
     def sentences(self, passages: list[Passage]) -> list[Sentence]:
         """The usable passages in plain words; all of them where none is usable."""
@@ -232,6 +298,11 @@ def _summary(chosen: list[Sentence], original: str, truncated: bool) -> Summary:
         sentences=sentences,
         truncated=truncated,
     )
+
+
+def _nothing() -> Summary:
+    """The answer to a caller who no longer waits for one."""
+    return Summary("", ExtractiveGenerator.name, finish_reason="cancelled")
 
 
 def _cut(sentence: Sentence, original: str, limit: int, truncated: bool) -> Summary:

@@ -62,7 +62,8 @@ class Space:
     """What is searched: the sentences, and what a set of them costs.
 
     `matches[p, s]` is the share of passage p that sentence s matches (BERTScore recall), and
-    `importance[p]` the passage's share of the original's words.
+    `importance[p]` the passage's share of the original's words. Sentences at the positions in
+    `hidden` are in no set.
     """
 
     sentences: list[Sentence]
@@ -73,6 +74,7 @@ class Space:
     loss: LossFunction
     weights: list[float]
     coverage: float
+    hidden: frozenset[int] = frozenset()
 
     def empty(self) -> Choice:
         """The set of no sentence."""
@@ -102,7 +104,9 @@ class Space:
         grown = [
             self.plus(choice, at)
             for at, sentence in enumerate(self.sentences)
-            if at not in choice.chosen and choice.words + sentence.words <= self.limit
+            if at not in choice.chosen
+            and at not in self.hidden
+            and choice.words + sentence.words <= self.limit
         ]
         if not grown:
             return []
@@ -152,6 +156,27 @@ def search(space: Space, beam_width: int, wanted: int) -> list[Choice]:
         if better.cost >= best.cost:
             return _best(found, wanted)
         best = better
+
+
+def partly_hidden(space: Space, best: Choice, share: float, rng: np.random.Generator) -> Space:
+    """The space with a random part of its sentences hidden, one of those in `best` at least.
+
+    So what is found there differs from `best`, and is the best of what is left. Only where the
+    space has but one sentence is that one found again.
+
+    Args:
+        space: what is searched, with at least one sentence.
+        best: a set in it.
+        share: how likely each sentence is to be hidden, in [0, 1].
+        rng: the source of chance.
+    """
+    count = len(space.sentences)
+    hidden = {at for at in range(count) if rng.random() < share}
+    hidden.add(int(rng.choice(best.chosen)))
+    if len(hidden) == count:
+        others = [at for at in range(count) if (at,) != best.chosen]
+        hidden.remove(int(rng.choice(others or [0])))
+    return replace(space, hidden=frozenset(hidden))
 
 
 def _best(choices: dict[tuple[int, ...], Choice], count: int) -> list[Choice]:

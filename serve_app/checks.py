@@ -1,0 +1,123 @@
+"""What every route asks of a request before it computes, and how long it may take.
+
+Knows the settings' limits and the errors that say so; no route, and no FastAPI.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Sequence
+from typing import Any, TypeVar
+
+from serve_app import schemas
+from serve_app.errors import InvalidInput, Unavailable
+from serve_app.generation.protocol import GenerationParams
+from serve_app.metrics.text import require_text
+from serve_app.settings import Settings
+
+Result = TypeVar("Result")
+
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": schemas.ErrorResponse, "description": text}
+    for status, text in {
+        400: "The body is not JSON or not UTF-8.",
+        404: "The server was started without this service.",
+        413: "The body, a text or the number of texts is over a limit.",
+        422: "A field is missing, unknown or cannot be scored; `field` names it.",
+        500: "A metric or summary could not be computed.",
+        503: "Overloaded, starting or shutting down; retry after Retry-After seconds.",
+    }.items()
+}
+
+
+class TooLarge(InvalidInput):
+    """More than a limit allows: 413."""
+
+    code = "too_large"
+    status = 413
+
+
+async def within(work: Awaitable[Result], settings: Settings) -> Result:
+    """Awaits `work` for at most the request's time."""
+    try:
+        async with asyncio.timeout(settings.request_timeout_s):
+            return await work
+    except TimeoutError:
+        raise Unavailable(
+            f"no answer within {settings.request_timeout_s:g} s; send fewer texts a request, "
+            "or try again",
+            code="timeout",
+        ) from None
+
+
+def check_limits(texts: Sequence[str], field: str, settings: Settings) -> None:
+    """Raises `TooLarge` unless the number of texts and each text's length are within the limits."""
+    if len(texts) > settings.max_texts:
+        raise TooLarge(
+            f"{len(texts)} texts are over the limit of {settings.max_texts} a request; "
+            "send them in several",
+            field=field,
+            code="too_many_texts",
+        )
+    for index, text in enumerate(texts):
+        if len(text) > settings.max_text_chars:
+            raise TooLarge(
+                f"the text has {len(text)} characters; the limit is {settings.max_text_chars}",
+                field=field if field == "text" else f"{field}[{index}]",
+                code="text_too_long",
+            )
+
+
+def check_texts(texts: Sequence[str], field: str, settings: Settings) -> None:
+    """Raises `InvalidInput` unless there are texts, within the limits and each with a word."""
+    check_limits(texts, field, settings)
+    if not texts:
+        raise InvalidInput("give at least one text", field=field, code="empty_list")
+    for index, text in enumerate(texts):
+        require_text(text, field if field == "text" else f"{field}[{index}]")
+
+
+def check_count(n: int | None, texts: int, settings: Settings) -> int:
+    """The candidates wanted of each of so many texts; 1 where the request does not say.
+
+    Raises:
+        InvalidInput: over MAX_CANDIDATES; `TooLarge` where all together are over MAX_TEXTS.
+    """
+    wanted = 1 if n is None else n
+    if wanted > settings.max_candidates:
+        raise InvalidInput(
+            f"n is at most {settings.max_candidates} on this server (MAX_CANDIDATES)", field="n"
+        )
+    if wanted * texts > settings.max_texts:
+        raise TooLarge(
+            f"{wanted} candidates of {texts} texts are over the limit of {settings.max_texts} "
+            "texts a request; send fewer texts, or a smaller n",
+            field="n",
+            code="too_many_texts",
+        )
+    return wanted
+
+
+def params_of(body: schemas.Sampling, settings: Settings) -> GenerationParams:
+    """The request's sampling settings over the server's defaults.
+
+    Raises:
+        InvalidInput: more tokens than the server allows.
+    """
+
+    def chosen(value: Any, default: Any) -> Any:
+        return default if value is None else value
+
+    wanted = chosen(body.max_new_tokens, settings.max_new_tokens)
+    if wanted > settings.max_new_tokens:
+        raise InvalidInput(
+            f"max_new_tokens is at most {settings.max_new_tokens} on this server",
+            field="max_new_tokens",
+        )
+    return GenerationParams(
+        max_new_tokens=wanted,
+        temperature=chosen(body.temperature, settings.temperature),
+        top_p=chosen(body.top_p, settings.top_p),
+        repeat_penalty=chosen(body.repeat_penalty, settings.repeat_penalty),
+        seed=body.seed,
+    )

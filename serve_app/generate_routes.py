@@ -1,0 +1,120 @@
+"""The route `/generate`: one text or several, once or best of n, whole or as a stream."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+
+from fastapi import FastAPI
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+
+from serve_app import candidates, schemas
+from serve_app.backend import Backend
+from serve_app.checks import ERRORS, check_count, check_texts, params_of, within
+from serve_app.errors import InvalidInput, NotServed, PlainMedError
+from serve_app.generation.best_of import Candidates
+from serve_app.generation.protocol import Summary
+from serve_app.limits import error_body, logger
+from serve_app.loss import check_weights
+from serve_app.responses import generate_out, summary_out
+from serve_app.settings import Settings
+
+
+def add_generate(app: FastAPI, backend: Backend, settings: Settings) -> None:
+    """Adds the route; where the metrics are not served, `select` is refused."""
+
+    @app.post(
+        "/generate",
+        response_model=schemas.GenerateResponse | schemas.GenerateListResponse,
+        responses={**ERRORS, 200: {"content": {"text/event-stream": {}}}},
+    )
+    async def generate(body: schemas.GenerateRequest) -> Response:
+        """A plain-language summary of `text`, or one of each of `texts`.
+
+        With `n`, so many candidates of each, all in `candidates`; with `select: "loss"` they are
+        scored and the best comes first, as the answer's own summary too.
+
+        With `stream: true`, server-sent events: `data: {"text": piece}`, then one `event: done`
+        whose data is the usual answer, or one `event: error` with the usual error body.
+        """
+        texts, field, n = _wanted(body, settings)
+        _check_select(body, backend)
+        params = params_of(body, settings)
+        if body.stream:
+            pieces = backend.stream(texts[0], params)
+            # The first piece is awaited here, so that a refused text is a 4xx, no broken stream.
+            first = await within(anext(pieces), settings)
+            return StreamingResponse(
+                _events(first, pieces),
+                media_type="text/event-stream",
+                headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+            )
+
+        async def work() -> list[Candidates]:
+            groups = await candidates.write(backend, texts, params, n, field)
+            if body.select is None:
+                return groups
+            return await candidates.choose(backend, texts, groups, None, body.weights)
+
+        groups = await within(work(), settings)
+        weights = None if body.select is None else check_weights(body.weights).tolist()
+        answers = [generate_out(group, body.select, weights) for group in groups]
+        if body.texts is None:
+            return JSONResponse(answers[0].model_dump())
+        return JSONResponse(schemas.GenerateListResponse(results=answers).model_dump())
+
+
+def _wanted(body: schemas.GenerateRequest, settings: Settings) -> tuple[list[str], str, int]:
+    """The texts, the field they came in, and how many candidates of each are wanted."""
+    if body.text is not None and body.texts is not None:
+        raise InvalidInput("give text or texts, not both", field="texts")
+    if body.text is not None:
+        texts, field = [body.text], "text"
+    elif body.texts is not None:
+        texts, field = body.texts, "texts"
+    else:
+        message = "text is required (or texts, for several)"
+        raise InvalidInput(message, field="text", code="missing_field")
+    check_texts(texts, field, settings)
+    n = check_count(body.n, len(texts), settings)
+    if body.stream and (body.texts is not None or n > 1 or body.select is not None):
+        raise InvalidInput(
+            "stream is for one text, written once: leave out stream, or texts, n and select",
+            field="stream",
+        )
+    return texts, field, n
+
+
+def _check_select(body: schemas.GenerateRequest, backend: Backend) -> None:
+    if body.select is None:
+        if body.weights is not None:
+            raise InvalidInput(
+                'weights are of the loss that selects: give select: "loss" too', field="weights"
+            )
+        return
+    if "metrics" not in backend.services:
+        raise NotServed(
+            "select needs the metrics, and this server runs without them; start one with "
+            "services: [metrics, generator]",
+            field="select",
+        )
+    check_weights(body.weights)
+
+
+async def _events(first: str | Summary, rest: AsyncIterator[str | Summary]) -> AsyncIterator[str]:
+    """The stream as server-sent events, ended by exactly one `done` or `error`."""
+    item = first
+    try:
+        while isinstance(item, str):
+            yield f"data: {json.dumps({'text': item})}\n\n"
+            item = await anext(rest)
+        yield f"event: done\ndata: {summary_out(item).model_dump_json()}\n\n"
+    except PlainMedError as error:
+        yield _error_event(error.code, error.message, error.field)
+    except Exception as error:  # the status is sent, so this event is the only way left to say so
+        logger.error("a stream failed: %s", type(error).__name__)
+        yield _error_event("internal_error", "an internal error ended the stream")
+
+
+def _error_event(code: str, message: str, field: str | None = None) -> str:
+    return f"event: error\ndata: {json.dumps(error_body(code, message, field))}\n\n"
