@@ -32,6 +32,12 @@ class Engine(StrEnum):
     RAY = "ray"
 
 
+class Selection(StrEnum):
+    """What selects among candidates."""
+
+    LOSS = "loss"
+
+
 class _Group(TyperGroup):
     """Turns the application's own errors into a line and a status."""
 
@@ -232,15 +238,36 @@ def generate(
         float | None, typer.Option(help="1 is none.", min=1e-6, max=10.0)
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Makes it repeatable.", min=0)] = None,
+    n: Annotated[int | None, typer.Option("--n", help="Candidates to write.", min=1)] = None,
+    select: Annotated[
+        Selection | None, typer.Option(help="Score the candidates; the best comes first.")
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(help="Of the loss: relevance,factuality,fkgl,smog,dale_chall."),
+    ] = None,
 ) -> None:
-    """Write a plain-language summary of a medical text."""
+    """Write a plain-language summary of a medical text.
+
+    With --n 8 --select loss: the best of eight. The candidates and their scores are shown on
+    standard error.
+    """
     from contextlib import ExitStack
 
-    from serve_app.cli_generate import generate_here, generate_there, read_input
+    from rich.console import Console
+
+    from serve_app.cli_generate import BestOf, generate_here, generate_there, read_input
+    from serve_app.cli_output import candidates_table
+    from serve_app.cli_score import parse_weights
     from serve_app.client import PlainMedClient
 
     if stream and json_output:
         raise typer.BadParameter("--json prints the finished answer; leave --stream out")
+    if stream and (select is not None or (n or 1) > 1):
+        raise typer.BadParameter("--stream is for one candidate; leave --n and --select out")
+    if weights is not None and select is None:
+        raise typer.BadParameter("--weights are of the loss that selects; give --select loss too")
+    best = BestOf(n, None if select is None else "loss", parse_weights(weights))
     text = read_input(source)
     given: SamplingOptions = {}
     if max_new_tokens is not None:
@@ -255,17 +282,22 @@ def generate(
         given["seed"] = seed
     with ExitStack() as stack:
         if url is None:
-            items = generate_here(text, given, stream)
+            items = generate_here(text, given, stream, best)
         else:
-            items = generate_there(stack.enter_context(PlainMedClient(url)), text, given, stream)
+            client = stack.enter_context(PlainMedClient(url))
+            items = generate_there(client, text, given, stream, best)
         for item in items:
             if isinstance(item, str):
                 typer.echo(item, nl=False)
                 sys.stdout.flush()
             elif json_output:
                 typer.echo(item.model_dump_json(indent=2))
-            else:
+            elif item.candidates is None:
                 typer.echo("" if stream else item.summary)
+            else:
+                Console(stderr=True).print(candidates_table(item.candidates))
+                chosen = item.candidates if select is None else item.candidates[:1]
+                typer.echo("\n\n".join(one.summary for one in chosen))
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""`plainmed generate`: one summary, from this process's engine or from a server.
+"""`plainmed generate`: a summary, or the best of several, from this process's engine or a server.
 
 Both sources are seen as what `generate_stream` of the client gives: pieces, then the answer.
 """
@@ -6,13 +6,28 @@ Both sources are seen as what `generate_stream` of the client gives: pieces, the
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from serve_app.cli_tables import read_text
 from serve_app.client import PlainMedClient, SamplingOptions
 from serve_app.errors import InvalidInput
-from serve_app.schemas import GenerateResponse
+from serve_app.schemas import GenerateResponse, Select
+
+if TYPE_CHECKING:
+    from serve_app.generation.best_of import Candidates
+    from serve_app.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class BestOf:
+    """How many candidates are wanted, and what selects among them, as in `/generate`."""
+
+    n: int | None = None
+    select: Select | None = None
+    weights: Sequence[float] | None = None
 
 
 def read_input(name: str) -> str:
@@ -34,32 +49,35 @@ def read_input(name: str) -> str:
 
 
 def generate_there(
-    client: PlainMedClient, text: str, sampling: SamplingOptions, stream: bool
+    client: PlainMedClient, text: str, sampling: SamplingOptions, stream: bool, best: BestOf
 ) -> Iterator[str | GenerateResponse]:
     """Pieces (where streamed) and the answer of a server."""
     if stream:
         yield from client.generate_stream(text, **sampling)
     else:
-        yield client.generate(text, **sampling)
+        yield client.generate(text, n=best.n, select=best.select, weights=best.weights, **sampling)
 
 
 def generate_here(
-    text: str, sampling: SamplingOptions, stream: bool
+    text: str, sampling: SamplingOptions, stream: bool, best: BestOf
 ) -> Iterator[str | GenerateResponse]:
     """Pieces (where streamed) and the answer of the engine the settings name, loaded now.
 
     Raises:
         ConfigError: a setting or model is wrong.
-        InvalidInput: the text cannot be summarised.
+        InvalidInput: the text cannot be summarised, or the weights are none.
     """
     # Seconds of imports, so not before they are needed.
+    from serve_app.generation import best_of
     from serve_app.generation.loading import load_generator
     from serve_app.generation.protocol import GenerationParams
+    from serve_app.loss import check_weights
     from serve_app.metrics.text import require_text
-    from serve_app.responses import summary_out
+    from serve_app.responses import generate_out, summary_out
     from serve_app.settings import load_settings
 
     require_text(text, "text")
+    weights = None if best.select is None else check_weights(best.weights).tolist()
     settings = load_settings()
     params = GenerationParams(
         max_new_tokens=sampling.get("max_new_tokens", settings.max_new_tokens),
@@ -69,8 +87,30 @@ def generate_here(
         seed=sampling.get("seed"),
     )
     engine = load_generator(settings)
-    if not stream:
-        yield summary_out(engine.generate([text], [params])[0])
+    if stream:
+        for item in engine.stream(text, params):
+            yield item if isinstance(item, str) else summary_out(item)
         return
-    for item in engine.stream(text, params):
-        yield item if isinstance(item, str) else summary_out(item)
+    n = 1 if best.n is None else best.n
+    groups = best_of.grouped(engine.generate(*best_of.jobs([text], params, n)), n)
+    if best.select is not None:
+        groups = _ranked(text, groups, settings, weights)
+    yield generate_out(groups[0], best.select, weights)
+
+
+def _ranked(
+    text: str, groups: list[Candidates], settings: Settings, weights: Sequence[float] | None
+) -> list[Candidates]:
+    """The one text's candidates, scored with the metrics of the settings, loaded now."""
+    from serve_app.evaluation import evaluate
+    from serve_app.generation import best_of
+    from serve_app.loss import LossFunction
+    from serve_app.metrics.suite import MetricSuite
+    from serve_app.targets import load_targets
+
+    loss = LossFunction(load_targets(settings), settings.loss_steepness, settings.loss_direction)
+    places = best_of.to_score(groups)
+    measured = MetricSuite.from_settings(settings).measure(
+        [text] * len(places), [summary for _, summary in places]
+    )
+    return best_of.best_first(groups, places, evaluate(measured, loss, weights=weights))

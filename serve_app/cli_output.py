@@ -1,4 +1,4 @@
-"""What the command line prints: the metrics of a pair, and the settings. Computes nothing."""
+"""What the command line prints: metrics of a pair, candidates, settings. Computes nothing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from rich.table import Table
 from rich.text import Text
 
-from serve_app.schemas import EvaluationOut
+from serve_app.schemas import CandidateOut, EvaluationOut
 from serve_app.settings import Settings
 
 _LABELS = {
@@ -19,6 +19,7 @@ _LABELS = {
     "smog": "SMOG grade",
     "dale_chall": "Dale-Chall score",
 }
+_HEADS = ("Relevance", "Factuality", "FKGL", "SMOG", "Dale-Chall")
 
 
 def metrics_table(
@@ -40,6 +41,26 @@ def metrics_table(
             f"{weight:g}",
             models.get(metric, ""),
         )
+    return table
+
+
+def candidates_table(candidates: Sequence[CandidateOut]) -> Table:
+    """The candidates in the order given: what each scored, its words and how it begins."""
+    scored = any(one.scores is not None for one in candidates)
+    table = Table()
+    for name in ("Rank", "Variant", *(("Loss", *_HEADS) if scored else ()), "Words"):
+        table.add_column(name, justify="right")
+    table.add_column("Begins", no_wrap=True, overflow="ellipsis")
+    for rank, one in enumerate(candidates, 1):
+        numbers: list[str] = []
+        if one.scores is not None:
+            metrics = [getattr(one.scores.metrics, metric) for metric in _LABELS]
+            numbers = [f"{value:.4f}" for value in (one.scores.loss, *metrics)]
+        elif scored:
+            numbers = [""] * (1 + len(_LABELS))
+        words = one.summary.split()
+        begins = Text(" ".join(words[:12]))
+        table.add_row(str(rank), str(one.variant), *numbers, str(len(words)), begins)
     return table
 
 

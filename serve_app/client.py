@@ -28,6 +28,7 @@ from serve_app.schemas import (
     GenerateResponse,
     HealthResponse,
     ReadabilityResponse,
+    Select,
 )
 
 __all__ = [
@@ -97,17 +98,51 @@ class PlainMedClient(ClientCore):
         humans: Texts | None = None,
         weights: Sequence[float] | None = None,
         *,
+        n: int | None = None,
+        seed: int | None = None,
         request_id: str | None = None,
     ) -> EvaluateResponse:
-        """All about each pair; without `generated` the server writes the summaries."""
-        call = client_wire.evaluate(originals, generated, humans, weights)
+        """All about each pair; without `generated` the server writes the summaries.
+
+        It then writes `n` candidates of each (default 1) and evaluates the one of least loss.
+        """
+        call = client_wire.evaluate(originals, generated, humans, weights, n, seed)
         return self._send(call, request_id)
 
     def generate(
-        self, text: str, *, request_id: str | None = None, **sampling: Unpack[SamplingOptions]
+        self,
+        text: str,
+        *,
+        n: int | None = None,
+        select: Select | None = None,
+        weights: Sequence[float] | None = None,
+        request_id: str | None = None,
+        **sampling: Unpack[SamplingOptions],
     ) -> GenerateResponse:
-        """A summary of one text."""
-        call = client_wire.generate(text, stream=False, sampling=sampling)
+        """A summary of one text; with `n`, the answer's `candidates` has so many.
+
+        With `select="loss"` they are scored, the best comes first, and the answer is that one's;
+        `weights` are of that loss.
+        """
+        call = client_wire.generate(
+            text, stream=False, sampling=sampling, n=n, select=select, weights=weights
+        )
+        return self._send(call, request_id)
+
+    def generate_many(
+        self,
+        texts: Texts,
+        *,
+        n: int | None = None,
+        select: Select | None = None,
+        weights: Sequence[float] | None = None,
+        request_id: str | None = None,
+        **sampling: Unpack[SamplingOptions],
+    ) -> list[GenerateResponse]:
+        """What `generate` gives, for each text, in one request."""
+        call = client_wire.generate_many(
+            texts, sampling=sampling, n=n, select=select, weights=weights
+        )
         return self._send(call, request_id)
 
     def generate_stream(
@@ -231,17 +266,51 @@ class AsyncPlainMedClient(ClientCore):
         humans: Texts | None = None,
         weights: Sequence[float] | None = None,
         *,
+        n: int | None = None,
+        seed: int | None = None,
         request_id: str | None = None,
     ) -> EvaluateResponse:
-        """All about each pair; without `generated` the server writes the summaries."""
-        call = client_wire.evaluate(originals, generated, humans, weights)
+        """All about each pair; without `generated` the server writes the summaries.
+
+        It then writes `n` candidates of each (default 1) and evaluates the one of least loss.
+        """
+        call = client_wire.evaluate(originals, generated, humans, weights, n, seed)
         return await self._send(call, request_id)
 
     async def generate(
-        self, text: str, *, request_id: str | None = None, **sampling: Unpack[SamplingOptions]
+        self,
+        text: str,
+        *,
+        n: int | None = None,
+        select: Select | None = None,
+        weights: Sequence[float] | None = None,
+        request_id: str | None = None,
+        **sampling: Unpack[SamplingOptions],
     ) -> GenerateResponse:
-        """A summary of one text."""
-        call = client_wire.generate(text, stream=False, sampling=sampling)
+        """A summary of one text; with `n`, the answer's `candidates` has so many.
+
+        With `select="loss"` they are scored, the best comes first, and the answer is that one's;
+        `weights` are of that loss.
+        """
+        call = client_wire.generate(
+            text, stream=False, sampling=sampling, n=n, select=select, weights=weights
+        )
+        return await self._send(call, request_id)
+
+    async def generate_many(
+        self,
+        texts: Texts,
+        *,
+        n: int | None = None,
+        select: Select | None = None,
+        weights: Sequence[float] | None = None,
+        request_id: str | None = None,
+        **sampling: Unpack[SamplingOptions],
+    ) -> list[GenerateResponse]:
+        """What `generate` gives, for each text, in one request."""
+        call = client_wire.generate_many(
+            texts, sampling=sampling, n=n, select=select, weights=weights
+        )
         return await self._send(call, request_id)
 
     def generate_stream(

@@ -24,6 +24,7 @@ from serve_app.schemas import (
     EvaluateRequest,
     EvaluateResponse,
     FactualityResponse,
+    GenerateListResponse,
     GenerateRequest,
     GenerateResponse,
     HealthResponse,
@@ -31,6 +32,7 @@ from serve_app.schemas import (
     PairsRequest,
     ReadabilityResponse,
     RelevanceResponse,
+    Select,
     TextsRequest,
 )
 
@@ -198,10 +200,54 @@ def loss(
     return Call("POST", "/loss", parse, body)
 
 
-def generate(text: str, *, stream: bool, sampling: SamplingOptions) -> Call[GenerateResponse]:
-    """`POST /generate`."""
-    body = _body(GenerateRequest, text=text, stream=stream, **sampling)
+def generate(
+    text: str,
+    *,
+    stream: bool,
+    sampling: SamplingOptions,
+    n: int | None = None,
+    select: Select | None = None,
+    weights: Sequence[float] | None = None,
+) -> Call[GenerateResponse]:
+    """`POST /generate` of one text."""
+    if not isinstance(text, str):
+        raise InvalidInput(f"text: give a str, not {type(text).__name__}", field="text")
+    body = _body(
+        GenerateRequest,
+        text=text,
+        stream=stream,
+        n=n,
+        select=select,
+        weights=_numbers(weights),
+        **sampling,
+    )
     return Call("POST", "/generate", GenerateResponse.model_validate_json, body)
+
+
+def generate_many(
+    texts: Texts,
+    *,
+    sampling: SamplingOptions,
+    n: int | None,
+    select: Select | None,
+    weights: Sequence[float] | None,
+) -> Call[list[GenerateResponse]]:
+    """`POST /generate` of several texts."""
+    originals = _texts(texts)
+    body = _body(
+        GenerateRequest,
+        texts=originals,
+        n=n,
+        select=select,
+        weights=_numbers(weights),
+        **sampling,
+    )
+
+    def parse(content: bytes) -> list[GenerateResponse]:
+        results = GenerateListResponse.model_validate_json(content).results
+        return _counted(results, len(originals))
+
+    return Call("POST", "/generate", parse, body)
 
 
 def evaluate(
@@ -209,6 +255,8 @@ def evaluate(
     generated: Texts | None,
     humans: Texts | None,
     weights: Sequence[float] | None,
+    n: int | None = None,
+    seed: int | None = None,
 ) -> Call[EvaluateResponse]:
     """`POST /evaluate`."""
     body = _body(
@@ -217,6 +265,8 @@ def evaluate(
         texts_generated=None if generated is None else _texts(generated),
         texts_human=None if humans is None else _texts(humans),
         weights=_numbers(weights),
+        n=n,
+        seed=seed,
     )
     return Call("POST", "/evaluate", EvaluateResponse.model_validate_json, body)
 
@@ -271,7 +321,7 @@ def _not_unicode(values: Mapping[str, Any]) -> str:
     return next(place for place, text in places if _SURROGATE.search(str(text)))
 
 
-def _counted(values: list[float], count: int) -> list[float]:
+def _counted(values: list[T], count: int) -> list[T]:
     if len(values) != count:
         raise ValueError(f"{len(values)} values for {count} texts")
     return values

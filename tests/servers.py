@@ -163,6 +163,9 @@ class LightBackend:
     def __init__(self, *, per_sample: bool = False) -> None:
         self.loss = LossFunction(TARGETS)
         self.per_sample = per_sample
+        self.generated = 0
+        self.scored: list[list[str]] = []
+        """The summaries of each call of `evaluate`."""
 
     async def relevance(self, originals: Sequence[str], generated: Sequence[str]) -> Scores:
         return Scores([overlap(*pair) for pair in zip(originals, generated, strict=True)], "o", "c")
@@ -180,6 +183,7 @@ class LightBackend:
         human: Sequence[str] | None,
         weights: Sequence[float] | None,
     ) -> list[Evaluation]:
+        self.scored.append(list(generated))
         measured = [measure(*pair) for pair in zip(originals, generated, strict=True)]
         humans = None
         if human is not None and self.per_sample:
@@ -189,9 +193,15 @@ class LightBackend:
     async def generate(
         self, texts: Sequence[str], params: Sequence[GenerationParams]
     ) -> list[Summary]:
+        """The first two sentences; of variant 1 the first, of 2 the first two again, and so on."""
+        self.generated += len(texts)
         return [
-            Summary(lead(text), "lead-2", sentences=(SummarySentence(lead(text, 1), text, 0),))
-            for text in texts
+            Summary(
+                lead(text, one.variant or 2),
+                "lead-2",
+                sentences=(SummarySentence(lead(text, 1), text, 0),),
+            )
+            for text, one in zip(texts, params, strict=True)
         ]
 
     async def stream(self, text: str, params: GenerationParams) -> AsyncIterator[str | Summary]:
