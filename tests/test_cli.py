@@ -363,6 +363,34 @@ def test_generate_in_process(options: list[str]) -> None:
     assert len(text.split()) > 10
 
 
+def test_the_best_candidate_is_printed_and_all_are_shown(url: str) -> None:
+    options = ("--n", 3, "--select", "loss", "--weights", "1,0,0,0,0", "--url", url)
+    answer = json.loads(
+        plainmed("generate", "-", *options, "--json", stdin=ORIGINALS[0].encode()).stdout
+    )
+    shown = plainmed("generate", "-", *options, stdin=ORIGINALS[0].encode())
+    assert shown.stdout == answer["candidates"][0]["summary"] + "\n"
+    for one in answer["candidates"]:
+        assert f"{one['scores']['loss']:.4f}" in shown.stderr
+    unscored = plainmed("generate", "-", "--n", 3, "--url", url, stdin=ORIGINALS[0].encode())
+    assert unscored.stdout.split("\n\n") == [
+        *(lead(ORIGINALS[0]), lead(ORIGINALS[0], 1), lead(ORIGINALS[0]) + "\n"),
+    ]
+    assert "Loss" not in unscored.stderr
+
+
+@pytest.mark.usefixtures("in_process")
+def test_the_best_candidate_in_process_is_the_one_of_least_loss() -> None:
+    options = ("--n", 3, "--select", "loss", "--seed", 1, "--json")
+    result = plainmed("generate", "-", *options, stdin=sample_abstract().encode())
+    assert result.exit_code == 0, result.stderr
+    answer = json.loads(result.stdout)
+    losses = [one["scores"]["loss"] for one in answer["candidates"]]
+    assert losses == sorted(losses)
+    assert sorted(one["variant"] for one in answer["candidates"]) == [0, 1, 2]
+    assert answer["summary"] == answer["candidates"][0]["summary"]
+
+
 def test_sampling_options_reach_the_server(tmp_path: Path) -> None:
     options = ["--max-new-tokens", 9, "--temperature", 0, "--top-p", 0.5, "--seed", 0]
     with ScriptedServer([Answer(422, b"no")]) as server:
@@ -384,6 +412,11 @@ def test_wrong_input_of_generate_is_refused(tmp_path: Path, url: str) -> None:
     assert "no word" in refused("generate", "-", "--url", url, stdin=b"...")
     assert "leave --stream out" in refused("generate", "-", "--json", "--stream", stdin=b"a")
     assert "--temperature" in refused("generate", "-", "--temperature", "3", stdin=b"a")
+    assert "leave --n and" in refused("generate", "-", "--stream", "--n", "2", stdin=b"a")
+    weights = ("--weights", "0.2,0.2,0.2,0.2,0.2")
+    assert "--select loss too" in refused("generate", "-", *weights, stdin=b"a")
+    bad = ("--select", "loss", "--weights", "1,1,1,1,1")
+    assert "sum to 1" in refused("generate", "-", *bad, stdin=b"a")
 
 
 def test_no_server_is_one_line_that_says_where() -> None:

@@ -258,6 +258,7 @@ def test_a_success_that_is_not_the_answer_is_an_error(ask: Any, body: bytes) -> 
         ("readability", (["a \ud800"],), "texts[0]"),
         ("loss", ("a", "a", None, [float("nan"), 0.25, 0.25, 0.25, 0.25]), "weights[0]"),
         ("generate", (None,), "text"),
+        ("generate_many", (["a", "b \ud800"],), "texts[1]"),
     ],
 )
 def test_what_no_server_accepts_is_not_sent(ask: Any, method: str, args: Any, field: str) -> None:
@@ -357,6 +358,37 @@ def test_a_health_answer_of_something_else_is_an_error(ask: Any) -> None:
         ask(server.url, "health")
     assert caught.value.status == 503
     assert len(server.received) == 1
+
+
+def test_best_of_n_reaches_the_server_and_its_scores_come_back(ask: Any) -> None:
+    with api_server() as url:
+        weights = [0.5, 0.2, 0.1, 0.1, 0.1]
+        best = ask(url, "generate", ORIGINALS[0], n=3, select="loss", weights=weights)
+        many = ask(url, "generate_many", ORIGINALS[:2], n=3, select="loss", weights=weights)
+        result = ask(url, "evaluate", ORIGINALS[0], None, None, weights, n=3).results[0]
+        plain = ask(url, "generate_many", ORIGINALS)
+    losses = [one.scores.loss for one in best.candidates]
+    assert losses == sorted(losses)
+    assert best.summary == best.candidates[0].summary == result.generated
+    assert (best.select, best.weights, result.loss) == ("loss", weights, losses[0])
+    assert result.candidates == best.candidates
+    assert many[0] == best
+    assert [one.summary for one in plain] == [lead(text) for text in ORIGINALS]
+    assert plain[0].candidates is None
+
+
+def test_fewer_answers_than_texts_are_an_error(ask: Any) -> None:
+    body = json.dumps({"results": [SUMMARY]}).encode()
+    with (
+        ScriptedServer([Answer(body=body)]) as server,
+        pytest.raises(PlainMedAPIError, match="1 values for 2 texts"),
+    ):
+        ask(server.url, "generate_many", ["a", "b"], seed=1)
+    assert json.loads(server.received[0].body) == {
+        "texts": ["a", "b"],
+        "stream": False,
+        "seed": 1,
+    }
 
 
 # --- streams ----------------------------------------------------------------------------

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import random
 import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from serve_app.errors import ConfigError, InvalidInput
-from serve_app.generation import extractive
+from serve_app.generation import best_of, extractive
 from serve_app.generation.extractive import ExtractiveGenerator
 from serve_app.generation.glossary import Glossary
 from serve_app.generation.loading import load_generator
 from serve_app.generation.passages import split_passages
 from serve_app.generation.protocol import GenerationParams, Summary, SummarySentence
+from serve_app.generation.selection import partly_hidden, search
 from serve_app.loss import LossFunction, Targets
 from serve_app.metrics.suite import MetricSuite
 from serve_app.settings import load_settings
@@ -165,6 +168,86 @@ def test_the_same_text_has_the_same_summary_whatever_the_sampling(engine, summar
     params = GenerationParams(temperature=2.0, top_p=0.1, repeat_penalty=3.0, seed=7)
     assert engine.generate([ABSTRACTS[1]], [params]) == [summaries[1]]
     assert engine.generate(ABSTRACTS[1:2], [DEFAULT]) == [summaries[1]]
+
+
+def candidates(engine: ExtractiveGenerator, text: str, n: int, **named: int) -> list[Summary]:
+    texts, params = best_of.jobs([text], GenerationParams(**{"seed": 3, **named}), n)
+    return engine.generate(texts, params)
+
+
+def test_further_candidates_differ_from_the_ordinary_answer_and_from_each_other(
+    engine, summaries
+) -> None:
+    for original, ordinary in zip(ABSTRACTS, summaries, strict=True):
+        first, *others = candidates(engine, original, 8)
+        assert first == ordinary
+        assert all(one.text != ordinary.text for one in others)
+        assert len({one.text for one in others}) > len(others) / 2
+        for one in others:
+            assert one.sentences
+            assert all((sentence.source or "") in original for sentence in one.sentences)
+
+
+def test_a_candidate_is_the_same_whatever_it_is_asked_for_with(engine, suite) -> None:
+    found = candidates(engine, ABSTRACTS[0], 4)
+    fresh = ExtractiveGenerator(suite, LossFunction(TARGETS), Glossary.load())
+    alone = fresh.generate([ABSTRACTS[0]], [GenerationParams(seed=3, variant=2)])
+    assert alone == [found[2]]
+    assert candidates(engine, ABSTRACTS[0], 4, seed=4)[1:] != found[1:]
+
+
+def test_candidates_are_better_than_as_many_random_sentences(engine, suite) -> None:
+    loss, rng = LossFunction(TARGETS), random.Random(0)
+    ours, chance = [], []
+    for original in ABSTRACTS:
+        texts = [one.text for one in candidates(engine, original, 4)[1:]]
+        pool = [one.text for one in split_passages(original) if one.usable]
+        drawn = [" ".join(rng.sample(pool, len(pool) // 2)) for _ in texts]
+        measured = suite.measure([original] * 6, [*texts, *drawn])
+        values = loss([item.values for item in measured])
+        ours += values[:3].tolist()
+        chance += values[3:].tolist()
+    assert np.mean(ours) < np.mean(chance)
+
+
+def test_the_models_run_once_for_all_candidates_of_a_text(suite, monkeypatch) -> None:
+    calls: list[int] = []
+    score = suite.factuality.score
+    monkeypatch.setattr(
+        suite.factuality, "score", lambda *args, **named: calls.append(1) or score(*args, **named)
+    )
+    engine = ExtractiveGenerator(suite, LossFunction(TARGETS), Glossary.load())
+    candidates(engine, ABSTRACTS[0], 5)
+    assert len(calls) == 1
+    candidates(engine, ABSTRACTS[1], 2)
+    assert len(calls) == 2
+
+
+def test_a_single_sentence_has_no_other_candidate(engine) -> None:
+    found = candidates(engine, "Aspirin lowers the risk of stroke.", 3)
+    assert {one.text for one in found} == {"Aspirin lowers the risk of stroke."}
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_a_hidden_part_always_leaves_another_set_to_find(engine, share: float) -> None:
+    passages = split_passages(ABSTRACTS[2])
+    whole = engine.space(ABSTRACTS[2], passages, engine.sentences(passages), 220)
+    count = len(whole.sentences)
+    for best in [*search(whole, 4, 3), whole.plus(whole.empty(), count - 1)]:
+        for seed in range(20):
+            part = partly_hidden(whole, best, share, np.random.default_rng(seed))
+            assert len(part.hidden) < count
+            (other,) = search(part, 4, 1)
+            assert other.chosen != best.chosen
+            assert not part.hidden & set(other.chosen)
+
+
+def test_a_cancelled_text_is_not_worked_on(engine, suite, monkeypatch) -> None:
+    monkeypatch.setattr(suite.relevance, "score", None)
+    text = "Nobody waits for this. It has never been read before."
+    (summary,) = engine.generate([text], [DEFAULT], cancelled=lambda at: at == 0)
+    assert (summary.text, summary.finish_reason) == ("", "cancelled")
+    assert list(engine.stream(text, DEFAULT, cancelled=lambda: True)) == [summary]
 
 
 def test_streaming_gives_the_same_sentence_by_sentence(engine, summaries) -> None:

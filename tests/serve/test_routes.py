@@ -162,6 +162,42 @@ def test_evaluate_without_a_summary_generates_one(http: httpx.Client) -> None:
     assert answer["results"][0]["generated"] == generated
 
 
+def test_the_best_of_n_has_the_scores_that_evaluate_gives_its_text(http: httpx.Client) -> None:
+    body = {"text": ORIGINALS[0], "n": 4, "select": "loss", "seed": 7}
+    answer = http.post("/generate", json=body).json()
+    found = answer["candidates"]
+    assert len({one["summary"] for one in found}) > 1
+    assert sorted(one["variant"] for one in found) == [0, 1, 2, 3]
+    losses = [one["scores"]["loss"] for one in found]
+    assert losses == sorted(losses)
+    assert answer["summary"] == found[0]["summary"]
+    texts = [one["summary"] for one in found]
+    pairs = {"texts_original": ORIGINALS[:1] * 4, "texts_generated": texts}
+    for one, result in zip(
+        found, http.post("/evaluate", json=pairs).json()["results"], strict=True
+    ):
+        assert one["scores"]["loss"] == pytest.approx(result["loss"], abs=TOLERANCE)
+        for part in ("metrics", "errors"):
+            assert one["scores"][part] == pytest.approx(result[part], abs=TOLERANCE)
+    assert http.post("/generate", json=body).json()["summary"] == answer["summary"]
+    ordinary = http.post("/generate", json={"text": ORIGINALS[0]}).json()["summary"]
+    assert ordinary == next(one["summary"] for one in found if one["variant"] == 0)
+    written = http.post("/evaluate", json={"texts_original": ORIGINALS[:1], "n": 4, "seed": 7})
+    assert written.json()["results"][0]["generated"] == answer["summary"]
+
+
+def test_several_texts_are_summarised_in_one_request(http: httpx.Client) -> None:
+    results = http.post("/generate", json={"texts": ORIGINALS}).json()["results"]
+    for text, result in zip(ORIGINALS, results, strict=True):
+        assert result == http.post("/generate", json={"text": text}).json()
+
+
+def test_a_stream_of_several_candidates_is_refused(http: httpx.Client) -> None:
+    response = http.post("/generate", json={"text": ORIGINALS[0], "n": 2, "stream": True})
+    assert response.status_code == 422
+    assert response.json()["error"]["field"] == "stream"
+
+
 def test_health_names_models_devices_and_targets(http: httpx.Client) -> None:
     response = http.get("/healthz")
     assert response.status_code == 200
