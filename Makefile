@@ -26,8 +26,11 @@ demo: $(BIN)/plainmed ## Start PlainMed, summarise and score a sample abstract o
 serve: $(BIN)/plainmed ## Start PlainMed and leave it running
 	$(BIN)/plainmed serve serve_config.yaml
 
+# Two processes; tests of one file stay together (tests/conftest.py), the slowest group starts first.
+PYTEST_OPTIONS ?= -n 2 --dist loadgroup --no-loadscope-reorder
+
 test: $(BIN)/pytest ## Run every test
-	$(BIN)/pytest
+	$(BIN)/pytest $(PYTEST_OPTIONS)
 
 lint: $(BIN)/pytest ## Check style and types
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
@@ -55,8 +58,17 @@ PLAINMED_OPS := $(BIN)/plainmed ops
 .PHONY: deploy-generador redeploy-generador stop-generador restore-generador destroy-generador
 .PHONY: generador-status generador-plan generador-apply generador-max-specs generador-normal-specs
 
-ops: $(BIN)/plainmed ## Make the environment of the deployment commands
+$(VENV)/.ops: $(BIN)/plainmed pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[ops]'
+	@touch $@
+
+ops: $(VENV)/.ops ## Make the environment of the deployment commands
+
+# Each target below makes it on first use.
+startall stopall restoreall destroyall alb-dns show_endpoints: $(VENV)/.ops
+deploy-metricas redeploy-metricas stop-metricas restore-metricas destroy-metricas metricas-status: $(VENV)/.ops
+deploy-generador redeploy-generador stop-generador restore-generador destroy-generador: $(VENV)/.ops
+generador-status generador-plan generador-apply generador-max-specs generador-normal-specs: $(VENV)/.ops
 
 startall: ; $(PLAINMED_OPS) deploy all $(OPS)
 stopall: ; $(PLAINMED_OPS) stop all $(OPS)

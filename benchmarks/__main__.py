@@ -19,10 +19,10 @@ import torch
 import typer
 from rich.console import Console
 
-from benchmarks import machine, metrics, ranking, report, serving, texts
+from benchmarks import generation, machine, metrics, ranking, report, serving, texts
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-PARTS = ("metrics", "encoder", "ranking", "serving")
+PARTS = ("metrics", "encoder", "ranking", "serving", "generation")
 console = Console(stderr=True)
 app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
 
@@ -64,6 +64,9 @@ def main(
         rows = list(serving.cases(found, rounds))
         document["serving"] = [row.as_dict() for row in rows]
         tables["serving"] = report.cases(rows)
+    if "generation" in chosen:
+        document["generation"] = list(generation.cases(rounds))
+        tables["generation"] = report.generation(document["generation"])
     report.publish(DOCS / "performance.md", tables, document if write else None)
 
 

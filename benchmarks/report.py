@@ -66,6 +66,25 @@ def ranking(rows: Iterable[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def generation(rows: Iterable[dict[str, Any]]) -> str:
+    """The table of tokens a second and times to the first token."""
+    lines = [
+        "| model | precision | at once | one at a time, tokens/s | ours, tokens/s | ratio | wanted "
+        "| first token, one at a time: alone, last of all | ours: median, last |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for row in rows:
+        wanted = "" if row["target"] is None else f"{row['target']:g}"
+        mark = " (missed)" if row["target"] is not None and row["ratio"] < row["target"] else ""
+        lines.append(
+            f"| {row['model']} | {row['dtype']} | {row['at_once']} | {row['plain_tokens_s']:.1f} "
+            f"| {row['ours_tokens_s']:.1f} | **{_number(row['ratio'])}**{mark} | {wanted} "
+            f"| {row['plain_first_s']:.2f} s, {row['plain_last_first_s']:.2f} s "
+            f"| {row['first_s']:.2f} s, {row['last_first_s']:.2f} s |"
+        )
+    return "\n".join(lines)
+
+
 def facts(found: dict[str, str]) -> str:
     """The machine in one paragraph."""
     return "; ".join(f"{name}: {value}" for name, value in found.items() if value) + "."

@@ -6,8 +6,13 @@
     python benchmarks/s3_download.py --aws /path/to/aws  # the AWS command line too
 
 The file server sends ranges with sendfile and is fast enough to show what a client costs; moto
-reads a whole object for every range and shows moto. Times are medians; ratios are to boto3's
-own transfer with its defaults. PlainMed's time includes listing, checksum and publishing.
+reads a whole object for every range and shows moto. The row "server alone" says which: it reads
+the same ranges from plain sockets, writes nothing and checks nothing, so no client is faster.
+
+Times are medians; ratios are to boto3's own transfer with its defaults. PlainMed's time includes
+listing, checksum and publishing; boto3 and the AWS command line check no object fetched in
+ranges, so a row says what boto3 takes with the same check after it. CPU seconds are those of the
+client alone, and mean the same on a busy machine.
 """
 
 from __future__ import annotations
@@ -15,6 +20,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
+import http.client
 import http.server
 import multiprocessing
 import os
@@ -27,6 +33,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,11 +42,12 @@ import typer
 from boto3.s3.transfer import TransferConfig
 
 from serve_app.artifacts import resolve
-from serve_app.artifacts.checksums import file_checksum
+from serve_app.artifacts.checksums import expected_checksum, file_checksum
 
 app = typer.Typer(add_completion=False, help=__doc__, pretty_exceptions_show_locals=False)
 
 BUCKET, KEY = "models", "merged/model.safetensors"
+CONNECTIONS, RANGE = 16, 16 << 20
 
 
 class FileServer(http.server.BaseHTTPRequestHandler):
@@ -160,6 +168,34 @@ def by_boto3(folder: Path, config: TransferConfig | None = None) -> Path:
     return target
 
 
+def by_boto3_checked(folder: Path) -> Path:
+    path = by_boto3(folder)
+    head = boto3.client("s3").head_object(Bucket=BUCKET, Key=KEY, ChecksumMode="ENABLED")
+    wanted = expected_checksum(head, BUCKET)
+    if wanted is None or file_checksum(path, wanted.kind) != wanted.digest:
+        raise SystemExit("boto3 got something else")
+    return path
+
+
+def server_alone(url: str, size: int) -> None:
+    """Reads all of the object over CONNECTIONS sockets and keeps none of it."""
+    host = url.removeprefix("http://")
+
+    def drain(start: int) -> int:
+        connection = http.client.HTTPConnection(host, timeout=60)
+        end = min(start + RANGE, size) - 1
+        connection.request("GET", f"/{BUCKET}/{KEY}", headers={"Range": f"bytes={start}-{end}"})
+        answer, buffer, total = connection.getresponse(), bytearray(1 << 18), 0
+        while count := answer.readinto(buffer):
+            total += count
+        connection.close()
+        return total
+
+    with ThreadPoolExecutor(CONNECTIONS) as pool:
+        if sum(pool.map(drain, range(0, size, RANGE))) != size:
+            raise SystemExit("the server sent another size")
+
+
 def by_aws(command: str, folder: Path) -> Path:
     target = folder / "object"
     arguments = [
@@ -184,7 +220,7 @@ def main(
     ] = "crc64nvme",
     aws: Annotated[str | None, typer.Option(help="the aws command; unset: on PATH, if any")] = None,
 ) -> None:
-    """Print seconds, MB/s, and the ratio to boto3's defaults."""
+    """Print seconds, MB/s, the ratio to boto3's defaults, and the client's CPU seconds."""
     os.environ.update(
         AWS_ACCESS_KEY_ID="benchmark",
         AWS_SECRET_ACCESS_KEY="benchmark",
@@ -192,23 +228,27 @@ def main(
         AWS_DEFAULT_REGION="us-east-1",
         AWS_EC2_METADATA_DISABLED="true",
     )
-    wide = TransferConfig(multipart_chunksize=16 << 20, max_concurrency=16)
-    clients: dict[str, Callable[[Path], Path]] = {
+    wide = TransferConfig(multipart_chunksize=RANGE, max_concurrency=CONNECTIONS)
+    size = size_mb * 10**6
+    clients: dict[str, Callable[[Path], Path | None]] = {
+        "server alone": lambda _: server_alone(os.environ["AWS_ENDPOINT_URL"], size),
         "boto3": by_boto3,
         "boto3, 16 x 16 MiB": lambda folder: by_boto3(folder, wide),
+        "boto3, then checked": by_boto3_checked,
         "plainmed": by_plainmed,
     }
     command = aws or shutil.which("aws")
     if command is not None:
         clients["aws s3 cp"] = lambda folder: by_aws(command, folder)
     times: dict[str, list[float]] = {name: [] for name in clients}
+    cpu: dict[str, list[float]] = {name: [] for name in clients}
     with tempfile.TemporaryDirectory() as scratch:
         source = Path(scratch, "source")
         block = os.urandom((1 << 20) - 8)
         with source.open("wb") as file:
-            for number in range(size_mb * 10**6 // (1 << 20) + 1):
+            for number in range(size // (1 << 20) + 1):
                 file.write(block + number.to_bytes(8, "big"))
-            file.truncate(size_mb * 10**6)
+            file.truncate(size)
         with source.open("rb") as file:
             wanted = hashlib.file_digest(file, "sha256").digest()
         with server(kind, source, checksum == "crc64nvme") as url:
@@ -217,15 +257,17 @@ def main(
                 for name, download in clients.items():
                     folder = Path(scratch, "got")
                     folder.mkdir()
-                    began = time.perf_counter()
+                    began, used = time.perf_counter(), sum(os.times()[:4])
                     path = download(folder)
-                    taken = time.perf_counter() - began
-                    with path.open("rb") as file:
-                        if hashlib.file_digest(file, "sha256").digest() != wanted:
-                            raise SystemExit(f"{name} got something else")
+                    taken, used = time.perf_counter() - began, sum(os.times()[:4]) - used
+                    if path is not None:
+                        with path.open("rb") as file:
+                            if hashlib.file_digest(file, "sha256").digest() != wanted:
+                                raise SystemExit(f"{name} got something else")
                     shutil.rmtree(folder)
                     if turn:
                         times[name].append(taken)
+                        cpu[name].append(used)
     medians = {name: statistics.median(found) for name, found in times.items()}
     kept = f", checksum {checksum}" if kind == "file" else ""
     typer.echo(f"{size_mb} MB from the {kind} server{kept}, medians of {rounds}, interleaved")
@@ -233,7 +275,8 @@ def main(
         spread = f"{min(times[name]):.2f} to {max(times[name]):.2f}"
         ratio = medians["boto3"] / median
         typer.echo(
-            f"{name:20} {median:6.2f} s ({spread})  {size_mb / median:6.0f} MB/s  {ratio:5.2f} x"
+            f"{name:20} {median:6.2f} s ({spread})  {size_mb / median:6.0f} MB/s  {ratio:5.2f} x  "
+            f"{statistics.median(cpu[name]):5.2f} s CPU"
         )
 
 

@@ -50,7 +50,8 @@ def _running(command: list[str], url: str, **environment: str) -> Iterator[str]:
             stdout=log.open("wb"),
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            env={**os.environ, **environment},
+            # Another Ray on this machine must not be joined.
+            env={**os.environ, "RAY_ADDRESS": "local", **environment},
         )
         try:
             _wait(process, url, log)

@@ -111,7 +111,10 @@ def serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     # The driver's own handler would end the process in the middle of the drain.
-    ray.init(namespace="serve", log_to_driver=False, configure_logging=True)
+    # A cluster of its own unless one is named: another Ray that happens to run on this machine
+    # must neither be joined nor, at the end, have its applications shut down.
+    address = os.environ.get("RAY_ADDRESS", "local")
+    ray.init(address, namespace="serve", log_to_driver=False, configure_logging=True)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     try:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
+
+from tests.artifact_servers import RequestLog, use_server
 
 # Before torch is imported. Its threads would fight those of the servers the tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -18,6 +24,13 @@ settings.register_profile("plainmed", deadline=None, derandomize=True)
 settings.load_profile("plainmed")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several worker processes, a file's tests stay together, and one Ray instance is enough."""
+    for item in items:
+        serving = Path(__file__).parent / "serve" in item.path.parents
+        item.add_marker(pytest.mark.xdist_group("serve" if serving else item.path.name))
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The team's data folder, beside the checkout; not part of a plain clone."""
@@ -25,3 +38,54 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the shared data folder, which is not at {folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """The URL of moto's S3 in this process, on a port of its own.
+
+    What a test puts there stays until the session ends, or a test resets moto: keep to a bucket
+    of the test's own (`new_bucket`).
+    """
+    from moto.server import ThreadedMotoServer  # most test files do without
+
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def requests_seen() -> Iterator[RequestLog]:
+    """What the servers of this process that run on werkzeug, as moto's, have answered."""
+    log, logger = RequestLog(), logging.getLogger("werkzeug")
+    level = logger.level
+    logger.addHandler(log)
+    logger.setLevel(logging.INFO)
+    yield log
+    logger.removeHandler(log)
+    logger.setLevel(level)
+
+
+@pytest.fixture
+def aws(s3_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """The URL of moto's S3, with the usual AWS chain pointed at it by environment alone."""
+    use_server(monkeypatch, s3_server, tmp_path)
+    return s3_server
+
+
+@pytest.fixture
+def s3_client(aws: str) -> Any:
+    """An S3 client of moto's server."""
+    import boto3
+
+    return boto3.client("s3", region_name="us-east-1", endpoint_url=aws)
+
+
+@pytest.fixture
+def new_bucket(s3_client: Any) -> str:
+    """The name of an empty bucket that no other test has."""
+    name = f"b{uuid.uuid4().hex[:20]}"
+    s3_client.create_bucket(Bucket=name)
+    return name

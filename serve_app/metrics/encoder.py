@@ -20,14 +20,13 @@ from torch import Tensor, nn
 
 from serve_app.errors import ConfigError
 from serve_app.metrics.packed import packed_form
+from serve_app.model_files import DTYPES
 
 Result = TypeVar("Result")
 
 # Tokens a thread takes in one pass on a CPU. Larger batches gain nothing (docs/relevance.md), and
 # a padded module would only pad more.
 _CPU_TOKENS_PER_THREAD = 512
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True, slots=True)

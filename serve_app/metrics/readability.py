@@ -40,8 +40,7 @@ _EASY_WORDS = frozenset(
 _HYPHENATION = pyphen.Pyphen(lang="en_US")
 
 
-@dataclass(frozen=True, slots=True)
-class DifficultWord:
+class DifficultWord(NamedTuple):
     """One occurrence of a word that is not on the Dale-Chall list.
 
     Attributes:
@@ -261,15 +260,17 @@ _syllables = lru_cache(maxsize=65536)(_hyphenate)
 def _find_difficult(text: str) -> tuple[DifficultWord, ...]:
     easy = _EASY_WORDS
     found = [
-        (word, match.start(), match.end())
+        DifficultWord(word, *match.span())
         for match in _TOKEN.finditer(text.lower())
         if (word := match[0]) not in easy
     ]
     if _DOTTED_I in text:
         # Lower-casing moved what follows: `origin` leads back to the text as written.
         origin = [i for i, char in enumerate(text) for _ in range(1 + (char == _DOTTED_I))]
-        found = [(word, origin[start], origin[end - 1] + 1) for word, start, end in found]
-    return tuple([DifficultWord(*where) for where in found])
+        found = [
+            DifficultWord(word, origin[start], origin[end - 1] + 1) for word, start, end in found
+        ]
+    return tuple(found)
 
 
 def _round(number: float, scale: int) -> float:

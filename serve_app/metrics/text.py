@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from serve_app.errors import InvalidInput
 
 _WORD = re.compile(r"[^\W_]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def has_word(text: str) -> bool:
@@ -21,7 +22,7 @@ def require_text(text: str, field: str) -> None:
         raise InvalidInput("the text is empty", field=field, code="empty_text")
     if not has_word(text):
         raise InvalidInput("the text has no word", field=field, code="no_words")
-    if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
+    if not text.isascii() and _SURROGATE.search(text):
         raise InvalidInput(
             "the text has a lone surrogate; send valid Unicode", field=field, code="invalid_unicode"
         )

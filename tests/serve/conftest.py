@@ -37,7 +37,13 @@ class Server:
             stdout=log.open("wb"),
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            env={**os.environ, "RAY_SERVE_LOG_TO_STDERR": "0", **environment},
+            # `serve run` would join another Ray that happens to run on this machine.
+            env={
+                **os.environ,
+                "RAY_SERVE_LOG_TO_STDERR": "0",
+                "RAY_ADDRESS": "local",
+                **environment,
+            },
         )
 
     def wait_until_ready(self) -> Server:
