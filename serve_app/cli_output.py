@@ -6,6 +6,7 @@ import types
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
@@ -19,7 +20,7 @@ _LABELS = {
     "smog": "SMOG grade",
     "dale_chall": "Dale-Chall score",
 }
-_HEADS = ("Relevance", "Factuality", "FKGL", "SMOG", "Dale-Chall")
+_HEADS = ("Relevance", "Factuality", "FKGL", "SMOG", "Dale-\nChall")
 
 
 def metrics_table(
@@ -47,20 +48,21 @@ def metrics_table(
 def candidates_table(candidates: Sequence[CandidateOut]) -> Table:
     """The candidates in the order given: what each scored, its words and how it begins."""
     scored = any(one.scores is not None for one in candidates)
-    table = Table()
-    for name in ("Rank", "Variant", *(("Loss", *_HEADS) if scored else ()), "Words"):
-        table.add_column(name, justify="right")
-    table.add_column("Begins", no_wrap=True, overflow="ellipsis")
-    for rank, one in enumerate(candidates, 1):
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in ("Variant", *(("Loss", *_HEADS) if scored else ()), "Words"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("Begins")
+    for one in candidates:
         numbers: list[str] = []
         if one.scores is not None:
             metrics = [getattr(one.scores.metrics, metric) for metric in _LABELS]
-            numbers = [f"{value:.4f}" for value in (one.scores.loss, *metrics)]
+            numbers = [f"{one.scores.loss:.4f}", *(f"{value:.2f}" for value in metrics)]
         elif scored:
             numbers = [""] * (1 + len(_LABELS))
         words = one.summary.split()
-        begins = Text(" ".join(words[:12]))
-        table.add_row(str(rank), str(one.variant), *numbers, str(len(words)), begins)
+        # Of the text, not the column: the column shrinks to what the terminal leaves it.
+        begins = Text(" ".join(words[:12]), no_wrap=True, overflow="ellipsis")
+        table.add_row(str(one.variant), *numbers, str(len(words)), begins)
     return table
 
 
