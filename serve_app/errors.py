@@ -8,6 +8,9 @@ object as `{"error": {"code", "message", "field"}}`.
 
 from __future__ import annotations
 
+FAILURES = (ArithmeticError, RuntimeError, ValueError, TypeError, LookupError, MemoryError)
+"""What our code or torch raises on a text it cannot take, memory exhausted included."""
+
 
 class PlainMedError(Exception):
     """Base of every deliberate error.

@@ -152,8 +152,19 @@ class Settings(BaseSettings):
     generator_long_input: Literal["error", "window"] = Field(
         "error", description="Input over the context: refuse with 422, or summarise in windows."
     )
-    generator_batch: int = Field(8, ge=1, description="Most texts generated in one batch.")
-    max_new_tokens: int = Field(512, ge=1, description="Longest summary, in tokens.")
+    generator_batch: int = Field(
+        16, ge=1, description="Most texts a replica generates at once, over all requests."
+    )
+    generation_timeout_s: float = Field(
+        240.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="A summary not finished after so many seconds ends there, with finish_reason "
+        "time; keep it below REQUEST_TIMEOUT_S.",
+    )
+    max_new_tokens: int = Field(
+        512, ge=1, description="Longest summary, in tokens; a request that asks for more gets 422."
+    )
     temperature: float = Field(0.2, ge=0.0, le=2.0, description="0 decodes greedily.")
     top_p: float = Field(0.9, gt=0.0, le=1.0, description="Nucleus sampling mass.")
     repeat_penalty: float = Field(1.015, gt=0.0, le=10.0, description="Repetition penalty.")

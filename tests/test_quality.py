@@ -13,12 +13,13 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "serve_app"
 
 # What each part may import of serve_app, besides itself (design: imports point one way).
-_BASE = {"errors", "settings", "artifacts"}
+_BASE = {"errors", "settings", "artifacts", "model_files"}
 _LIBRARY = _BASE | {"metrics", "loss", "targets", "evaluation"}
 _ROUTES = _LIBRARY | {"generation", "schemas", "limits", "backend"}
 _ROUTES |= {"responses", "checks", "candidates"}
 ALLOWED = {
     "errors": set[str](),
+    "model_files": set[str](),
     "settings": {"errors"},
     "artifacts": {"errors", "settings"},
     "metrics": _BASE,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -18,10 +19,11 @@ from transformers import (
     Qwen3Config,
 )
 
-from serve_app.errors import InvalidInput, PlainMedError
+from serve_app.errors import ConfigError, InvalidInput, PlainMedError, Unavailable
 from serve_app.generation.causal_model import CausalModel
-from serve_app.generation.decoding import Row, decode
+from serve_app.generation.decoding import Row
 from serve_app.generation.protocol import GenerationParams, Summary
+from serve_app.generation.scheduler import Scheduler, Track
 from serve_app.generation.text_stream import final_text
 from serve_app.generation.transformers_engine import TransformersGenerator
 from tests.tiny_models import (
@@ -87,13 +89,17 @@ def speaking(text: str, stop: str | None, **options: Any) -> TransformersGenerat
     return TransformersGenerator(loaded, name="speaker", **{**PROMPT, **options})
 
 
+def model_of(engine: TransformersGenerator) -> Any:
+    return engine._model
+
+
 def by_transformers(engine: TransformersGenerator, texts: list[str], new: int) -> list[list[int]]:
     """The ids transformers' own `generate` writes for one left-padded batch of prompts."""
     prompts = [engine._prompter.encode(text) for text in texts]
     batch = make_tokenizer().pad(
         {"input_ids": prompts}, padding=True, padding_side="left", return_tensors="pt"
     )
-    output = engine._model.generate(
+    output = model_of(engine).generate(
         **batch, do_sample=False, repetition_penalty=1.1, max_new_tokens=new
     )
     written: list[list[int]] = output[:, batch["input_ids"].shape[1] :].tolist()
@@ -101,14 +107,11 @@ def by_transformers(engine: TransformersGenerator, texts: list[str], new: int) -
 
 
 def by_us(engine: TransformersGenerator, texts: list[str], params: GenerationParams) -> Any:
-    """The ids our loop writes for the same batch."""
-    rows = [Row(engine._prompter.encode(t), params, params.max_new_tokens) for t in texts]
-    written: list[list[int]] = [[] for _ in texts]
-    for steps in decode(engine._model, rows, stop_ids=frozenset({1}), pad_id=2):
-        for step in steps:
-            assert step.token is not None
-            written[step.row].append(step.token)
-    return written
+    """The ids our loop writes for the same batch, without a stop token to end it."""
+    rows = [Row(tuple(engine._prompter.encode(t)), params, params.max_new_tokens) for t in texts]
+    tracks = [Track(row) for row in rows]
+    Scheduler(model_of(engine), stop_ids={1}, pad_id=2, max_rows=16).submit(tracks)
+    return [list(track) for track in tracks]
 
 
 # --- decoding ------------------------------------------------------------------------------
@@ -271,8 +274,8 @@ def test_stops_at_the_stop_token_and_leaves_it_out(stop: str) -> None:
 def test_stops_at_every_end_the_generation_config_lists(tmp_path: Path) -> None:
     subject = speaking(" Less pain.", "<|eot_id|>")
     assert subject.generate(["Any."], [GREEDY])[0].finish_reason == "length"
-    subject._model.generation_config.eos_token_id = [1, 4]
-    subject._model.save_pretrained(tmp_path)
+    model_of(subject).generation_config.eos_token_id = [1, 4]
+    model_of(subject).save_pretrained(tmp_path)
     make_tokenizer().save_pretrained(tmp_path)
     loaded = engine(tmp_path)
     summary = loaded.generate(["Any."], [GREEDY])[0]
@@ -325,19 +328,28 @@ def test_a_character_cut_off_by_the_limit_is_left_out() -> None:
     assert (whole.text, cut.text, cut.finish_reason) == ("Pain 😀", "Pain", "length")
 
 
-def test_closing_a_stream_stops_the_computation(plain: TransformersGenerator) -> None:
-    passes = []
-    handle = plain._model.register_forward_hook(lambda *_: passes.append(1))
-    try:
-        stream = plain.stream(TEXTS[0], GenerationParams(max_new_tokens=100, temperature=0.0))
-        next(stream)
-        seen = len(passes)
-        assert 0 < seen < 10
-        stream.close()  # type: ignore[attr-defined]
-        assert len(passes) == seen
-        assert not plain._lock.locked()
-    finally:
-        handle.remove()
+def slow_down(engine: TransformersGenerator) -> None:
+    """Makes every pass take 10 ms, so that a test can be sure to be faster."""
+    model_of(engine).register_forward_pre_hook(lambda *_: time.sleep(0.01))
+
+
+def standing_still(engine: TransformersGenerator) -> bool:
+    """Whether the engine computes nothing from here on; waits for a pass under way to end."""
+    time.sleep(0.1)
+    seen = engine.passes
+    time.sleep(0.2)
+    return engine.passes == seen
+
+
+def test_closing_a_stream_stops_the_computation(folder: Path) -> None:
+    subject = engine(folder / "plain")
+    slow_down(subject)
+    stream = subject.stream(TEXTS[0], GenerationParams(max_new_tokens=200, temperature=0.0))
+    assert subject.passes == 0  # nothing is computed before the first piece is asked for
+    next(stream)
+    stream.close()
+    assert standing_still(subject)
+    assert 0 < subject.passes < 200, "it ran to its end before it could be closed"
 
 
 def test_a_stream_that_is_not_read_does_not_block_others(plain: TransformersGenerator) -> None:
@@ -366,6 +378,50 @@ def test_a_cancelled_text_leaves_the_batch_and_the_rest_goes_on(
     assert expected[1].text.startswith(found[1].text)
     *_, last = plain.stream(TEXTS[0], GREEDY, cancelled=lambda: True)
     assert last == Summary("", "plain", "cancelled", found[0].prompt_tokens, 0)
+
+
+def test_variants_of_a_seed_differ_and_each_repeats(plain: TransformersGenerator) -> None:
+    params = [
+        GenerationParams(max_new_tokens=20, temperature=1.0, seed=5, variant=variant)
+        for variant in range(4)
+    ]
+    together = plain.generate(TEXTS[:1] * 4, params)
+    assert len({summary.text for summary in together}) == 4
+    assert [plain.generate(TEXTS[:1], [one])[0] for one in params] == together
+    ordinary = replace(params[0], variant=0)
+    assert plain.generate(TEXTS[:1], [ordinary])[0] == together[0]
+
+
+# --- time limit ----------------------------------------------------------------------------
+
+
+def test_a_text_out_of_time_is_cut_and_says_so(folder: Path) -> None:
+    hasty = engine(folder / "plain", timeout_s=0.7)
+    slow_down(hasty)
+    params = GenerationParams(max_new_tokens=220, temperature=0.0)
+    whole = engine(folder / "plain").generate(TEXTS[:1], [params])[0]
+    assert whole.finish_reason == "length"
+    started = time.monotonic()
+    cut = hasty.generate(TEXTS[:1], [params])[0]
+    assert cut.finish_reason == "time"
+    assert 0 < cut.completion_tokens < whole.completion_tokens
+    assert whole.text.startswith(cut.text)
+    *pieces, last = hasty.stream(TEXTS[0], params)
+    assert last.finish_reason == "time"  # type: ignore[union-attr]
+    assert "".join(map(str, pieces)) == last.text  # type: ignore[union-attr]
+    assert time.monotonic() - started < 5
+    assert standing_still(hasty)
+
+
+def test_a_text_that_never_had_its_turn_is_an_error(folder: Path) -> None:
+    hasty = engine(folder / "plain", timeout_s=1e-9)
+    with pytest.raises(Unavailable, match="busy") as caught:
+        hasty.generate(TEXTS[:1], [GREEDY])
+    assert (caught.value.code, caught.value.status) == ("timeout", 503)
+    with pytest.raises(Unavailable):
+        list(hasty.stream(TEXTS[0], GREEDY))
+    with pytest.raises(ConfigError, match="timeout_s"):
+        engine(folder / "plain", timeout_s=0)
 
 
 # --- long and bad input --------------------------------------------------------------------
@@ -448,6 +504,7 @@ def test_a_text_that_cannot_be_summarised_is_refused(
         ("repeat_penalty", float("inf")),
         ("seed", -1),
         ("seed", 2**63),
+        ("variant", -1),
     ],
 )
 def test_a_parameter_out_of_range_is_named(

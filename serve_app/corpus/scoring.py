@@ -11,12 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from serve_app.errors import InvalidInput, MetricFailed, PlainMedError
+from serve_app.errors import FAILURES, InvalidInput, MetricFailed, PlainMedError
 
 logger = logging.getLogger(__name__)
-
-# What a metric's code or torch raises on a text it cannot take, memory exhausted included.
-_FAILURES = (ArithmeticError, RuntimeError, ValueError, TypeError, LookupError, MemoryError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +164,7 @@ def _bisect(scorer: Scorer, task: Task, pairs: Sequence[Pair]) -> list[RowResult
             return [_row_error(error, task)]
     except PlainMedError:
         raise
-    except _FAILURES as error:
+    except FAILURES as error:
         if len(pairs) == 1:
             # Only the kind: the message of a library may quote the text.
             logger.warning("a row could not be scored: %s", type(error).__name__)

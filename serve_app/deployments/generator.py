@@ -1,24 +1,28 @@
-"""The generator deployment: any engine, batched across requests, streamed alone."""
+"""The generator deployment: any engine, each request in a thread of its own.
+
+Engines take several threads at once and merge their work as suits them. A request whose caller
+is gone, streamed or not, stops computing: Serve cancels its coroutine, and that tells the engine.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from ray import serve
 
 from serve_app.deployments.metrics import Description
-from serve_app.deployments.worker import run_batch, set_threads, unwrap
-from serve_app.errors import PlainMedError
+from serve_app.deployments.worker import failure, set_threads
+from serve_app.errors import FAILURES, PlainMedError
 from serve_app.generation.loading import load_generator
 from serve_app.generation.protocol import GenerationParams, Summary
 from serve_app.settings import Settings
 
 _WARM_UP = "Aspirin lowers the risk of stroke in adults. It was well tolerated in both trials."
-BATCH_WAIT_S = 0.01
-
-Job = tuple[str, GenerationParams]
+_LEAST_THREADS = 8
 
 
 @serve.deployment
@@ -28,40 +32,50 @@ class Generator:
     def __init__(self, settings: Settings) -> None:
         set_threads(settings)
         self._engine = load_generator(settings)
-        self._batched.set_max_batch_size(self._engine.batch_size)
         self._engine.generate([_WARM_UP], [GenerationParams(max_new_tokens=16, seed=0)])
-
-    def _generate(self, jobs: Sequence[Job]) -> list[Summary]:
-        return self._engine.generate([job[0] for job in jobs], [job[1] for job in jobs])
-
-    @serve.batch(max_batch_size=8, batch_wait_timeout_s=BATCH_WAIT_S)
-    async def _batched(self, jobs: list[Job]) -> list[Summary | PlainMedError]:
-        return await run_batch(self._generate, jobs)
+        # Twice what the engine has under way, so that its next texts are at hand when some end.
+        threads = max(_LEAST_THREADS, 2 * self._engine.batch_size)
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="generate")
 
     async def generate(
         self, texts: Sequence[str], params: Sequence[GenerationParams]
     ) -> list[Summary]:
         """A summary of each text."""
-        jobs = zip(texts, params, strict=True)
-        outcomes = await asyncio.gather(*(self._batched(job) for job in jobs))
-        return [unwrap(outcome) for outcome in outcomes]
+        gone = threading.Event()
+        work = self._threads.submit(
+            self._engine.generate, texts, params, cancelled=lambda _: gone.is_set()
+        )
+        try:
+            return await asyncio.wrap_future(work)
+        except PlainMedError:
+            raise
+        except FAILURES as error:
+            raise failure(error) from None
+        finally:
+            gone.set()  # cancelled: nobody waits for what is still to come
 
     async def stream(self, text: str, params: GenerationParams) -> AsyncIterator[str | Summary]:
         """Pieces of one summary as they are written, then the summary."""
-        pieces = self._engine.stream(text, params)
-        step = None
+        gone = threading.Event()
+        pieces = self._engine.stream(text, params, cancelled=gone.is_set)
+        step: Future[str | Summary | None] | None = None
         try:
             while True:
-                step = asyncio.ensure_future(asyncio.to_thread(next, pieces, None))
+                step = self._threads.submit(next, pieces, None)
                 # Shielded: a thread cannot be cancelled, and the engine must be left between
-                # two tokens for its iterator to be closed.
-                piece = await asyncio.shield(step)
+                # two pieces for its iterator to be closed.
+                piece = await asyncio.shield(asyncio.wrap_future(step))
                 if piece is None:
                     return
                 yield piece
+        except PlainMedError:
+            raise
+        except FAILURES as error:
+            raise failure(error) from None
         finally:
-            if step is not None:
-                await asyncio.wait([step])
+            gone.set()
+            if step is not None and not step.cancel():
+                await asyncio.wait([asyncio.wrap_future(step)])
             pieces.close()
 
     async def describe(self) -> Description:

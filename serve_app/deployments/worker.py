@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import torch
 
-from serve_app.errors import MetricFailed, PlainMedError
+from serve_app.errors import FAILURES, MetricFailed, PlainMedError
 from serve_app.settings import Settings
 
 Item = TypeVar("Item")
@@ -28,10 +28,6 @@ def set_threads(settings: Settings) -> None:
         torch.set_num_threads(settings.torch_num_threads)
 
 
-# What a metric's code or torch raises on a text it cannot take, memory exhausted included.
-_FAILURES = (ArithmeticError, RuntimeError, ValueError, TypeError, LookupError, MemoryError)
-
-
 async def run_batch(
     work: Callable[[Sequence[Item]], Sequence[Result]], items: Sequence[Item]
 ) -> list[Result | PlainMedError]:
@@ -39,7 +35,7 @@ async def run_batch(
     if len(items) > 1:
         try:
             return [*await asyncio.to_thread(work, items)]
-        except (PlainMedError, *_FAILURES) as error:
+        except (PlainMedError, *FAILURES) as error:
             logger.warning(
                 "a batch of %d failed (%s); one by one", len(items), type(error).__name__
             )
@@ -53,10 +49,15 @@ async def _run_one(
         return (await asyncio.to_thread(work, [item]))[0]
     except PlainMedError as error:
         return error
-    except _FAILURES as error:
-        # Only the kind: the message of a library may quote the text.
-        logger.error("a computation failed: %s", type(error).__name__)
-        return MetricFailed(f"could not be computed: {type(error).__name__}")
+    except FAILURES as error:
+        return failure(error)
+
+
+def failure(error: BaseException) -> MetricFailed:
+    """Logs one of `FAILURES`; what the caller is told of it."""
+    # Only the kind: the message of a library may quote the text.
+    logger.error("a computation failed: %s", type(error).__name__)
+    return MetricFailed(f"could not be computed: {type(error).__name__}")
 
 
 def unwrap(outcome: Result | PlainMedError) -> Result:

@@ -13,35 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from peft import PeftModel
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from serve_app.artifacts import resolve
 from serve_app.errors import ConfigError
-
-_TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "vocab.json",
-    "vocab.txt",
-    "tekken.json",
-)
-# What transformers, peft and safetensors raise over files that are wrong or incomplete.
-_LOAD_ERRORS = (
-    OSError,
-    ValueError,
-    TypeError,
-    KeyError,
-    RuntimeError,
-    ImportError,
-    SafetensorError,
-    StrictDataclassError,
-)
+from serve_app.model_files import LOAD_ERRORS, has_tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +58,7 @@ def load_causal_model(
     if (directory / "adapter_config.json").is_file():
         base = _base_directory(directory, base_reference, cache_dir, hf_token)
         config = _load_config(base)
-        has_tokenizer = any((directory / name).is_file() for name in _TOKENIZER_FILES)
-        tokenizer = _load_tokenizer(directory if has_tokenizer else base)
+        tokenizer = _load_tokenizer(directory if has_tokenizer(directory) else base)
         model = _merge(_load_model(base, config, dtype), directory, len(tokenizer))
     elif (directory / "config.json").is_file():
         config = _load_config(directory)
@@ -102,7 +79,7 @@ def load_causal_model(
 def _load_config(directory: Path) -> Any:
     try:
         config = AutoConfig.from_pretrained(directory)
-    except _LOAD_ERRORS as error:
+    except LOAD_ERRORS as error:
         raise ConfigError(f"cannot read the model config in {directory}: {error}") from error
     if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise ConfigError(
@@ -116,7 +93,7 @@ def _load_model(directory: Path, config: Any, dtype: torch.dtype) -> Any:
         model, info = AutoModelForCausalLM.from_pretrained(
             directory, config=config, dtype=dtype, output_loading_info=True
         )
-    except _LOAD_ERRORS as error:
+    except LOAD_ERRORS as error:
         raise ConfigError(f"cannot load the causal model in {directory}: {error}") from error
     if "past_key_values" not in inspect.signature(model.forward).parameters:
         raise ConfigError(
@@ -134,15 +111,14 @@ def _load_model(directory: Path, config: Any, dtype: torch.dtype) -> Any:
 
 
 def _load_tokenizer(directory: Path) -> Any:
-    # With no file at all transformers makes up an empty tokenizer for some model types.
-    if not any((directory / name).is_file() for name in _TOKENIZER_FILES):
+    if not has_tokenizer(directory):
         raise ConfigError(
             f"{directory} has no tokenizer; copy tokenizer.json and tokenizer_config.json "
             "there from the model it was trained from"
         )
     try:
         return AutoTokenizer.from_pretrained(directory)
-    except _LOAD_ERRORS as error:
+    except LOAD_ERRORS as error:
         raise ConfigError(f"cannot load the tokenizer in {directory}: {error}") from error
 
 
@@ -193,7 +169,7 @@ def _merge(base: Any, adapter: Path, tokens: int) -> Any:
         base.resize_token_embeddings(tokens)
     try:
         return PeftModel.from_pretrained(base, str(adapter)).merge_and_unload(safe_merge=True)
-    except _LOAD_ERRORS as error:
+    except LOAD_ERRORS as error:
         raise ConfigError(
             f"cannot merge the LoRA adapter {adapter} with its base: {error}"
         ) from error

@@ -1,31 +1,29 @@
-"""The decoding loop: prompts in, one new token a row and step out. Knows no text.
+"""Continues prompts token by token; rows come and go between passes. Knows no text, no threads.
 
-Each row keeps its own temperature, nucleus, penalty and random generator, so that what
-it writes does not depend on the rows it shares a batch with (in float32; a lower
+What a row writes does not depend on the rows it shares passes with (in float32; a lower
 precision rounds differently in batches of different shape).
 """
 
 from __future__ import annotations
 
 import inspect
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import Cache, DynamicCache
 
-from serve_app.errors import PlainMedError
 from serve_app.generation.protocol import GenerationParams
+from serve_app.generation.row_cache import RowCache, holds_rows, without
+from serve_app.generation.sampling import Sampler
 
-# Below this a temperature is greedy: dividing by it leaves one token with any mass.
-_GREEDY_BELOW = 1e-4
+FAILED = "failed"
+"""Finish reason of a row whose logits are not finite."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Row:
     """One prompt to continue.
 
@@ -35,7 +33,7 @@ class Row:
         max_new_tokens: the row ends after so many, >= 1.
     """
 
-    prompt: Sequence[int]
+    prompt: tuple[int, ...]
     params: GenerationParams
     max_new_tokens: int
 
@@ -44,89 +42,190 @@ class Row:
 class Step:
     """What happened to one row: a token it wrote (None for none), and why it ended (or not)."""
 
-    row: int
+    row: Row
     token: int | None
     finish_reason: str | None
 
 
-def decode(
-    model: Any,
-    rows: Sequence[Row],
-    *,
-    stop_ids: frozenset[int],
-    pad_id: int,
-    lock: threading.Lock | None = None,
-    cancelled: Callable[[int], bool] | None = None,
-) -> Iterator[list[Step]]:
-    """Continues all rows as one batch; yields one list of steps per forward pass.
+class Model:
+    """A causal language model in eval mode, and how it wants to be called."""
 
-    A stop token ends its row and is not given out. Rows that ended leave the batch. Closing
-    the iterator stops the computation: nothing is computed ahead of what was asked for.
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._accepted = inspect.signature(model.forward).parameters
+        self.device: torch.device = next(model.parameters()).device
+        self.batches = holds_rows(model)
+        """Whether it can take several rows in a pass, and a prompt in parts."""
+
+    def new_cache(self) -> Cache:
+        """An empty cache of the kind the model needs."""
+        if self.batches:
+            return RowCache(self._model)
+        return DynamicCache(config=self._model.config)
+
+    def logits(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Cache) -> Tensor:
+        """Logits after the last of the new tokens, (rows, vocabulary).
+
+        Args:
+            ids: new tokens, (rows, new).
+            mask: (rows, columns of the cache + new); 0 for padding.
+            positions: of the new tokens, (rows, new).
+            cache: of the tokens before; the new ones are added to it.
+        """
+        optional = {"position_ids": positions, "logits_to_keep": 1}
+        output = self._model(
+            input_ids=ids,
+            attention_mask=mask,
+            past_key_values=cache,
+            use_cache=True,
+            **{name: value for name, value in optional.items() if name in self._accepted},
+        )
+        last: Tensor = output.logits[:, -1, :]
+        return last
+
+
+class Prefill:
+    """Prompts being read: equal ones once, long ones in parts.
 
     Args:
-        model: a causal language model in eval mode.
-        rows: padded on the left to the longest; just one unless `supports_batches`.
-        stop_ids: tokens that end a row.
+        model: reads them.
+        rows: padded on the left to the longest; just one unless `model.batches`.
         pad_id: any valid token id; masked out.
-        lock: held during each forward pass, never while the caller works.
-        cancelled: asked before each pass for each row still running; True ends the row with
-            reason `cancelled`.
-
-    Raises:
-        PlainMedError: `generation_failed`, if the model's logits are NaN or infinite.
     """
-    device = next(model.parameters()).device
-    accepted = inspect.signature(model.forward).parameters
-    sampler = _Sampler(rows, device)
-    active = list(range(len(rows)))
-    written = [0] * len(rows)
-    ids, mask = _left_pad([row.prompt for row in rows], pad_id, device)
-    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
-    cache = DynamicCache(config=model.config)
 
-    while active:
-        dropped = [row for row in active if cancelled is not None and cancelled(row)]
-        if dropped:
-            yield [Step(row, None, "cancelled") for row in dropped]
-            keep = [index for index, row in enumerate(active) if row not in dropped]
-            active = [active[index] for index in keep]
-            if not active:
-                return
-            ids, mask, positions = ids[keep], mask[keep], positions[keep]
-            _select(cache, sampler, keep, device)
-        # Entered anew each step: across a yield the mode would leak into the caller.
-        with lock or nullcontext(), torch.inference_mode():
-            optional = {"position_ids": positions, "logits_to_keep": 1}
-            output = model(
-                input_ids=ids,
-                attention_mask=mask,
-                past_key_values=cache,
-                use_cache=True,
-                **{name: value for name, value in optional.items() if name in accepted},
-            )
-            tokens = sampler.next_tokens(output.logits[:, -1, :])
+    def __init__(self, model: Model, rows: Sequence[Row], pad_id: int) -> None:
+        self.rows = list(rows)
+        self.cache = model.new_cache()
+        self.logits: Tensor | None = None
+        """Of each row, once all is read."""
+        self._model = model
+        prompts = list(dict.fromkeys(row.prompt for row in rows))
+        self._sources = [prompts.index(row.prompt) for row in rows]
+        self._ids, self._mask = _left_pad(prompts, pad_id, model.device)
+        self._positions = (self._mask.cumsum(dim=1) - 1).clamp(min=0)
+        self._read = 0
+
+    def advance(self, tokens: int) -> bool:
+        """Reads about `tokens` further tokens, at least one a prompt; True when all is read."""
+        count, longest = self._ids.shape
+        stop = longest
+        if self._model.batches:
+            stop = min(longest, self._read + max(1, tokens // count))
+        new = slice(self._read, stop)
+        logits = self._model.logits(
+            self._ids[:, new], self._mask[:, :stop], self._positions[:, new], self.cache
+        )
+        self._read = stop
+        if stop < longest:
+            return False
+        if len(self.rows) > 1:
+            assert isinstance(self.cache, RowCache)  # noqa: S101 - several rows need one
+            self.cache.select(self._sources)
+        self.logits = logits[self._sources]
+        return True
+
+
+class Batch:
+    """The rows under way, one new token each in a pass.
+
+    Args:
+        model: writes them.
+        stop_ids: tokens that end a row; not given out.
+    """
+
+    def __init__(self, model: Model, stop_ids: Collection[int]) -> None:
+        self.rows: list[Row] = []
+        self._model = model
+        self._stop_ids = frozenset(stop_ids)
+        self._cache: Cache | None = None
+        self._sampler: Sampler | None = None
+        self._tokens: list[int] = []
+        self._lengths: list[int] = []
+        self._written: list[int] = []
+
+    def join(self, prefill: Prefill) -> list[Step]:
+        """Adds rows whose prompts are read, with the first token of each.
+
+        A model without `batches` must have no row under way.
+        """
+        assert prefill.logits is not None  # noqa: S101 - the caller waits until all is read
+        rows = prefill.rows
+        sampler = Sampler(
+            [row.prompt for row in rows],
+            [row.params for row in rows],
+            prefill.logits.shape[1],
+            self._model.device,
+        )
+        tokens = sampler.next_tokens(prefill.logits)
+        first = len(self.rows)
+        if self._cache is None or self._sampler is None:
+            self._cache, self._sampler = prefill.cache, sampler
+        else:
+            assert isinstance(self._cache, RowCache)  # noqa: S101
+            assert isinstance(prefill.cache, RowCache)  # noqa: S101
+            self._cache.join(prefill.cache)
+            self._sampler.join(sampler)
+        self.rows += rows
+        self._lengths += [len(row.prompt) for row in rows]
+        self._written += [0] * len(rows)
+        self._tokens += [0] * len(rows)
+        return self._take(tokens, first)
+
+    def step(self) -> list[Step]:
+        """One pass over all rows, which must be some: the next token of each."""
+        assert self._cache is not None  # noqa: S101 - there are rows
+        assert self._sampler is not None  # noqa: S101
+        device, span = self._model.device, max(self._lengths)
+        if isinstance(self._cache, RowCache):
+            self._cache.trim(span)
+        lengths = torch.tensor(self._lengths, device=device).unsqueeze(1)
+        # The new token is in column `span`, and a row's tokens stand right before it.
+        mask = (torch.arange(span + 1, device=device) >= span - lengths).long()
+        ids = torch.tensor(self._tokens, device=device).unsqueeze(1)
+        logits = self._model.logits(ids, mask, lengths, self._cache)
+        self._lengths = [length + 1 for length in self._lengths]
+        return self._take(self._sampler.next_tokens(logits), 0)
+
+    def drop(self, rows: Collection[Row]) -> None:
+        """Forgets these rows."""
+        self._remove([index for index, row in enumerate(self.rows) if row in rows])
+
+    def _take(self, tokens: Sequence[int | None], first: int) -> list[Step]:
+        """Notes the tokens of the rows from `first` on; rows that end leave."""
         steps: list[Step] = []
-        keep = []
-        for index, (row, token) in enumerate(zip(active, tokens, strict=True)):
-            written[row] += 1
-            if token in stop_ids:
+        ended: list[int] = []
+        for index, token in enumerate(tokens, start=first):
+            row = self.rows[index]
+            self._written[index] += 1
+            if token is None:
+                steps.append(Step(row, None, FAILED))
+            elif token in self._stop_ids:
                 steps.append(Step(row, None, "stop"))
-            elif written[row] >= rows[row].max_new_tokens:
+            elif self._written[index] >= row.max_new_tokens:
                 steps.append(Step(row, token, "length"))
             else:
+                self._tokens[index] = token
                 steps.append(Step(row, token, None))
-                keep.append(index)
-        yield steps
-        if len(keep) < len(active):
-            active = [active[index] for index in keep]
-            tokens = [tokens[index] for index in keep]
-            if not active:
-                return
-            mask, positions = mask[keep], positions[keep]
-            _select(cache, sampler, keep, device)
-        ids = torch.tensor(tokens, device=device).unsqueeze(1)
-        mask = torch.cat([mask, mask.new_ones(len(tokens), 1)], dim=1)
-        positions = positions[:, -1:] + 1
+                continue
+            ended.append(index)
+        self._remove(ended)
+        return steps
+
+    def _remove(self, gone: Sequence[int]) -> None:
+        if not gone:
+            return
+        keep = without(len(self.rows), gone)
+        self.rows = [self.rows[index] for index in keep]
+        self._tokens = [self._tokens[index] for index in keep]
+        self._lengths = [self._lengths[index] for index in keep]
+        self._written = [self._written[index] for index in keep]
+        if not keep:
+            self._cache = self._sampler = None
+            return
+        if isinstance(self._cache, RowCache):
+            self._cache.fill(keep)
+        if self._sampler is not None:
+            self._sampler.keep(keep)
 
 
 def _left_pad(
@@ -140,101 +239,3 @@ def _left_pad(
         ids[row, longest - len(prompt) :] = torch.tensor(prompt, dtype=torch.long)
         mask[row, longest - len(prompt) :] = 1
     return ids.to(device), mask.to(device)
-
-
-def supports_batches(model: Any) -> bool:
-    """False for recurrent models: their state cannot drop rows, nor be left-padded safely."""
-    layers = DynamicCache(config=model.config).layers
-    return all(hasattr(layer, "batch_select_indices") for layer in layers)
-
-
-def _select(cache: DynamicCache, sampler: _Sampler, keep: list[int], device: torch.device) -> None:
-    with torch.inference_mode():
-        if sampler.started:  # before the first pass the cache is empty
-            cache.batch_select_indices(torch.tensor(keep, device=device))
-        sampler.select(keep)
-
-
-class _Sampler:
-    """Chooses each row's next token from its logits, with the row's own settings."""
-
-    def __init__(self, rows: Sequence[Row], device: torch.device) -> None:
-        params = [row.params for row in rows]
-        self._device = device
-        self._prompts: list[Sequence[int]] = [row.prompt for row in rows]
-        self._seen: Tensor | None = None
-        self._penalty = torch.tensor([[p.repeat_penalty] for p in params], device=device)
-        self._temperature = torch.tensor([[p.temperature] for p in params], device=device)
-        self._top_p = torch.tensor([[p.top_p] for p in params], device=device)
-        self._greedy = [p.temperature < _GREEDY_BELOW for p in params]
-        # Always on the CPU: the draws of a seed are then the same on every device.
-        self._random = [torch.Generator() for _ in params]
-        for generator, p in zip(self._random, params, strict=True):
-            if p.seed is None:
-                generator.seed()
-            else:
-                generator.manual_seed(p.seed)
-
-    @property
-    def started(self) -> bool:
-        """True once there was a pass."""
-        return self._seen is not None
-
-    def select(self, keep: list[int]) -> None:
-        """Keeps these rows only."""
-        self._prompts = [self._prompts[i] for i in keep]
-        self._greedy = [self._greedy[i] for i in keep]
-        self._random = [self._random[i] for i in keep]
-        self._penalty, self._temperature = self._penalty[keep], self._temperature[keep]
-        self._top_p = self._top_p[keep]
-        if self._seen is not None:
-            self._seen = self._seen[keep]
-
-    def next_tokens(self, logits: Tensor) -> list[int]:
-        """One token id a row; `logits` is (rows, vocabulary)."""
-        scores = logits.float()
-        if bool((scores.isnan() | scores.isposinf()).any()):
-            raise PlainMedError(
-                "the generator's logits are not finite; its weights are damaged, or "
-                "GENERATOR_DTYPE=float16 overflows (use bfloat16 or float32)",
-                code="generation_failed",
-            )
-        seen = self._seen_tokens(scores)
-        # Repetition penalty (Keskar et al., 2019) over prompt and output, as transformers'.
-        penalised = torch.where(scores < 0, scores * self._penalty, scores / self._penalty)
-        scores = torch.where(seen, penalised, scores)
-        tokens = scores.argmax(dim=-1)
-        if not all(self._greedy):
-            greedy = torch.tensor(self._greedy, device=self._device)
-            tokens = torch.where(greedy, tokens, self._sample(scores))
-        seen.scatter_(1, tokens.unsqueeze(1), True)
-        chosen: list[int] = tokens.tolist()
-        return chosen
-
-    def _seen_tokens(self, scores: Tensor) -> Tensor:
-        """(rows, vocabulary): which tokens stand in the row's prompt or output; not padding."""
-        if self._seen is None:
-            seen = torch.zeros(scores.shape, dtype=torch.bool)
-            for row, prompt in enumerate(self._prompts):
-                known = [token for token in prompt if token < scores.shape[1]]
-                seen[row, torch.tensor(known, dtype=torch.long)] = True
-            self._seen = seen.to(self._device)
-        return self._seen
-
-    def _sample(self, scores: Tensor) -> Tensor:
-        """Temperature, then the nucleus (Holtzman et al., 2020), then one draw a row."""
-        # Subtracting the maximum first keeps a small temperature from overflowing.
-        scaled = scores - scores.amax(dim=-1, keepdim=True)
-        probabilities = (scaled / self._temperature.clamp(min=_GREEDY_BELOW)).softmax(dim=-1)
-        ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
-        outside = ordered.cumsum(dim=-1) - ordered >= self._top_p
-        outside[:, 0] = False
-        nucleus = probabilities.masked_fill(outside.scatter(1, order, outside), 0.0)
-        draws = torch.stack([torch.rand(1, generator=g) for g in self._random]).to(self._device)
-        # The draw falls into the nucleus in vocabulary order, not by probability: rounding
-        # that swaps two equally likely tokens would otherwise swap the outcome as well.
-        cumulated = nucleus.cumsum(dim=-1)
-        drawn = torch.searchsorted(cumulated, draws * cumulated[:, -1:], right=True)
-        drawn = drawn.clamp(max=scores.shape[1] - 1)
-        possible = nucleus.gather(1, drawn) > 0
-        return torch.where(possible, drawn, nucleus.argmax(dim=-1, keepdim=True)).squeeze(1)

@@ -39,6 +39,7 @@ def _transformers(settings: Settings) -> Generator:
         dtype=settings.generator_dtype,
         long_input=settings.generator_long_input,
         batch_size=settings.generator_batch,
+        timeout_s=settings.generation_timeout_s,
         base_reference=settings.model_base,
         cache_dir=settings.cache_dir,
         hf_token=settings.hf_token.get_secret_value() if settings.hf_token else None,

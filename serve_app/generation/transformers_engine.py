@@ -1,27 +1,30 @@
 """The `transformers` generator engine: any causal language model, decoded by our own loop.
 
 Brings together a loaded model, the prompt around a text, windows for long ones, and the
-decoding loop. Knows no server; safe to use from several threads.
+scheduler that merges the rows of all calls. Knows no server; safe to use from several threads.
 """
 
 from __future__ import annotations
 
 import math
-import threading
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 from serve_app.artifacts import resolve
-from serve_app.errors import ConfigError, InvalidInput
+from serve_app.errors import ConfigError, InvalidInput, Unavailable
 from serve_app.generation.causal_model import CausalModel, load_causal_model
-from serve_app.generation.decoding import Row, decode, supports_batches
+from serve_app.generation.decoding import Row
 from serve_app.generation.prompting import Prompter
 from serve_app.generation.protocol import GenerationParams, PieceIterator, Summary
+from serve_app.generation.scheduler import Scheduler, Track
 from serve_app.generation.text_stream import TextStream, final_text
 from serve_app.generation.windows import split_windows
-from serve_app.metrics.encoder import DTYPES, resolve_device
+from serve_app.metrics.encoder import resolve_device
 from serve_app.metrics.text import require_text
+from serve_app.model_files import DTYPES
 
 LongInput = Literal["error", "window"]
 
@@ -32,7 +35,10 @@ MIN_WINDOW_TOKENS = 32
 """Fewest new tokens a window may be left with; below it, a summary is a stump."""
 
 _BETWEEN_WINDOWS = "\n\n"
-_SEED_STEP = 1_000_003
+_WORST_FIRST = ("cancelled", "time", "length", "stop")
+# Far apart, so that no window of one variant draws like a window of another.
+_WINDOW_STEP = 1_000_003
+_VARIANT_STEP = 7_919_000_000_033
 
 
 class TransformersGenerator:
@@ -44,7 +50,10 @@ class TransformersGenerator:
         system_prompt: instruction; may be empty.
         user_prefix: put before every text; may be empty.
         long_input: `error` refuses a text over the context; `window` summarises it in parts.
-        batch_size: most rows decoded at once, >= 1; a recurrent model takes one.
+        batch_size: most rows decoded at once, over all calls, >= 1; a recurrent model takes one.
+        timeout_s: a text not finished so many seconds after its call ends with what it has; > 0,
+            or None for no limit.
+        prefill_tokens: see `Scheduler`.
     """
 
     def __init__(
@@ -55,27 +64,40 @@ class TransformersGenerator:
         system_prompt: str,
         user_prefix: str,
         long_input: LongInput = "error",
-        batch_size: int = 8,
+        batch_size: int = 16,
+        timeout_s: float | None = None,
+        prefill_tokens: int | None = None,
     ) -> None:
         if long_input not in ("error", "window"):
             raise ConfigError(f"long_input is {long_input!r}; choose error or window")
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}; it must be at least 1")
+        if timeout_s is not None and not timeout_s > 0:
+            raise ConfigError(f"timeout_s is {timeout_s}; it must be above 0")
         self.name = name
-        self.batch_size = batch_size if supports_batches(loaded.model) else 1
         self.context = loaded.context
         self.long_input = long_input
+        self.timeout_s = timeout_s
         self._model = loaded.model
         self.device = str(loaded.model.device)
         self._prompter = Prompter(
             loaded.tokenizer, system_prompt=system_prompt, user_prefix=user_prefix
         )
-        self._stop_ids = _stop_ids(loaded)
+        stop_ids = _stop_ids(loaded)
         pad = loaded.tokenizer.pad_token_id
-        self._pad_id = pad if pad is not None else min(self._stop_ids, default=0)
-        # One pass at a time: some models update rotary tables in forward, and two passes
-        # at once are no faster on one device.
-        self._lock = threading.Lock()
+        self._scheduler = Scheduler(
+            loaded.model,
+            stop_ids=stop_ids,
+            pad_id=pad if pad is not None else min(stop_ids, default=0),
+            max_rows=batch_size,
+            prefill_tokens=prefill_tokens,
+        )
+        self.batch_size = self._scheduler.max_rows
+
+    @property
+    def passes(self) -> int:
+        """Forward passes since it was made; stands still when nothing is wanted."""
+        return self._scheduler.passes
 
     @classmethod
     def from_reference(
@@ -87,7 +109,8 @@ class TransformersGenerator:
         device: str = "auto",
         dtype: str = "float32",
         long_input: LongInput = "error",
-        batch_size: int = 8,
+        batch_size: int = 16,
+        timeout_s: float | None = None,
         base_reference: str | None = None,
         cache_dir: str | None = None,
         hf_token: str | None = None,
@@ -102,7 +125,8 @@ class TransformersGenerator:
             dtype: float32, bfloat16 or float16. Only in float32 does a seeded summary not
                 depend on what it is batched with.
             long_input: `error` or `window`.
-            batch_size: most texts decoded at once.
+            batch_size: most texts decoded at once, over all calls.
+            timeout_s: seconds after which a text ends with what it has; None: no limit.
             base_reference: an adapter's base, in place of what its configuration names.
             cache_dir: where downloads are kept.
             hf_token: for hf:// references.
@@ -127,13 +151,11 @@ class TransformersGenerator:
             user_prefix=user_prefix,
             long_input=long_input,
             batch_size=batch_size,
+            timeout_s=timeout_s,
         )
 
     def validate(self, text: str, params: GenerationParams) -> None:
         """Raises what `generate` would raise for this text, without running the model.
-
-        A server that batches across requests calls it first, so that one bad text does not
-        fail the others.
 
         Raises:
             InvalidInput: as `generate`.
@@ -153,43 +175,34 @@ class TransformersGenerator:
             texts: originals.
             params: one for each text.
             cancelled: asked before every token for each text not yet finished, by its
-                position; True ends it with what it has and finish_reason `cancelled`.
+                position, in the thread that decodes; True ends it with what it has and
+                finish_reason `cancelled`. It must be quick and must not raise.
 
         Raises:
             InvalidInput: a text is empty, a parameter out of range, or the prompt and
                 max_new_tokens together exceed the context (`input_too_long`).
-            PlainMedError: `generation_failed`, if the model's output is not finite.
+            PlainMedError: `generation_failed`, if the model fails or its output is not finite.
+            Unavailable: `timeout`, if not a token of a text was written in timeout_s seconds.
             ValueError: not one params for each text.
         """
         if len(texts) != len(params):
             raise ValueError(f"{len(texts)} texts but {len(params)} params")
         plans = [self._plan(text, p) for text, p in zip(texts, params, strict=True)]
-        owners = [index for index, plan in enumerate(plans) for _ in plan]
-        rows = [row for plan in plans for row in plan]
-        written: list[list[int]] = [[] for _ in rows]
-        reasons = ["stop"] * len(rows)
-        # Longest first, so that rows of a batch are of like length and little is padding.
-        order = sorted(range(len(rows)), key=lambda index: -len(rows[index].prompt))
-        for start in range(0, len(order), self.batch_size):
-            chosen = order[start : start + self.batch_size]
-            for index, token, reason in self._steps(chosen, rows, owners, cancelled):
-                if token is not None:
-                    written[index].append(token)
-                if reason is not None:
-                    reasons[index] = reason
-        summaries = []
-        for text_index in range(len(texts)):
-            mine = [index for index, owner in enumerate(owners) if owner == text_index]
-            parts = [final_text(self._prompter.decode(written[index])) for index in mine]
-            summaries.append(
-                self._summary(
-                    parts,
-                    reasons=[reasons[index] for index in mine],
-                    prompt_tokens=sum(len(rows[index].prompt) for index in mine),
-                    completion_tokens=sum(len(written[index]) for index in mine),
-                )
-            )
-        return summaries
+        tracks = [
+            self._tracks(plan, None if cancelled is None else partial(cancelled, index), live=False)
+            for index, plan in enumerate(plans)
+        ]
+        every = [track for one in tracks for track in one]
+        self._scheduler.submit(every)
+        try:
+            summaries = []
+            for one in tracks:
+                parts = [final_text(self._prompter.decode(track.wait())) for track in one]
+                summaries.append(self._summary(parts, one))
+            return summaries
+        finally:
+            for track in every:
+                track.abandon()
 
     def stream(
         self,
@@ -200,13 +213,14 @@ class TransformersGenerator:
     ) -> PieceIterator:
         """Yields pieces of the summary, never empty, as they are written, then the `Summary`.
 
-        The pieces joined are the summary's text, and equal to what `generate` returns.
-        Nothing is computed ahead: closing the iterator stops the work.
+        The pieces joined are the summary's text, and equal to what `generate` returns. Nothing is
+        computed before the first piece is asked for. From then on the model does not wait
+        for the reader; closing the iterator stops it before its next pass.
 
         Args:
             text: the original.
             params: how to generate.
-            cancelled: asked before every token; True ends the stream with what it has.
+            cancelled: as in `generate`; True ends the stream with what it has.
 
         Raises:
             InvalidInput: as `generate`; raised here, before the first piece is asked for.
@@ -214,73 +228,45 @@ class TransformersGenerator:
         return self._stream(self._plan(text, params), cancelled)
 
     def _stream(self, rows: list[Row], cancelled: Callable[[], bool] | None) -> PieceIterator:
-        parts: list[str] = []
-        reasons: list[str] = []
-        tokens = 0
-        for row in rows:
-            text_stream = TextStream(self._prompter.decode)
-            check = None if cancelled is None else lambda _: cancelled()
-            for _, token, reason in self._steps([0], [row], [0], check):
-                if token is not None:
+        tracks = self._tracks(rows, cancelled, live=True)
+        self._scheduler.submit(tracks)
+        try:
+            parts: list[str] = []
+            for track in tracks:
+                text_stream = TextStream(self._prompter.decode)
+                for token in track:
                     starts = not text_stream.text
                     piece = text_stream.push(token)
                     if piece:
                         yield _BETWEEN_WINDOWS + piece if starts and any(parts) else piece
-                if reason is not None:
-                    reasons.append(reason)
-            parts.append(text_stream.text)
-            tokens += len(text_stream.ids)
-            if reasons[-1] == "cancelled":
-                break
-        yield self._summary(
-            parts,
-            reasons=reasons,
-            prompt_tokens=sum(len(row.prompt) for row in rows[: len(parts)]),
-            completion_tokens=tokens,
-        )
+                parts.append(text_stream.text)
+            yield self._summary(parts, tracks)
+        finally:
+            for track in tracks:
+                track.abandon()
 
-    def _steps(
-        self,
-        chosen: list[int],
-        rows: list[Row],
-        owners: list[int],
-        cancelled: Callable[[int], bool] | None,
-    ) -> Iterator[tuple[int, int | None, str | None]]:
-        """Decodes the chosen rows as one batch: (row, token or None, reason or None)."""
-        check = None
-        if cancelled is not None:
-            asked = cancelled
+    def _tracks(
+        self, rows: Sequence[Row], cancelled: Callable[[], bool] | None, *, live: bool
+    ) -> list[Track]:
+        deadline = None if self.timeout_s is None else time.monotonic() + self.timeout_s
+        return [Track(row, cancelled=cancelled, deadline=deadline, live=live) for row in rows]
 
-            def check(position: int) -> bool:
-                return asked(owners[chosen[position]])
-
-        batch = decode(
-            self._model,
-            [rows[index] for index in chosen],
-            stop_ids=self._stop_ids,
-            pad_id=self._pad_id,
-            lock=self._lock,
-            cancelled=check,
-        )
-        for steps in batch:
-            for step in steps:
-                yield chosen[step.row], step.token, step.finish_reason
-
-    def _summary(
-        self,
-        parts: list[str],
-        *,
-        reasons: list[str],
-        prompt_tokens: int,
-        completion_tokens: int,
-    ) -> Summary:
-        worst = next((r for r in ("cancelled", "length") if r in reasons), "stop")
+    def _summary(self, parts: list[str], tracks: Sequence[Track]) -> Summary:
+        """What finished tracks come to; `parts` are their texts."""
+        reasons = {track.finish_reason for track in tracks}
+        tokens = sum(len(track.tokens) for track in tracks)
+        if "time" in reasons and tokens == 0:
+            raise Unavailable(
+                f"the generator is busy: not a word was written within {self.timeout_s:g} s; "
+                "try again",
+                code="timeout",
+            )
         return Summary(
             text=_BETWEEN_WINDOWS.join(part for part in parts if part),
             model=self.name,
-            finish_reason=worst,
-            prompt_tokens=prompt_tokens,
-            completion_tokens=completion_tokens,
+            finish_reason=next(r for r in _WORST_FIRST if r in reasons),
+            prompt_tokens=sum(len(track.row.prompt) for track in tracks),
+            completion_tokens=tokens,
         )
 
     def _plan(self, text: str, params: GenerationParams) -> list[Row]:
@@ -289,7 +275,7 @@ class TransformersGenerator:
         _require_params(params)
         prompt = self._prompter.encode(text)
         if self.context is None or len(prompt) + params.max_new_tokens <= self.context:
-            return [Row(prompt, params, params.max_new_tokens)]
+            return [Row(tuple(prompt), _seeded(params, 0), params.max_new_tokens)]
         room = self.context - params.max_new_tokens - self._prompter.overhead
         if room < 1:
             raise InvalidInput(
@@ -323,7 +309,7 @@ class TransformersGenerator:
                 code="input_too_long",
             )
         return [
-            Row(self._prompter.encode(window), _reseed(params, index), share)
+            Row(tuple(self._prompter.encode(window)), _seeded(params, index), share)
             for index, window in enumerate(windows)
         ]
 
@@ -347,12 +333,12 @@ def model_label(reference: str) -> str:
     return reference.rstrip("/").rpartition("/")[2] or reference
 
 
-def _reseed(params: GenerationParams, window: int) -> GenerationParams:
-    """Its own seed for each window: with one for all, like windows would draw alike."""
-    if params.seed is None or window == 0:
+def _seeded(params: GenerationParams, window: int) -> GenerationParams:
+    """Its own seed for each window and variant: with one for all, they would draw alike."""
+    if params.seed is None:
         return params
-    seed = (params.seed + window * _SEED_STEP) % 2**63
-    return replace(params, seed=seed)
+    seed = params.seed + window * _WINDOW_STEP + params.variant * _VARIANT_STEP
+    return replace(params, seed=seed % 2**63)
 
 
 def _stop_ids(loaded: CausalModel) -> frozenset[int]:
@@ -379,6 +365,7 @@ def _require_params(params: GenerationParams) -> None:
             "a finite number above 0",
         ),
         ("seed", params.seed is None or 0 <= params.seed < 2**63, "between 0 and 2^63 - 1"),
+        ("variant", params.variant >= 0, "at least 0"),
     )
     for name, holds, rule in checks:
         if not holds:

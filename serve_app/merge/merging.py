@@ -19,16 +19,12 @@ import peft
 import torch
 import transformers
 from peft import PeftModel
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from serve_app.errors import ConfigError
+from serve_app.model_files import DTYPES, LOAD_ERRORS, has_tokenizer
 
-DTYPES = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 5e-2}
 """Largest difference of any logit, as a share of the largest logit, by the dtype written."""
 
@@ -38,16 +34,6 @@ RECORD = "plainmed-merge.json"
 PROMPT = (
     "Compared with placebo, low-dose aspirin reduced the incidence of myocardial infarction "
     "(risk ratio 0.68, 95% CI 0.55 to 0.84). In plain language:"
-)
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
-_LOAD_ERRORS = (
-    OSError,
-    ValueError,
-    TypeError,
-    KeyError,
-    RuntimeError,
-    ImportError,
-    SafetensorError,
 )
 
 OnStage = Callable[[str], None]
@@ -152,7 +138,7 @@ def merge_adapter(
     tell("merging")
     try:
         merged = model.merge_and_unload(safe_merge=True)
-    except _LOAD_ERRORS as error:
+    except LOAD_ERRORS as error:
         raise ConfigError(f"cannot merge the LoRA adapter {adapter}: {error}") from error
     scale = float(wanted.abs().max())
     merge_error = _difference(_logits(merged, ids), wanted)
@@ -204,7 +190,7 @@ def _dtype(base: Path, dtype: str) -> torch.dtype:
         return DTYPES[dtype]
     try:
         config = AutoConfig.from_pretrained(base)
-    except _LOAD_ERRORS as error:
+    except LOAD_ERRORS as error:
         raise ConfigError(f"cannot read the model config in {base}: {error}") from error
     own = getattr(config, "dtype", None) or torch.float32
     return own if own in TOLERANCE else torch.float32
@@ -261,10 +247,10 @@ def _replace(out: Path, partial: Path) -> None:
 
 def _tokenizer(adapter: Path, base: Path) -> Any:
     for directory in (adapter, base):
-        if any((directory / name).is_file() for name in _TOKENIZER_FILES):
+        if has_tokenizer(directory):
             try:
                 return AutoTokenizer.from_pretrained(directory)
-            except _LOAD_ERRORS as error:
+            except LOAD_ERRORS as error:
                 raise ConfigError(f"cannot load the tokenizer in {directory}: {error}") from error
     raise ConfigError(f"neither {adapter} nor its base {base} has a tokenizer; copy one there")
 
@@ -277,7 +263,7 @@ def _adapted(
         model, info = AutoModelForCausalLM.from_pretrained(
             base, dtype=torch.float32, output_loading_info=True
         )
-    except _LOAD_ERRORS as error:
+    except LOAD_ERRORS as error:
         raise ConfigError(f"cannot load the base model in {base}: {error}") from error
     if info["missing_keys"]:  # transformers fills them with random numbers and goes on
         names = sorted(info["missing_keys"])
@@ -305,7 +291,7 @@ def _adapted(
         _untie(model)
     try:
         return PeftModel.from_pretrained(model, str(adapter)).eval(), added, warnings
-    except _LOAD_ERRORS as error:
+    except LOAD_ERRORS as error:
         raise ConfigError(
             f"the LoRA adapter {adapter} does not fit its base {base}: {error}"
         ) from error
@@ -342,7 +328,7 @@ def _trained_rows(adapter: Path, model: Any) -> int | None:
                 for ending, axis in axes.items():
                     if key.endswith(f".{ending}"):
                         return int(file.get_slice(key).get_shape()[axis])
-    except _LOAD_ERRORS as error:
+    except LOAD_ERRORS as error:
         raise ConfigError(f"cannot read {weights}: {error}") from error
     return None
 
@@ -379,7 +365,7 @@ def _save(model: Any, tokenizer: Any, out: Path, max_shard_size: str) -> None:
     try:
         model.save_pretrained(out, max_shard_size=max_shard_size)
         tokenizer.save_pretrained(out)
-    except _LOAD_ERRORS as error:
+    except LOAD_ERRORS as error:
         raise ConfigError(f"cannot write the merged model to {out}: {error}") from error
 
 
@@ -387,6 +373,6 @@ def _saved_logits(directory: Path, ids: torch.Tensor) -> torch.Tensor:
     """Of the weights as written, computed in float32: what differs is their rounding alone."""
     try:
         model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
-    except _LOAD_ERRORS as error:
+    except LOAD_ERRORS as error:
         raise ConfigError(f"cannot load what was written to {directory}: {error}") from error
     return _logits(model, ids)
