@@ -1,4 +1,5 @@
-# What `plainmed ops` reads after an apply (serve_app/ops/terraform.py), and people may want to know.
+# What people and `plainmed ops` want to know after an apply. The latter reads cluster_name, vpc_id and
+# image_repositories (serve_app/ops/steps.py).
 
 output "region" {
   description = "AWS region of the cluster."

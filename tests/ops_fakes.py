@@ -18,7 +18,7 @@ from urllib.parse import parse_qs, urlsplit
 import yaml
 
 PROGRAM = """#!{python} -IS
-import json, os, pathlib, sys
+import json, os, pathlib, signal, sys, time
 stage = pathlib.Path({stage!r})
 name, words = os.path.basename(sys.argv[0]), sys.argv[1:]
 given = "" if sys.stdin is None or name != "docker" or "login" not in words else sys.stdin.read()
@@ -28,13 +28,17 @@ with open(stage / "calls", "a") as log:
         log.write(json.dumps(["(stdin)", given]) + "\\n")
 failures = stage / "failures"
 for line in failures.read_text().splitlines() if failures.exists() else []:
-    if all(word in [name, *words] for word in line.split()):
+    if all(word in [name, *words, "interrupt"] for word in line.split()):
         rest = [l for l in failures.read_text().splitlines() if l != line]
         failures.write_text("\\n".join(rest))
+        if "interrupt" in line.split():
+            os.kill(os.getppid(), signal.SIGINT)  # as Ctrl-C, which the whole terminal gets
+            time.sleep(5)
         if name == "helm" and "upgrade" in words:
             release = words[words.index("--install") + 1]
             file = stage / "releases" / (release + ".json")
-            old = json.loads(file.read_text()) if file.exists() else dict(version=0, config=dict())
+            empty = dict(version=0, config=dict(), history=dict())
+            old = json.loads(file.read_text()) if file.exists() else empty
             old["info"] = dict(status="pending-upgrade" if old["version"] else "pending-install")
             old["version"] += 1
             file.write_text(json.dumps(old))
@@ -59,7 +63,7 @@ elif name == "helm" and words[0] == "status":
 elif name == "helm" and words[0] == "upgrade":
     release = words[words.index("--install") + 1]
     file = stage / "releases" / (release + ".json")
-    old = json.loads(file.read_text()) if file.exists() else dict(version=0)
+    old = json.loads(file.read_text()) if file.exists() else dict(version=0, history=dict())
     if old.get("info", dict()).get("status", "").startswith("pending-"):
         print("Error: another operation is in progress", file=sys.stderr)
         sys.exit(1)
@@ -70,13 +74,29 @@ elif name == "helm" and words[0] == "upgrade":
         elif word == "--set-json":
             key, _, value = words[i + 1].partition("=")
             put(config, key, json.loads(value))
+    version = old["version"] + 1
     file.write_text(json.dumps(dict(
-        name=release, version=old["version"] + 1, info=dict(status="deployed"), config=config)))
+        name=release, version=version, info=dict(status="deployed"), config=config,
+        history=old["history"] | {{str(version): config}})))
 elif name == "helm" and words[0] == "rollback":
     file = stage / "releases" / (words[1] + ".json")
     old = json.loads(file.read_text())
+    if words[2].isdigit():
+        old["config"] = old["history"][words[2]]
     old["info"], old["version"] = dict(status="deployed"), old["version"] + 1
+    old["history"][str(old["version"])] = old["config"]
     file.write_text(json.dumps(old))
+elif name == "helm" and words[0] == "history":
+    file = stage / "releases" / (words[1] + ".json")
+    if not file.exists():
+        sys.exit(1)
+    revisions = list(json.loads(file.read_text())["history"])
+    print(json.dumps([
+        dict(revision=int(r), status="deployed" if r == revisions[-1] else "superseded")
+        for r in revisions]))
+elif name == "helm" and words[:2] == ["get", "values"]:
+    old = json.loads((stage / "releases" / (words[2] + ".json")).read_text())
+    print(json.dumps(old["history"][words[words.index("--revision") + 1]]))
 elif name == "helm" and words[0] == "uninstall":
     (stage / "releases" / (words[1] + ".json")).unlink(missing_ok=True)
 elif name == "terraform" and "init" in words and (answers / "outputs-after-init").exists():
@@ -127,7 +147,10 @@ class Stage:
         (self.folder / "answers" / name).write_text(text)
 
     def fail_once(self, words: str) -> None:
-        """The next call that holds all these words fails (a helm upgrade as if it were cut off)."""
+        """The next call that holds all these words fails (a helm upgrade as if it were cut off).
+
+        With the word `interrupt`, the call first sends this process what Ctrl-C does.
+        """
         with (self.folder / "failures").open("a") as file:
             file.write(words + "\n")
 
@@ -145,7 +168,7 @@ class Stage:
 
     def changing(self) -> list[list[str]]:
         """The calls that would have changed something."""
-        reading = {"version", "status", "output", "rev-parse", "list"}
+        reading = {"version", "status", "output", "rev-parse", "list", "history", "get"}
         return [c for c in self.calls() if not reading & set(c) and c[0] != "git"]
 
 
@@ -157,13 +180,17 @@ class Cluster:
         self.crd: dict[str, Any] | None = crd()
         self.namespace_left = 2  # looks until a deleted namespace is gone
         self.deleted = False
+        self.namespace: dict[str, Any] | None = None
+        self.redis: dict[str, Any] | None = service("plainmed-redis", 6379, "ClusterIP")
+        self.redis_ready = True
+        self.redis_secret: dict[str, Any] | None = {"data": {"password": "eA=="}}
         self.patch: dict[str, dict[str, Any]] = {}  # by release: over its RayService's status
         self.pods: dict[str, list[dict[str, Any]]] = {}  # by release: instead of a ready worker
         self.events: list[dict[str, Any]] = []
         self.refuse = 0
         self.requests: list[str] = []
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
         url = f"http://127.0.0.1:{self.server.server_address[1]}"
         context = {"name": "plainmed-dev", "context": {"cluster": "c", "user": "u"}}
         kubeconfig.write_text(
@@ -187,7 +214,7 @@ class Cluster:
         names = [p.stem for p in (self.stage.folder / "releases").glob("plainmed-*.json")]
         return {name: data for name in names if (data := self.stage.release(name))}
 
-    def answer(self, method: str, path: str, query: dict[str, list[str]]) -> Any:
+    def answer(self, method: str, path: str, query: dict[str, list[str]], body: Any) -> Any:
         """The answer's JSON, text, or None for 404."""
         releases = self._releases()
         parts = path.strip("/").split("/")
@@ -207,18 +234,28 @@ class Cluster:
             return {"kind": "PodList", "apiVersion": "v1", "items": self.pods_of(release)}
         if parts[-1] == "events":
             return {"kind": "EventList", "apiVersion": "v1", "items": self.events}
+        if parts[-1] == "endpointslices":
+            ready = {"addresses": ["10.0.0.1"], "conditions": {"ready": self.redis_ready}}
+            one = {"metadata": {"name": "r"}, "addressType": "IPv4", "endpoints": [ready]}
+            return {"kind": "EndpointSliceList", "items": [one]}
+        if parts[-2:] == ["secrets", "plainmed-redis"]:
+            return self.redis_secret
+        if parts[-2:] == ["services", "plainmed-redis"]:
+            return self.redis
         if "services" in parts:
             if parts[-1] == "services":
                 return {"kind": "ServiceList", "items": [service(n) for n in releases]}
             return service(parts[-1]) if parts[-1] in releases else None
-        if path == "/api/v1/namespaces/plainmed":
-            self.deleted = self.deleted or method == "DELETE"
-            if self.deleted:
-                self.namespace_left -= 1
-            if self.namespace_left < 0:
-                return None
-            return {"kind": "Namespace", "apiVersion": "v1", "metadata": {"name": "plainmed"}}
-        return None
+        if path == "/api/v1/namespaces" and method == "POST":
+            self.namespace = body
+        elif path != "/api/v1/namespaces/plainmed":
+            return None
+        if method == "PATCH" and self.namespace is not None:
+            self.namespace["metadata"]["labels"] |= body["metadata"]["labels"]
+        self.deleted = self.deleted or method == "DELETE"
+        if self.deleted:
+            self.namespace_left -= 1
+        return None if self.namespace_left < 0 else self.namespace
 
     def rayservice(self, name: str, data: dict[str, Any]) -> dict[str, Any]:
         suspend = bool(data["config"].get("suspend"))
@@ -267,18 +304,20 @@ class Cluster:
                 if cluster.refuse:
                     found, code = {"kind": "Status", "reason": "Forbidden"}, cluster.refuse
                 else:
-                    found = cluster.answer(self.command, split.path, parse_qs(split.query))
+                    given = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                    body = json.loads(given) if given else None
+                    found = cluster.answer(self.command, split.path, parse_qs(split.query), body)
                     code = 404 if found is None else 200
                 text = found if isinstance(found, str) else json.dumps(found or {"code": 404})
-                body = text.encode()
+                answer = text.encode()
                 self.send_response(code)
                 kind = "text/plain" if isinstance(found, str) else "application/json"
                 self.send_header("Content-Type", kind)
-                self.send_header("Content-Length", str(len(body)))
+                self.send_header("Content-Length", str(len(answer)))
                 self.end_headers()
-                self.wfile.write(body)
+                self.wfile.write(answer)
 
-            do_GET = do_DELETE = _answer
+            do_GET = do_DELETE = do_POST = do_PATCH = _answer
 
             def log_message(self, *_: Any) -> None:
                 pass
@@ -339,12 +378,12 @@ def event(about: str, reason: str, message: str, kind: str = "Warning") -> dict[
     }
 
 
-def service(name: str) -> dict[str, Any]:
-    port = 8001 if name.endswith("metrics") else 8000
+def service(name: str, port: int = 0, kind: str = "LoadBalancer") -> dict[str, Any]:
+    port = port or (8001 if name.endswith("metrics") else 8000)
     host = f"{name}.elb.us-east-1.amazonaws.com"
     return {
         "kind": "Service",
         "metadata": {"name": name},
-        "spec": {"type": "LoadBalancer", "ports": [{"port": port}]},
+        "spec": {"type": kind, "ports": [{"port": port}]},
         "status": {"loadBalancer": {"ingress": [{"hostname": host}]}},
     }

@@ -7,8 +7,11 @@ Ray's own schema and the graph that `serve_app.app` builds.
 
 from __future__ import annotations
 
+import copy
+import functools
 import http.server
 import json
+import os
 import re
 import subprocess
 import sys
@@ -31,7 +34,7 @@ kubernetes_validate = pytest.importorskip(
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 import chart_files  # noqa: E402
-from chart_files import CHART, profile_values, render  # noqa: E402
+from chart_files import CHART, merge, profile_values, render  # noqa: E402
 from chart_readme import documented_values, readme  # noqa: E402
 
 KUBERNETES = ["1.31", "1.32", "1.33", "1.34", "1.35", "1.36", "1.37"]
@@ -102,12 +105,17 @@ RELEASES: dict[str, tuple[list[str], dict[str, Any]]] = {
 
 
 def objects(name: str, release: str = "plainmed") -> list[dict[str, Any]]:
-    """The parsed manifests of one of RELEASES."""
+    """The parsed manifests of one of RELEASES, the caller's to change."""
+    return copy.deepcopy(_rendered(name, release))
+
+
+@functools.cache
+def _rendered(name: str, release: str) -> list[dict[str, Any]]:
     rendered = render(release, *RELEASES[name])
     found = []
     for template, text in sorted(rendered.items()):
         if template.endswith(".yaml"):
-            found += [item for item in yaml.safe_load_all(text) if item]
+            found += [item for item in yaml.load_all(text, Loader=yaml.CSafeLoader) if item]
     return found
 
 
@@ -255,6 +263,7 @@ def test_the_schema_refuses(values: dict[str, Any], message: str) -> None:
         ({"ingress": {"enabled": True, "tlsSecretName": "t"}}, "host name"),
         ({"env": {"HF_TOKEN": "x"}}, "secretEnv.HF_TOKEN"),
         ({"env": {"MODEL_NAME": "x"}}, "is set by the chart"),
+        ({"drain": {"seconds": 90, "maxSeconds": 60}}, "drain.maxSeconds"),
     ],
     ids=lambda value: value if isinstance(value, str) else json.dumps(value)[:40],
 )
@@ -276,10 +285,6 @@ def test_each_schema_map_refuses_unknown_keys() -> None:
         "/properties/global",  # Helm's own
         "/$defs/deployment/properties/user_config",  # whatever a deployment's reconfigure takes
         *(
-            f"/properties/networkPolicy/properties/ingressFrom/items/properties/{name}"
-            for name in ("podSelector", "namespaceSelector", "ipBlock")
-        ),
-        *(
             f"{place}/properties/affinity/properties/{name}"
             for place in ("/properties/head", "/$defs/group")
             for name in ("nodeAffinity", "podAffinity", "podAntiAffinity")
@@ -293,6 +298,54 @@ def _open_maps(node: Any, path: str) -> Iterator[str]:
             yield path
         for key, child in node.items():
             yield from _open_maps(child, f"{path}/{key}")
+
+
+def _maps(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """The place of every map in a tree of maps and lists."""
+    if isinstance(value, dict):
+        yield path
+    children = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, child in children:
+        if isinstance(child, dict | list):
+            yield from _maps(child, (*path, key))
+
+
+def _at(tree: Any, path: tuple[str | int, ...]) -> Any:
+    for key in path:
+        tree = tree[key]
+    return tree
+
+
+def _refusal(chart: Any, values: dict[str, Any]) -> str | None:
+    try:
+        chart.validate_schema(values)
+    except helm.HelmError as error:
+        return str(error)
+    return None
+
+
+# Maps whose keys are the user's own.
+OWN_KEYS = {"env", "nodeSelector", "annotations", "podAnnotations", "labels", "podLabels"}
+
+
+def test_an_unknown_key_is_refused_at_every_depth() -> None:
+    values = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
+    values = merge(merge(values, profile_values(["ha"])), EVERYTHING)
+    taken = set()
+    with helm.Chart.load(CHART) as chart:
+        chart.validate_schema(values)
+        for path in _maps(values):
+            node = _at(values, path)
+            node["unheardOf"] = "x"
+            refusal = _refusal(chart, values)
+            if refusal is None:
+                taken.add(path)
+            else:
+                assert "unheardOf" in refusal
+            del node["unheardOf"]
+    # Kubernetes' own node affinity is passed on as it is.
+    assert {p for p in taken if p[-1] not in OWN_KEYS} == {("head", "affinity", "nodeAffinity")}
+    assert len(taken) >= 10
 
 
 # --- objects are valid ----------------------------------------------------------------------
@@ -365,6 +418,32 @@ def test_the_crd_check_sees_a_field_that_would_be_dropped(
     assert any("imagePulPolicy: unknown field" in line for line in found)
     assert any("authOptions.mode: 'none' is none of" in line for line in found)
     assert len(found) == 2
+
+
+# Maps of the RayService whose keys are free; in any other a wrong key must be noticed.
+FREE_KEYS = {
+    *("labels", "annotations", "matchLabels", "nodeSelector"),
+    *("limits", "requests", "rayStartParams"),
+}
+
+
+def test_any_misspelt_field_of_the_rayservice_is_seen(rayservice_schema: dict[str, Any]) -> None:
+    service = one(objects("everything"), "RayService")
+    unseen, tried = set(), 0
+    for path in list(_maps(service)):
+        node = _at(service, path)
+        for key in list(node):
+            right = dict(node)
+            node.clear()
+            node.update({f"{k}x" if k == key else k: v for k, v in right.items()})
+            tried += 1
+            if not problems(rayservice_schema, service):
+                unseen.add((*path, key))
+            node.clear()
+            node.update(right)
+    assert tried > 300
+    # The API server knows an object's own metadata without the CRD.
+    assert {p for p in unseen if p[0] != "metadata" and p[-2] not in FREE_KEYS} == set()
 
 
 # --- the Serve config ------------------------------------------------------------------------
@@ -590,9 +669,13 @@ def test_the_nlb_annotations_are_written_for_a_load_balancer_only() -> None:
 def test_a_pod_outlives_its_drain() -> None:
     for template in pods(objects("ha")).values():
         spec = template["spec"]
-        command = spec["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
-        assert command == ["sleep", "60"]
-        assert spec["terminationGracePeriodSeconds"] > 60
+        script = spec["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][-1]
+        assert "sleep 60" in script
+        assert "-lt 600" in script
+        assert spec["terminationGracePeriodSeconds"] > 600
+    attributes = one(objects("ha"), "Service")["metadata"]["annotations"].items()
+    delays = [value for name, value in attributes if name.endswith("target-group-attributes")]
+    assert delays == ["deregistration_delay.timeout_seconds=600"]
 
 
 def test_each_worker_group_has_its_own_disruption_budget() -> None:
@@ -616,18 +699,26 @@ def test_gpu_workers_ask_for_gpus_and_tolerate_their_taint() -> None:
 
 def test_workers_bigger_by_the_max_overlay() -> None:
     normal, largest = (
-        pods(objects(name))["generator"]["spec"]["containers"][0]["resources"]["limits"]
-        for name in ("cpu-generator", "cpu-max")
+        pods(objects(name))["generator"]["spec"] for name in ("cpu-generator", "cpu-max")
     )
-    assert (normal["cpu"], largest["cpu"]) == ("4", "16")
+    limits = [spec["containers"][0]["resources"]["limits"]["cpu"] for spec in (normal, largest)]
+    assert limits == ["4", "16"]
+    pools = [spec["nodeSelector"]["plainmed.io/pool"] for spec in (normal, largest)]
+    assert pools == ["cpu", "cpu-max"]
 
 
 def test_notes_give_commands_for_what_was_installed() -> None:
     dev = render("plainmed", ["dev"])["NOTES.txt"]
     assert "kubectl -n plainmed port-forward service/plainmed 8000" in dev
+    assert "http://127.0.0.1:8000/generate" in dev
+    assert "http://127.0.0.1:8000/metrics/readability" in dev
     nlb = render("plainmed-metrics", ["cpu"], METRICS)["NOTES.txt"]
     assert "loadBalancer.ingress[0].hostname" in nlb
     assert "http://$HOST:8001/healthz" in nlb
+    assert "http://$HOST:8001/metrics/readability" in nlb
+    assert "/generate" not in nlb
+    ingress = {"ingress": {"enabled": True, "host": "a.org"}, "service": {"type": "ClusterIP"}}
+    assert "curl" not in render("plainmed", ["cpu"], ingress)["NOTES.txt"]
     assert "kubectl -n plainmed wait rayservice/plainmed-metrics --for=condition=Ready" in nlb
     stopped = render("plainmed-metrics", ["cpu"], {**METRICS, "suspend": True})["NOTES.txt"]
     assert "--set suspend=false" in stopped
@@ -636,6 +727,7 @@ def test_notes_give_commands_for_what_was_installed() -> None:
 # --- monitoring: only metrics that Ray exports ---------------------------------------------------
 
 
+@functools.cache
 def _exported_by_ray() -> set[str]:
     """Names under which Ray 2.60's sources export metrics, read from those sources."""
     import ray
@@ -709,7 +801,7 @@ def pod_api() -> Iterator[tuple[int, dict[str, int]]]:
     status = {"/-/healthz": 503, "/healthz": 503}
     handler = type("Handler", (_Pod,), {"status": status})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     yield server.server_address[1], status
     server.shutdown()
     server.server_close()
@@ -737,3 +829,123 @@ def test_a_worker_becomes_ready_with_the_application_and_stays_so_without_a_repl
     assert ready()  # a replica was lost: requests wait for its replacement
     status["/-/healthz"] = 503
     assert not ready()  # the proxy is gone or draining
+
+
+# --- the drain before a pod stops, run as the kubelet would --------------------------------------
+
+
+def _metrics(proxy: float, replica: float) -> str:
+    return (
+        "# TYPE ray_serve_num_ongoing_http_requests gauge\n"
+        f'ray_serve_num_ongoing_http_requests{{NodeId="a",node_id="b"}} {proxy}\n'
+        f'ray_serve_replica_processing_queries{{deployment="Loss"}} {replica}\n'
+        'ray_serve_num_http_requests_total{route="/loss"} 7.0\n'
+    )
+
+
+class _Exporter(http.server.BaseHTTPRequestHandler):
+    """Ray's metrics port, which answers what the test says, and the dashboard's list of ports."""
+
+    page: list[str]
+
+    def do_GET(self) -> None:
+        text = self.page[0]
+        if self.path == "/api/prometheus/sd":
+            address, port = self.server.server_address[:2]
+            text = json.dumps([{"targets": [f"127.0.0.3:{port}", f"{address}:{port}"]}])
+            if self.headers["Authorization"] != "Bearer the-clusters":
+                text = "[]"
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def log_message(self, *arguments: object) -> None:
+        """Quiet."""
+
+
+@pytest.fixture
+def exporter(request: pytest.FixtureRequest) -> Iterator[tuple[int, list[str]]]:
+    """Its port and page; the test may give an address other than this pod's own."""
+    page = [_metrics(0.0, 0.0)]
+    handler = type("Handler", (_Exporter,), {"page": page})
+    address = getattr(request, "param", "127.0.0.1")
+    server = http.server.ThreadingHTTPServer((address, 0), handler)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    yield server.server_address[1], page
+    server.shutdown()
+    server.server_close()
+
+
+def _draining(port: int, tmp_path: Path, group: str, most: int = 20) -> subprocess.Popen[bytes]:
+    """A pod's preStop hook, running, with the files and ports of the test for those of a pod."""
+    values = {"drain": {"seconds": 1, "maxSeconds": most}}
+    template = pods([yaml.safe_load(render("plainmed", ["cpu"], values)["rayservice.yaml"])])[group]
+    command = template["spec"]["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
+    for real, here, count in (
+        ("8080", str(port), 3),
+        ("8265", str(port), 1),
+        ("/tmp/ray", str(tmp_path), 1),
+        ("sleep 2\n", "sleep 0.2\n", 1),  # between two looks
+    ):
+        assert command[-1].count(real) == count
+        command[-1] = command[-1].replace(real, here)
+    environment = os.environ | {"FQ_RAY_IP": "127.0.0.2", "RAY_AUTH_TOKEN": "the-clusters"}
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def test_a_pod_waits_until_its_requests_are_answered(
+    exporter: tuple[int, list[str]], tmp_path: Path
+) -> None:
+    port, page = exporter
+    page[0] = _metrics(2.0, 0.0)
+    hook = _draining(port, tmp_path, "metrics")
+    with pytest.raises(subprocess.TimeoutExpired):
+        hook.wait(1.6)
+    page[0] = _metrics(0.0, 1.0)  # the proxy has answered; a replica works for another pod's proxy
+    with pytest.raises(subprocess.TimeoutExpired):
+        hook.wait(0.6)
+    page[0] = _metrics(0.0, 0.0)
+    assert hook.wait(5) == 0
+    assert hook.communicate() == (b"", b"")
+
+
+def test_a_pod_without_requests_leaves_after_the_least_time(
+    exporter: tuple[int, list[str]], tmp_path: Path
+) -> None:
+    assert _draining(exporter[0], tmp_path, "metrics").wait(3) == 0
+
+
+def test_a_drain_ends_at_its_limit(exporter: tuple[int, list[str]], tmp_path: Path) -> None:
+    port, page = exporter
+    page[0] = _metrics(1.0, 0.0)
+    assert _draining(port, tmp_path, "metrics", most=2).wait(6) == 0
+
+
+@pytest.mark.parametrize("exporter", ["127.0.0.2"], indirect=True)
+@pytest.mark.parametrize("group", ["head", "metrics"])
+def test_a_pod_waits_for_the_requests_of_every_other(
+    exporter: tuple[int, list[str]], tmp_path: Path, group: str
+) -> None:
+    port, page = exporter
+    page[0] = _metrics(0.0, 1.0)
+    if group == "head":
+        # As Ray writes it on the head: every node's exporter, and others of the head's own.
+        # Nothing listens at 127.0.0.3: a pod that has gone. Workers ask the dashboard.
+        targets = [f"127.0.0.3:{port}", f"127.0.0.2:{port}", "127.0.0.1:44227"]
+        (tmp_path / "prom_metrics_service_discovery.json").write_text(
+            json.dumps([{"labels": {"job": "ray"}, "targets": targets}])
+        )
+    hook = _draining(port, tmp_path, group)
+    with pytest.raises(subprocess.TimeoutExpired):
+        hook.wait(1.6)
+    page[0] = _metrics(0.0, 0.0)
+    assert hook.wait(5) == 0
+
+
+def test_the_drain_looks_at_metrics_that_ray_exports() -> None:
+    script = pods(objects("ha"))["head"]["spec"]["containers"][0]["lifecycle"]["preStop"]
+    pattern = re.search(r"ray_serve_\(([a-z_|]+)\)", script["exec"]["command"][-1])
+    assert pattern is not None
+    assert {f"ray_serve_{name}" for name in pattern[1].split("|")} <= _exported_by_ray()

@@ -5,6 +5,10 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import re
+import shlex
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +16,7 @@ from typing import Any
 import boto3
 import httpx
 import pytest
+import yaml
 from click.testing import Result
 from moto.server import ThreadedMotoServer
 from moto.servicequotas.models import ServiceQuotasBackend
@@ -20,7 +25,7 @@ from typer.testing import CliRunner
 from serve_app.cli import app
 from serve_app.ops import aws as operations
 from serve_app.ops import kube, steps
-from tests.ops_fakes import Cluster, Stage, crd, event, pod
+from tests.ops_fakes import Cluster, Stage, crd, event, pod, service
 
 ROOT = Path(__file__).resolve().parent.parent
 METRICS, GENERATOR = "plainmed-metrics", "plainmed-generator"
@@ -150,7 +155,7 @@ def test_every_helm_upgrade_avoids_the_server_side_apply_conflict(
     stage: Stage, cluster: Cluster
 ) -> None:
     done("deploy", "all", "--yes")
-    done("rollback", "metrics")
+    done("rollback", "metrics", "--revision", "1")
     applying = [c for c in stage.calls("helm") if c[1] in ("upgrade", "rollback")]
     assert len(applying) == 6
     for call in applying:
@@ -185,7 +190,7 @@ def test_what_deploy_calls_in_full(stage: Stage, cluster: Cluster) -> None:
     ]
     assert stage.calls("helm")[-1] == [
         *["helm", "upgrade", "--install", METRICS, f"{ROOT}/helm/plainmed"],
-        *["--kube-context", "plainmed-dev", "--namespace", "plainmed", "--create-namespace"],
+        *["--kube-context", "plainmed-dev", "--namespace", "plainmed"],
         *["--server-side=true", "--force-conflicts", "--reset-values", "--history-max", "20"],
         *["--values", f"{ROOT}/helm/plainmed/values-cpu.yaml"],
         *["--set-json", 'services=["metrics"]', "--set-json", "suspend=false"],
@@ -330,6 +335,94 @@ def test_metrics_stay_on_cpus_when_the_generator_goes_to_gpus(
     assert stage.release(GENERATOR)["config"]["image"]["repository"].endswith("/gpu")
 
 
+def test_a_redeploy_to_gpus_asks_for_the_quota_and_brings_the_driver(
+    stage: Stage, cluster: Cluster
+) -> None:
+    deployed(stage)
+    gpu = ["redeploy", "generator", "--profile", "gpu", "--tag", "v2"]
+    assert "request-service-quota-increase" in refused(*gpu)
+    assert stage.changing() == []
+    done(*gpu, "--skip-quota")
+    assert any("nvidia-device-plugin" in c for c in stage.calls("helm"))
+
+
+def test_the_bucket_of_the_accounts_file_serves_where_none_is_given(
+    stage: Stage, cluster: Cluster
+) -> None:
+    checkout = stage.folder / "checkout"
+    for part in ("helm", "terraform-eks", "k8s"):
+        shutil.copytree(ROOT / part, checkout / part)
+    words = ["ops", "deploy", "generator", "--yes", "--root", str(checkout), "--model-name"]
+    account = checkout / "terraform-eks" / "account.auto.tfvars"
+    account.unlink(missing_ok=True)
+    assert "model_bucket in" in CliRunner().invoke(app, [*words, "good"]).output
+    account.write_text('model_bucket = "models"\n')
+    assert "MODEL_NAME 'godo'" in CliRunner().invoke(app, [*words, "godo"]).output
+    assert stage.changing() == []
+    result = CliRunner().invoke(app, [*words, "good"])
+    assert result.exit_code == 0, result.output
+    model = stage.release(GENERATOR)["config"]["generator"]["model"]
+    assert model == {"name": "good", "bucket": "models"}
+
+
+def test_the_namespace_gets_the_labels_of_its_manifest(stage: Stage, cluster: Cluster) -> None:
+    labels = yaml.safe_load((ROOT / "k8s" / "namespace.yaml").read_text())["metadata"]["labels"]
+    assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
+    done("deploy", "metrics", "--yes")
+    assert cluster.namespace is not None
+    assert cluster.namespace["metadata"]["labels"] == labels
+    # As `--create-namespace` of a Helm typed by hand leaves it, with a label of the cluster's own.
+    cluster.namespace["metadata"]["labels"] = {"kubernetes.io/metadata.name": "plainmed"}
+    done("redeploy", "metrics", "--tag", "v2")
+    found = cluster.namespace["metadata"]["labels"]
+    assert found == labels | {"kubernetes.io/metadata.name": "plainmed"}
+
+
+REDIS_MISSING = [
+    ({"redis": None}, "create service externalname plainmed-redis"),
+    ({"redis": service("plainmed-redis", 6380, "ClusterIP")}, "has no port 6379, but 6380"),
+    ({"redis_ready": False}, "no ready pod behind it"),
+    ({"redis_secret": None}, "no secret plainmed-redis with key password"),
+    ({"redis_secret": {"data": {"pass": "eA=="}}}, "create secret generic plainmed-redis"),
+]
+
+
+@pytest.mark.parametrize(("missing", "message"), REDIS_MISSING, ids=[m for _, m in REDIS_MISSING])
+def test_ha_without_its_redis_is_refused_before_anything_changes(
+    stage: Stage, cluster: Cluster, missing: dict[str, Any], message: str
+) -> None:
+    for name, value in missing.items():
+        setattr(cluster, name, value)
+    assert message in refused("deploy", "metrics", "--yes", "--profile", "ha")
+    assert stage.changing() == []
+
+
+def test_the_redis_of_a_deployed_ha_release_is_asked_for_by_every_verb_that_starts_it(
+    stage: Stage, cluster: Cluster
+) -> None:
+    deployed(stage, "--profile", "ha")
+    cluster.redis = service("plainmed-redis", 0, "ExternalName")  # an address outside
+    done("stop", "metrics")
+    cluster.redis_secret = None
+    done("stop", "generator")  # stopping needs no Redis
+    stage.forget_calls()
+    for words in (["restore"], ["redeploy", "metrics", "--tag", "v2"]):
+        assert "no secret plainmed-redis" in refused(*words)
+        assert stage.changing() == []
+
+
+def test_in_an_empty_account_ha_stops_before_images_and_releases(
+    stage: Stage, cluster: Cluster
+) -> None:
+    client("eks").delete_cluster(name="plainmed-dev")
+    cluster.redis = None
+    assert "create service externalname" in refused("deploy", "metrics", "--yes", "--profile", "ha")
+    assert stage.calls("docker") == []
+    assert stage.release(METRICS) is None
+    cluster.redis = service("plainmed-redis", 6379, "ClusterIP")
+    done("deploy", "metrics", "--yes", "--profile", "ha")
+
+
 def test_the_whole_internet_is_refused_as_a_range(stage: Stage, cluster: Cluster) -> None:
     assert "refusing the whole Internet" in refused("deploy", "--yes", "--public", "0.0.0.0/0")
     done("deploy", "metrics", "--yes", "--public", "198.51.100.0/24, 203.0.113.7/32")
@@ -367,6 +460,14 @@ def test_a_deploy_that_failed_can_be_run_again(stage: Stage, cluster: Cluster, w
     done("deploy", "all", "--yes")
     assert stage.release(METRICS)["info"]["status"] == "deployed"
     assert stage.release(GENERATOR)["info"]["status"] == "deployed"
+
+
+def test_an_interrupted_deploy_says_so_and_can_be_run_again(stage: Stage, cluster: Cluster) -> None:
+    stage.fail_once("docker push interrupt")
+    assert "run the same command again" in refused("deploy", "metrics", "--yes", code=130)
+    assert stage.release(METRICS) is None
+    done("deploy", "metrics", "--yes")
+    assert stage.release(METRICS)["info"]["status"] == "deployed"
 
 
 def test_a_helm_install_that_was_cut_off_is_mended(stage: Stage, cluster: Cluster) -> None:
@@ -482,7 +583,7 @@ def test_max_and_normal_specs_change_the_size_and_nothing_else(
     before = stage.release(GENERATOR)["config"]
     done("max-specs")
     at_max = stage.release(GENERATOR)["config"]
-    assert at_max["workers"]["generator"]["nodeSelector"] == {"plainmed.io/pool": "cpu-max"}
+    assert at_max["global"]["ops"]["specs"] == "max"
     assert any(word.endswith("values-max.yaml") for word in stage.calls("helm")[-1])
     done("redeploy", "generator", "--tag", "v2")
     assert stage.release(GENERATOR)["config"]["global"]["ops"]["specs"] == "max"
@@ -498,6 +599,20 @@ def test_rollback_goes_to_the_revision_asked_for(stage: Stage, cluster: Cluster)
     done("rollback", "generator", "--revision", "1")
     assert stage.calls("helm")[-1][:4] == ["helm", "rollback", GENERATOR, "1"]
     assert "of one release" in refused("rollback", "all", "--revision", "1")
+
+
+def test_rollback_goes_past_a_stop_to_what_served(stage: Stage, cluster: Cluster) -> None:
+    deployed(stage, "--tag", "v1")
+    done("redeploy", "generator", "--tag", "v2")
+    done("stop", "generator")
+    done("restore", "generator")
+    done("rollback", "generator")
+    assert stage.calls("helm")[-1][:4] == ["helm", "rollback", GENERATOR, "2"]
+    assert not stage.release(GENERATOR)["config"]["suspend"]
+    stage.forget_calls()
+    # Metrics have one revision only: neither release goes back.
+    assert "plainmed-metrics has no earlier revision that served" in refused("rollback", "all")
+    assert stage.changing() == []
 
 
 def test_plan_changes_nothing(stage: Stage, cluster: Cluster) -> None:
@@ -636,6 +751,7 @@ def test_logs_name_the_pod_of_each_line(stage: Stage, cluster: Cluster, follow: 
 
 # --- dry run -------------------------------------------------------------------------------------
 
+LOOKING = ["status", "endpoints", "logs"]
 CHANGING = [
     ["deploy", "all"],
     ["redeploy", "generator"],
@@ -664,35 +780,50 @@ def test_a_dry_run_runs_nothing_and_needs_nothing(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(
-    "words", [["deploy", "all"], ["redeploy", "generator"], ["destroy", "all"]], ids=" ".join
-)
-def test_a_dry_run_prints_what_then_runs(stage: Stage, cluster: Cluster, words: list[str]) -> None:
-    import shlex
+def test_every_verb_has_a_dry_run_that_is_tested() -> None:
+    from serve_app.ops.cli import app as ops_app
 
-    deployed(stage)
-    given = [] if words[0] == "destroy" else ["--tag", "v2"]
+    names = {c.callback.__name__.replace("_", "-") for c in ops_app.registered_commands}
+    assert names == {words[0] for words in CHANGING} | set(LOOKING)
+
+
+@pytest.mark.parametrize("verb", LOOKING)
+def test_a_dry_run_of_looking_asks_nobody_and_says_what_it_would_ask(
+    verb: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    lines = done(verb, "--dry-run").splitlines()
+    assert [METRICS in lines[0], GENERATOR in lines[1], len(lines)] == [True, True, 2]
+    assert all(line.startswith("# would ") for line in lines)
+
+
+@pytest.mark.parametrize("words", CHANGING, ids=" ".join)
+def test_a_dry_run_prints_what_then_runs(stage: Stage, cluster: Cluster, words: list[str]) -> None:
+    deployed(stage, "--tag", "v1")
+    if words[0] == "rollback":
+        done("redeploy", "generator", "--tag", "v2")
+        stage.forget_calls()
+    given = ["--tag", "v2"] if words[0] in ("deploy", "redeploy") else []
     lines = done(*words, "--dry-run", *given).splitlines()
     printed = [shlex.split(line[2:]) for line in lines if line.startswith("+ ")]
     assert stage.calls() == []
-    done(*words, *given, *([] if words[0] == "redeploy" else ["--yes"]))
+    done(*words, *given, *(["--yes"] if words[0] in ("deploy", "apply", "destroy") else []))
     ran = [c for c in stage.calls() if c[0] != "(stdin)" and c[1] != "version"]
     if words[0] == "destroy":
         printed = [p for p in printed if "rm" not in p]  # nothing permanent in this state
     known = {"ACCOUNT": "123456789012", "VPC_ID": "vpc-1"}
+    known |= {"REPOSITORY": REPOSITORY, "TAG": "v1", "REVISION": "1"}
     assert [[fill(word, known) for word in line] for line in printed] == ran
 
 
 def fill(word: str, known: dict[str, str]) -> str:
     for name, value in known.items():
-        word = word.replace(name, value)
+        word = re.sub(rf"\b{name}\b(?!=)", value, word)  # not in `--build-arg REVISION=`
     return word
 
 
 def test_the_earlier_make_targets_call_the_verbs() -> None:
-    import shutil
-    import subprocess
-
     if shutil.which("make") is None:
         pytest.skip("needs make")
     expected = {
@@ -709,9 +840,9 @@ def test_the_earlier_make_targets_call_the_verbs() -> None:
         "generador-max-specs": "max-specs",
         "generador-normal-specs": "normal-specs",
     }
-    for spanish, service in (("metricas", "metrics"), ("generador", "generator")):
+    for spanish, english in (("metricas", "metrics"), ("generador", "generator")):
         for verb in ("deploy", "redeploy", "stop", "restore", "destroy"):
-            expected[f"{verb}-{spanish}"] = f"{verb} {service}"
+            expected[f"{verb}-{spanish}"] = f"{verb} {english}"
     for target, words in expected.items():
         said = subprocess.run(
             ["make", "--no-print-directory", "--dry-run", target],
@@ -724,9 +855,6 @@ def test_the_earlier_make_targets_call_the_verbs() -> None:
 
 
 def test_the_operations_page_shows_what_a_dry_run_prints(monkeypatch: pytest.MonkeyPatch) -> None:
-    import re
-    import shlex
-
     monkeypatch.chdir(ROOT)
     for name in ("MODEL_NAME", "MODEL_S3_BUCKET", "PLAINMED_ENV", "PLAINMED_STATE_BUCKET"):
         monkeypatch.delenv(name, raising=False)

@@ -45,7 +45,10 @@ ModelName = Annotated[
 ]
 ModelBucket = Annotated[
     str | None,
-    typer.Option(envvar="MODEL_S3_BUCKET", help="Bucket of the models. Never deleted."),
+    typer.Option(
+        envvar="MODEL_S3_BUCKET",
+        help="Bucket of the models. Never deleted. Default: as in account.auto.tfvars.",
+    ),
 ]
 WorkersProfile = Annotated[
     Profile | None,
@@ -77,6 +80,7 @@ BaseDigest = Annotated[
     typer.Option(envvar="BASE_DIGEST", help="sha256:... of the image's base (docs/kubernetes.md)."),
 ]
 Timeout = Annotated[float, typer.Option(help="Seconds to wait for a service to be ready.", min=1.0)]
+SkipQuota = Annotated[bool, typer.Option("--skip-quota", help="Do not ask for the GPU quota.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 DryRun = Annotated[
     bool,
@@ -160,9 +164,7 @@ def deploy(
     state_bucket: StateBucket = None,
     base_digest: BaseDigest = None,
     timeout: Timeout = 1800.0,
-    skip_quota: Annotated[
-        bool, typer.Option("--skip-quota", help="Do not ask for the GPU quota.")
-    ] = False,
+    skip_quota: SkipQuota = False,
     yes: Yes = False,
     dry_run: DryRun = False,
     root: Root = None,
@@ -202,6 +204,7 @@ def redeploy(
     state_bucket: StateBucket = None,
     base_digest: BaseDigest = None,
     timeout: Timeout = 1800.0,
+    skip_quota: SkipQuota = False,
     dry_run: DryRun = False,
     root: Root = None,
 ) -> None:
@@ -223,7 +226,7 @@ def redeploy(
         dry_run=dry_run,
     )
     with _verbs(options) as verbs:
-        verbs.redeploy()
+        verbs.redeploy(skip_quota)
 
 
 @app.command()
@@ -428,18 +431,21 @@ def status(
     target: What = Target.ALL,
     environment: Env = Environment.DEV,
     region: Region = None,
+    dry_run: DryRun = False,
     root: Root = None,
 ) -> None:
     """Conditions, applications, replicas, pods and recent events, in one table.
 
     Exit status 1 if a service is neither ready nor stopped.
     """
-    with _verbs(Options(target, _root(root), environment, region)) as verbs:
+    with _verbs(Options(target, _root(root), environment, region, dry_run=dry_run)) as verbs:
         from rich.console import Console
 
         from serve_app.ops.report import status_table
 
         states = verbs.states()
+        if dry_run:
+            return
         Console().print(status_table(states))
         if not all(state.ready or state.stopped for state in states):
             raise typer.Exit(1)
@@ -450,10 +456,11 @@ def endpoints(
     target: What = Target.ALL,
     environment: Env = Environment.DEV,
     region: Region = None,
+    dry_run: DryRun = False,
     root: Root = None,
 ) -> None:
     """Where each service answers."""
-    with _verbs(Options(target, _root(root), environment, region)) as verbs:
+    with _verbs(Options(target, _root(root), environment, region, dry_run=dry_run)) as verbs:
         verbs.endpoints()
 
 
@@ -467,10 +474,11 @@ def logs(
     previous: Annotated[
         bool, typer.Option("--previous", help="Of the containers before their last restart.")
     ] = False,
+    dry_run: DryRun = False,
     root: Root = None,
 ) -> None:
     """The log of every container, each line with its pod before it."""
     if follow and previous:
         raise typer.BadParameter("--previous is finished; leave --follow out")
-    with _verbs(Options(target, _root(root), environment, region)) as verbs:
+    with _verbs(Options(target, _root(root), environment, region, dry_run=dry_run)) as verbs:
         verbs.logs(tail, follow, previous)

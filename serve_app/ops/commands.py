@@ -52,7 +52,6 @@ def helm_upgrade(release: Release, options: Options) -> Arguments:
         release.name,
         options.chart,
         *_on(options.cluster),
-        "--create-namespace",
         *_APPLY,
         "--reset-values",
         "--history-max",
@@ -63,11 +62,22 @@ def helm_upgrade(release: Release, options: Options) -> Arguments:
 
 
 def helm_rollback(
-    release: str, context: str, revision: int | None = None, namespace: str = NAMESPACE
+    release: str, context: str, revision: str | None = None, namespace: str = NAMESPACE
 ) -> Arguments:
     """Goes back to a revision; without one, to the previous."""
-    number = [] if revision is None else [str(revision)]
+    number = [] if revision is None else [revision]
     return ["helm", "rollback", release, *number, *_on(context, namespace), *_APPLY]
+
+
+def helm_history(release: str, context: str) -> Arguments:
+    """Prints a release's revisions as JSON, the newest last; fails where there is no release."""
+    return ["helm", "history", release, *_on(context), "--output", "json"]
+
+
+def helm_values(release: str, context: str, revision: str) -> Arguments:
+    """Prints what was set on one revision, as JSON."""
+    where = [*_on(context), "--revision", revision, "--output", "json"]
+    return ["helm", "get", "values", release, *where]
 
 
 def helm_uninstall(release: str, context: str, namespace: str = NAMESPACE) -> Arguments:

@@ -19,9 +19,14 @@ class CommandFailed(OpsError):
     code = "command_failed"
 
 
-def problems_error(problems: Sequence[str]) -> OpsError:
-    """One error for all that a preflight found, so that it is all mended in one go."""
+def problems_error(problems: Sequence[str], kept: str = "nothing") -> OpsError:
+    """One error for all that a check found, so that it is all mended in one go.
+
+    Args:
+        problems: what it found.
+        kept: what had not been changed by then.
+    """
     if len(problems) == 1:
-        return OpsError(f"nothing was changed: {problems[0]}")
+        return OpsError(f"{kept} was changed: {problems[0]}")
     listed = "".join(f"\n  - {problem}" for problem in problems)
-    return OpsError(f"nothing was changed; {len(problems)} things are not ready:{listed}")
+    return OpsError(f"{kept} was changed; {len(problems)} things are not ready:{listed}")

@@ -1,6 +1,6 @@
 """What the ops commands ask of a Kubernetes cluster, through the official client.
 
-It changes one thing: it deletes our namespace when everything is destroyed.
+It changes one thing, our namespace: made and labelled before a release, deleted at the very end.
 
 RayService status as KubeRay 1.7 writes it (`ray.io/v1`) is read here and nowhere else.
 """
@@ -21,6 +21,7 @@ from kubernetes.client.exceptions import ApiException
 from kubernetes.config.config_exception import ConfigException
 
 from serve_app.ops.errors import OpsError
+from serve_app.ops.release import RedisNeed
 
 CRD = "rayservices.ray.io"
 _TIMEOUT = (10, 60)  # seconds to connect, to answer
@@ -131,6 +132,7 @@ class Kube:
         api.configuration.retries = urllib3.Retry(total=2, backoff_factor=0.5)
         self.core = client.CoreV1Api(api)
         self.custom = client.CustomObjectsApi(api)
+        self.discovery = client.DiscoveryV1Api(api)
         self.version = client.VersionApi(api)
 
     def _ask(self, call: Callable[..., Any], *given: Any, **more: Any) -> Any:
@@ -185,6 +187,60 @@ class Kube:
                 "the command"
             )
         return None
+
+    def redis_problem(self, need: RedisNeed) -> str | None:
+        """Why pods could not keep Ray's state in a Redis; None if they can, or none is needed.
+
+        An address that is not a Service of the cluster is taken at its word: it may not be
+        reachable from here.
+        """
+        host, _, port = need.address.rpartition(":")
+        name, _, rest = host.partition(".")
+        kubectl = f"kubectl --context {self.context} --namespace"
+        if not rest or ".svc" in f".{rest}.":
+            namespace = rest.partition(".")[0] if rest and rest != "svc" else self.namespace
+            found = self._ask(self.core.read_namespaced_service, name, namespace)
+            if found is None:
+                return (
+                    f"the profile keeps Ray's state in a Redis at {need.address}, and namespace "
+                    f"{namespace} has no Service {name}; start a Redis there, or point the name at "
+                    f"yours: {kubectl} {namespace} create service externalname {name} "
+                    "--external-name HOST"
+                )
+            if found.spec.type != "ExternalName":
+                ports = [str(item.port) for item in found.spec.ports or []]
+                if port not in ports:
+                    return f"Service {name} has no port {port}, but {', '.join(ports) or 'none'}"
+                if not self._answered(name, namespace):
+                    return (
+                        f"Service {name} has no ready pod behind it; see {kubectl} {namespace} get "
+                        f"endpointslices --selector kubernetes.io/service-name={name}"
+                    )
+        if not need.secret:
+            return None
+        secret = self._ask(self.core.read_namespaced_secret, need.secret, self.namespace)
+        if secret is None or need.key not in (secret.data or {}):
+            return (
+                f"namespace {self.namespace} has no secret {need.secret} with key {need.key}, the "
+                f"password of the Redis at {need.address}; {kubectl} {self.namespace} create "
+                f"secret generic {need.secret} --from-literal={need.key}=..."
+            )
+        return None
+
+    def _answered(self, service: str, namespace: str) -> bool:
+        """Whether a ready pod is behind a Service."""
+        found = self._ask(
+            self.discovery.list_namespaced_endpoint_slice,
+            namespace,
+            label_selector=f"kubernetes.io/service-name={service}",
+        )
+        slices = found.items if found else []
+        # No word on readiness means ready, says the API.
+        return any(
+            endpoint.conditions is None or endpoint.conditions.ready is not False
+            for item in slices
+            for endpoint in item.endpoints or []
+        )
 
     def state(self, name: str) -> ServiceState:
         """The state of a release's RayService, with pods and recent events."""
@@ -337,6 +393,25 @@ class Kube:
             yield rest.decode("utf-8", "replace")
 
     # --- change ------------------------------------------------------------------------------
+
+    def ensure_namespace(self, wanted: dict[str, Any]) -> str:
+        """Makes our namespace, or gives it the labels it lacks.
+
+        Args:
+            wanted: the Namespace, as k8s/namespace.yaml has it.
+
+        Returns:
+            What was done: `made`, `labelled`, or nothing.
+        """
+        labels = wanted["metadata"]["labels"]
+        found = self._ask(self.core.read_namespace, self.namespace)
+        if found is None:
+            self._ask(self.core.create_namespace, wanted)
+            return "made"
+        if labels.items() <= (found.metadata.labels or {}).items():
+            return ""
+        self._ask(self.core.patch_namespace, self.namespace, {"metadata": {"labels": labels}})
+        return "labelled"
 
     def delete_namespace(self, timeout_s: float) -> None:
         """Deletes our namespace with its volumes, and waits until it is gone.

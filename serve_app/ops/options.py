@@ -69,7 +69,7 @@ class Options:
     Attributes:
         root: the checkout (holds helm/, terraform-eks/, Dockerfile).
         profile, specs, model_name, tag: None means: as the release has it, else the default.
-        model_bucket: MODEL_S3_BUCKET.
+        model_bucket: MODEL_S3_BUCKET; `bucket` also looks into the account's file.
         public_ranges: addresses that may call the services from outside the VPC; None: as the
             release has it; empty: internal load balancer.
         base_digest: `sha256:...` that pins the image's base.
@@ -103,10 +103,10 @@ class Options:
         for name, value, pattern, form in checks:
             if value is not None and pattern.fullmatch(value) is None:
                 raise OpsError(f"{name} {value!r} is not {form}; nothing was changed")
-        if self.model_name and not self.model_bucket:
+        if self.model_name and not self.bucket and "generator" in self.target.services:
             raise OpsError(
                 f"MODEL_NAME {self.model_name!r} needs a bucket; set MODEL_S3_BUCKET to the one "
-                "that holds merged-models/; nothing was changed"
+                f"that holds merged-models/, or model_bucket in {self.account}; nothing was changed"
             )
         if self.specs is Specs.MAX and self.profile is Profile.GPU:
             raise OpsError("the gpu profile has one size; use --profile cpu for max specs")
@@ -132,6 +132,18 @@ class Options:
         return self.terraform / "environments" / f"{self.environment.value}.tfvars"
 
     @property
+    def account(self) -> Path:
+        """What belongs to the account; git ignores it, and Terraform reads it by itself."""
+        return self.terraform / "account.auto.tfvars"
+
+    @property
+    def bucket(self) -> str | None:
+        """Bucket of the models: as given, else `model_bucket` of the account's file, if any."""
+        if self.model_bucket or not self.account.is_file():
+            return self.model_bucket
+        return _assigned("model_bucket", self.account)
+
+    @property
     def resolved_region(self) -> str:
         """--region, else the region in the environment's file.
 
@@ -140,9 +152,14 @@ class Options:
         """
         if self.region:
             return self.region
-        found = re.search(
-            r'^region\s*=\s*"([^"]+)"', self.variables.read_text(encoding="utf-8"), re.MULTILINE
-        )
+        found = _assigned("region", self.variables)
         if found is None:
             raise OpsError(f"{self.variables} names no region; add it, or pass --region")
-        return found[1]
+        return found
+
+
+def _assigned(name: str, file: Path) -> str | None:
+    """The string that a variables file of Terraform assigns to `name`; None if it does not."""
+    text = file.read_text(encoding="utf-8")
+    found = re.search(rf'^{name}\s*=\s*"([^"]+)"', text, re.MULTILINE)
+    return found[1] if found else None

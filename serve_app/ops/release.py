@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 from serve_app.ops.options import Options, Profile, Specs, release_name
 
@@ -58,9 +61,6 @@ class Release:
         if self.model_name and self.model_bucket:
             arguments += ["--set-string", f"generator.model.name={self.model_name}"]
             arguments += ["--set-string", f"generator.model.bucket={self.model_bucket}"]
-        if self.specs is Specs.MAX:
-            pool = r"workers.generator.nodeSelector.plainmed\.io/pool=cpu-max"
-            arguments += ["--set-string", pool]
         if self.public_ranges:
             arguments += ["--set-string", "service.nlb.scheme=internet-facing"]
             ranges = json.dumps(list(self.public_ranges))
@@ -82,6 +82,29 @@ class Recorded:
     def interrupted(self) -> bool:
         """Whether a Helm command on it was cut off; Helm refuses the next one until mended."""
         return self.status.startswith("pending-")
+
+
+@dataclass(frozen=True, slots=True)
+class RedisNeed:
+    """Where a release keeps Ray's state: `host:port`, and the secret of its password, if any."""
+
+    address: str
+    secret: str
+    key: str
+
+
+def redis_need(release: Release, chart: Path) -> RedisNeed | None:
+    """The Redis that a release's values files ask for; None where they ask for none."""
+    asked: dict[str, Any] = {}
+    for name in ("values.yaml", *release.files):
+        values = yaml.safe_load((chart / name).read_text(encoding="utf-8")) or {}
+        over = values.get("gcsFaultTolerance") or {}
+        password = (asked.get("redisPassword") or {}) | (over.get("redisPassword") or {})
+        asked = asked | over | {"redisPassword": password}
+    if not asked.get("enabled"):
+        return None
+    secret = asked["redisPassword"]
+    return RedisNeed(asked["redisAddress"], secret["secretName"], secret["key"])
 
 
 def parse(service: str, text: str) -> Recorded:
@@ -129,7 +152,7 @@ def wanted(options: Options, service: str, held: Release | None, region: str) ->
         specs = Specs.NORMAL
     changed = replace(base, region=region, profile=profile, specs=specs)
     if service == "generator" and options.model_name is not None:
-        changed = replace(changed, model_name=options.model_name, model_bucket=options.model_bucket)
+        changed = replace(changed, model_name=options.model_name, model_bucket=options.bucket)
     if options.public_ranges is not None:
         changed = replace(changed, public_ranges=options.public_ranges)
     return changed

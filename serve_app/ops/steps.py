@@ -13,12 +13,14 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+import yaml
+
 from serve_app.ops import commands, preflight
 from serve_app.ops.aws import Aws
-from serve_app.ops.errors import OpsError
+from serve_app.ops.errors import OpsError, problems_error
 from serve_app.ops.kube import Kube
 from serve_app.ops.options import NAMESPACE, Options, Profile, release_name
-from serve_app.ops.release import Recorded, Release, parse, wanted
+from serve_app.ops.release import Recorded, Release, parse, redis_need, wanted
 from serve_app.ops.report import why_not_ready
 from serve_app.ops.runner import Runner
 
@@ -53,19 +55,55 @@ class Steps:
         """Raises with every problem that can be known before anything changes."""
         options = self.options
         model = None
-        if options.model_name and options.model_bucket and "generator" in options.target.services:
-            model = (options.model_bucket, options.model_name)
+        if options.model_name and options.bucket and "generator" in options.target.services:
+            model = (options.bucket, options.model_name)
         preflight.check_before_changes(
             options, self.runner, self.aws, programs=programs, model=model, gpu_quota=quota
         )
 
-    def check_models(self, releases: list[Release]) -> None:
-        """Raises where the model a release holds is not in its bucket (any more)."""
+    def check_releases(self, releases: list[Release]) -> None:
+        """Raises where one could not run: its model is not in its bucket, or its Redis not there.
+
+        A release that is to be stopped needs neither.
+        """
+        if self.runner.dry_run:
+            for release in releases:
+                need = None if release.suspend else redis_need(release, self.options.chart)
+                if need is not None:
+                    self.runner.note(f"would check: Redis {need.address}, secret {need.secret}")
+            return
+        problems: list[str] = []
         for release in releases:
+            if release.suspend:
+                continue
             if release.model_name and release.model_bucket and not self.options.model_name:
-                problem = self.aws.model_problem(release.model_bucket, release.model_name)
-                if problem:
-                    raise OpsError(f"nothing was changed: {problem}")
+                found = self.aws.model_problem(release.model_bucket, release.model_name)
+                problems += [found] if found else []
+            need = redis_need(release, self.options.chart)
+            if need is not None:
+                found = self.kube.redis_problem(need)
+                problems += [found] if found and found not in problems else []
+        if problems:
+            raise problems_error(problems, kept="no release")
+
+    def check_state_store(self) -> None:
+        """As `check_releases`, for a deploy to a cluster that is there: before anything changes.
+
+        In an empty account there is nothing to ask yet; `roll_out` asks once there is.
+        """
+        if self.runner.dry_run or not self.options.profile:
+            return
+        shown = [wanted(self.options, s, None, self.region) for s in self.options.target.services]
+        needs = {need for r in shown if (need := redis_need(r, self.options.chart)) is not None}
+        if not needs or not self.aws.cluster_exists(self.options.cluster):
+            return
+        try:
+            kube = self.kube
+        except OpsError:
+            return  # not in the kubeconfig yet
+        found = [problem for need in needs if (problem := kube.redis_problem(need))]
+        if found:
+            raise problems_error(found)
 
     def confirmed(self, text: str) -> None:
         """Raises unless the operator agrees; --yes and a dry run do."""
@@ -155,6 +193,18 @@ class Steps:
         if problem:
             raise OpsError(problem)
 
+    def ensure_namespace(self) -> None:
+        """The namespace of the releases, with the labels of k8s/namespace.yaml."""
+        file = self.options.root / "k8s" / "namespace.yaml"
+        if self.runner.dry_run:
+            self.runner.note(
+                f"would make namespace {NAMESPACE} as in {file}, or give it the labels"
+            )
+            return
+        done = self.kube.ensure_namespace(yaml.safe_load(file.read_text(encoding="utf-8")))
+        if done:
+            self.runner.note(f"{done} namespace {NAMESPACE}")
+
     def image_tag(self) -> str:
         """The commit; with uncommitted changes, also the time, because tags never move."""
         if self.options.tag:
@@ -201,6 +251,8 @@ class Steps:
         )
         if text is None:
             return None
+        if self.runner.dry_run and service:
+            self.runner.note(f"shown as if {name} held nothing; what it holds would be kept")
         recorded = parse(service, text)
         if recorded.status == "uninstalled":
             return None
@@ -235,23 +287,19 @@ class Steps:
             releases.append(
                 (replace(release, repository=repository, tag=tag, suspend=False), target)
             )
-        if not self.runner.dry_run:
-            self.check_models([release for release, _ in releases])
+        self.ensure_namespace()
+        self.check_releases([release for release, _ in releases])
         if build:
             for repository, target in sorted({(r.repository, t) for r, t in releases}):
                 self._image(repository, tag, target)
         for release, _ in releases:
             self._upgrade(release)
 
-    def each_release(
-        self,
-        change: Callable[[Release], Release],
-        known: dict[str, Recorded | None] | None = None,
-    ) -> None:
+    def each_release(self, change: Callable[[Release], Release]) -> None:
         """Changes the releases there are; those that are not are named and left."""
-        found = 0
+        changed = []
         for service in self.options.target.services:
-            recorded = known[service] if known is not None else self.held(service)
+            recorded = self.held(service)
             if recorded is None:
                 self.runner.note(f"{release_name(service)} is not deployed")
                 continue
@@ -260,10 +308,38 @@ class Steps:
                     f"{recorded.status} release {release_name(service)} was not made by `plainmed "
                     f"ops`; run `plainmed ops deploy {service}`, which takes it over"
                 )
-            found += 1
-            self._upgrade(change(recorded.release))
-        if not found:
+            changed.append(change(recorded.release))
+        if not changed:
             self.runner.note("nothing to do")
+        self.check_releases(changed)
+        for release in changed:
+            self._upgrade(release)
+
+    def earlier_revision(self, name: str) -> str:
+        """The newest revision before the present one that was not a stop.
+
+        Raises:
+            OpsError: there is none.
+        """
+        shown = [{"revision": "REVISION", "status": "superseded"}, {"revision": "PRESENT"}]
+        text = self.runner.read(
+            commands.helm_history(name, self.options.cluster), placeholder=json.dumps(shown)
+        )
+        revisions = json.loads(text) if text else []
+        for item in reversed(revisions[:-1]):
+            # One that failed never served; one that was cut off is no whole set of values.
+            if item["status"] not in ("superseded", "deployed"):
+                continue
+            revision = str(item["revision"])
+            values = self.runner.read(
+                commands.helm_values(name, self.options.cluster, revision), placeholder="{}"
+            )
+            if not json.loads(values or "{}").get("suspend"):
+                return revision
+        raise OpsError(
+            f"{name} has no earlier revision that served; nothing was changed. What there is: "
+            f"helm history {name} --kube-context {self.options.cluster} --namespace {NAMESPACE}"
+        )
 
     def _upgrade(self, release: Release) -> None:
         self.runner.run(

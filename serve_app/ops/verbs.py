@@ -11,9 +11,11 @@ from dataclasses import replace
 from serve_app.ops import commands
 from serve_app.ops.errors import OpsError
 from serve_app.ops.kube import ServiceState
-from serve_app.ops.options import NAMESPACE, PORTS, release_name
+from serve_app.ops.options import NAMESPACE, PORTS, Profile, release_name
 from serve_app.ops.release import wanted
 from serve_app.ops.steps import TERRAFORM_HINT, Steps
+
+_CLUSTER = ("helm", "aws")  # kubeconfig takes its tokens from the AWS CLI
 
 
 class Verbs(Steps):
@@ -22,6 +24,7 @@ class Verbs(Steps):
     def deploy(self, skip_quota: bool = False) -> None:
         """From whatever there is to the services answering: infrastructure, images, releases."""
         self.check_first(("terraform", "helm", "aws", "docker", "git"), quota=not skip_quota)
+        self.check_state_store()
         self.infrastructure()
         outputs = self.outputs()
         self.connect()
@@ -30,11 +33,13 @@ class Verbs(Steps):
         self.roll_out(outputs, self.image_tag(), build=True)
         self.endpoints()
 
-    def redeploy(self) -> None:
+    def redeploy(self, skip_quota: bool = False) -> None:
         """Builds, pushes and upgrades; the earlier version answers until the new one is ready."""
-        self.check_first(("terraform", "helm", "docker", "git"))
+        self.check_first(("terraform", "helm", "aws", "docker", "git"), quota=not skip_quota)
         self.check_cluster()
         outputs = self.outputs()
+        if self.options.profile is Profile.GPU:
+            self.tools(outputs)  # the release may come from CPUs
         self.roll_out(outputs, self.image_tag(), build=True)
         self.endpoints()
 
@@ -46,7 +51,7 @@ class Verbs(Steps):
 
     def apply(self) -> None:
         """Brings the infrastructure and the releases there are up to date; builds nothing."""
-        self.check_first(("terraform", "helm", "aws"))
+        self.check_first(("terraform", *_CLUSTER))
         self.infrastructure()
         outputs = self.outputs()
         self.connect()
@@ -56,38 +61,37 @@ class Verbs(Steps):
 
     def stop(self) -> None:
         """Scales to nothing; load balancers, configuration and images stay."""
-        self.check_first(("helm",))
+        self.check_first(_CLUSTER)
         self.check_cluster()
         self.each_release(lambda held: replace(held, suspend=True))
 
     def restore(self) -> None:
         """Brings stopped services back as they were; builds nothing."""
-        self.check_first(("helm",))
+        self.check_first(_CLUSTER)
         self.check_cluster()
-        held = {s: self.held(s) for s in self.options.target.services}
-        self.check_models([r.release for r in held.values() if r and r.release])
         self.each_release(
             lambda release: replace(
                 wanted(self.options, release.service, release, self.region), suspend=False
-            ),
-            held,
+            )
         )
         self.endpoints()
 
     def resize(self) -> None:
         """Upgrades to the size in `options.specs`; everything else stays."""
-        self.check_first(("helm",))
+        self.check_first(_CLUSTER)
         self.check_cluster()
         self.each_release(lambda held: wanted(self.options, held.service, held, self.region))
 
     def rollback(self, revision: int | None) -> None:
-        """Back to an earlier revision, without downtime."""
-        self.check_first(("helm",))
+        """Back to an earlier revision that served, without downtime."""
+        self.check_first(_CLUSTER)
         self.check_cluster()
-        for service in self.options.target.services:
-            name = release_name(service)
+        names = [release_name(service) for service in self.options.target.services]
+        # All first: with two releases, neither goes back where one cannot.
+        numbers = {n: str(revision) if revision else self.earlier_revision(n) for n in names}
+        for name, number in numbers.items():
             self.runner.run(
-                commands.helm_rollback(name, self.options.cluster, revision),
+                commands.helm_rollback(name, self.options.cluster, number),
                 hint=f"See the revisions: helm history {name} --namespace {NAMESPACE}",
             )
             self.wait(name, stopped=None)
@@ -102,7 +106,7 @@ class Verbs(Steps):
             else f"release {release_name(self.options.target.value)} and its address; cluster, "
             "images and models stay"
         )
-        self.check_first(("terraform", "helm", "aws") if everything else ("helm",))
+        self.check_first(("terraform", *_CLUSTER) if everything else _CLUSTER)
         self.confirmed(f"This destroys {what}.")
         if self.runner.dry_run or self.aws.cluster_exists(self.options.cluster):
             if everything:
@@ -119,7 +123,14 @@ class Verbs(Steps):
             )
 
     def states(self) -> list[ServiceState]:
-        """The state of every release of the target."""
+        """The state of every release of the target; in a dry run, says what would be asked."""
+        if self.runner.dry_run:
+            for service in self.options.target.services:
+                name = release_name(service)
+                self.runner.note(
+                    f"would show RayService {name} of {self.options.cluster}, its pods and events"
+                )
+            return []
         return [self.kube.state(release_name(service)) for service in self.options.target.services]
 
     def endpoints(self) -> None:
@@ -142,6 +153,14 @@ class Verbs(Steps):
 
     def logs(self, tail: int, follow: bool, previous: bool) -> None:
         """Prints the log of every container of the target's releases."""
+        if self.runner.dry_run:
+            for service in self.options.target.services:
+                when = " before its last restart" * previous + ", and what follows" * follow
+                name = release_name(service)
+                self.runner.note(
+                    f"would print the last {tail} lines of every container of {name}{when}"
+                )
+            return
         count = 0
         for service in self.options.target.services:
             count += self.kube.logs(release_name(service), tail, follow, previous, self.runner.echo)

@@ -211,6 +211,21 @@ run "models_are_only_read" {
   }
 }
 
+run "what_the_ops_commands_read" {
+  assert {
+    condition     = output.cluster_name == "plainmed-${var.environment}"
+    error_message = "the cluster has the name the ops commands expect of the environment"
+  }
+  assert {
+    condition     = output.vpc_id == aws_vpc.this.id
+    error_message = "the load balancer controller learns its VPC"
+  }
+  assert {
+    condition     = output.namespace == "plainmed" && output.service_accounts == { metrics = "plainmed-metrics", generator = "plainmed-generator" }
+    error_message = "roles are bound to the namespace and service accounts of the releases"
+  }
+}
+
 run "images" {
   assert {
     condition     = toset(keys(output.image_repositories)) == toset(["cpu", "gpu"])

@@ -19,6 +19,9 @@ What no schema can say: values that are each right but do not go together. Each 
 {{- fail (printf "workers.%s: minReplicas <= replicas <= maxReplicas does not hold" $name) -}}
 {{- end -}}
 {{- end -}}
+{{- if gt (int .Values.drain.seconds) (int .Values.drain.maxSeconds) -}}
+{{- fail "drain.seconds must not be above drain.maxSeconds" -}}
+{{- end -}}
 {{- if eq .Values.upgradeStrategy.type "NewClusterWithIncrementalUpgrade" -}}
 {{- if not .Values.autoscaling.enabled -}}
 {{- fail "an incremental upgrade needs autoscaling.enabled: the old cluster must be able to shrink" -}}

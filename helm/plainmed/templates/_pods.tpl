@@ -116,11 +116,37 @@ exec:
 {{ toYaml .Values.probes.readiness }}
 {{- end -}}
 
-{{/* Before SIGTERM: the pod is out of every Service, and what it has accepted is answered. */}}
+{{/*
+Before SIGTERM. First `drain.seconds`: the pod leaves every Service and load balancer, and pods of one cluster that go
+together stay together. Then for as long as requests are under way anywhere in the cluster, up to `drain.maxSeconds`: a
+request needs the pod that took it, those that work on it, and the head. The numbers are those Ray exports, some 10 s
+old: a replica's always, a proxy's only while it changes. The pods are those Ray names to Prometheus (a file on the head, its dashboard for
+workers); where it does not, a pod looks at itself. One that does not answer has no requests.
+*/}}
 {{- define "plainmed.drain" -}}
 preStop:
   exec:
-    command: [sleep, {{ .Values.drain.seconds | quote }}]
+    command:
+      - bash
+      - -c
+      - |
+        get() {
+          timeout 10 bash -c 'exec 3<>"/dev/tcp/$1/$2" && printf "GET %s HTTP/1.0\r\nHost: %s\r\nAuthorization: Bearer %s\r\n\r\n" "$3" "$1" "$RAY_AUTH_TOKEN" >&3 && cat <&3' get "$@" 2>/dev/null
+        }
+        pods() {
+          cat /tmp/ray/prom_metrics_service_discovery.json 2>/dev/null || get "$FQ_RAY_IP" 8265 /api/prometheus/sd
+        }
+        busy() {
+          for pod in 127.0.0.1 $(pods | grep -oE '[0-9.]+:8080'); do
+            get "${pod%:8080}" 8080 /metrics \
+              | grep -E '^ray_serve_(num_ongoing_http_requests|replica_processing_queries)\{.*\} [1-9][0-9.e+]*$' >/dev/null && return
+          done
+          return 1
+        }
+        sleep {{ .Values.drain.seconds }}
+        while [ "$SECONDS" -lt {{ .Values.drain.maxSeconds }} ] && busy; do
+          sleep 2
+        done
 {{- end -}}
 
 {{/* The parts of a pod that head and workers share; arguments: root, role, group (values of head or worker group). */}}
@@ -140,7 +166,7 @@ annotations:
 serviceAccountName: {{ include "plainmed.serviceAccountName" .root }}
 automountServiceAccountToken: {{ and (eq .role "head") .root.Values.autoscaling.enabled }}
 enableServiceLinks: false
-terminationGracePeriodSeconds: {{ add .root.Values.drain.seconds 30 }}
+terminationGracePeriodSeconds: {{ add .root.Values.drain.maxSeconds 30 }}
 securityContext:
   {{- include "plainmed.podSecurityContext" .root | nindent 2 }}
 {{- with .root.Values.image.pullSecrets }}
