@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+from ray.serve.handle import DeploymentResponse
 
 from serve_app.errors import PlainMedError, Unavailable
 
@@ -26,13 +27,21 @@ PAUSE_S = 0.2
 async def call(send: Callable[[], Awaitable[Result]]) -> Result:
     """Awaits `send()`, again on another replica when the one that had it died.
 
+    Cancelled, as when the request's time is over, it cancels the call as well.
+
     Raises:
         PlainMedError: as the replica raised it.
         Unavailable: the queue is full, no replica can be had, or replicas keep dying.
     """
     for attempt in range(1, ATTEMPTS + 1):
+        answer = send()
         try:
-            return await send()
+            return await answer
+        except asyncio.CancelledError:
+            # Out of time: the replica would go on computing for nobody.
+            if isinstance(answer, DeploymentResponse):
+                answer.cancel()
+            raise
         except RayTaskError as error:
             raise cause_of(error) from None
         except RayActorError:
