@@ -60,7 +60,8 @@ class RequestLog(logging.Handler):
 class FlakyProxy:
     """A TCP proxy that cuts (or stalls) an answer after `limit` bytes of it, `faults` times.
 
-    Only answers to requests that contain `match` are touched. `rate` slows every answer down
+    Only answers to requests that contain `match` are touched. `instead` is answered in place of
+    the server, and the request does not get there. `rate` slows every answer down
     to so many bytes a second in all. Where the server behind is gone, connections are closed.
     Its own buffers are small, so that `passed` is about what the client has.
     """
@@ -73,14 +74,16 @@ class FlakyProxy:
         limit: int = 0,
         stall: bool = False,
         match: bytes = b"",
+        instead: bytes = b"",
         rate: float | None = None,
     ) -> None:
         host, port = upstream.removeprefix("http://").split(":")
         self.upstream = (host, int(port))  # may be changed at any time
         self.faults, self.limit, self.stall, self.match = faults, limit, stall, match
+        self.instead = instead
         self.rate, self.passed = rate, 0
         self.stalled = threading.Event()
-        self._pace = threading.Lock()
+        self._pace, self._counting = threading.Lock(), threading.Lock()
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
         threading.Thread(target=self._accept, daemon=True).start()
@@ -108,10 +111,13 @@ class FlakyProxy:
                     target=self._answer, args=(far, near, exchange), daemon=True
                 ).start()
 
-    @staticmethod
-    def _ask(near: socket.socket, far: socket.socket, exchange: dict[str, Any]) -> None:
+    def _ask(self, near: socket.socket, far: socket.socket, exchange: dict[str, Any]) -> None:
         with contextlib.suppress(OSError):
             while data := near.recv(65536):
+                if self.instead and self.faults > 0 and self.match in data:
+                    self.faults -= 1
+                    near.sendall(self.instead)
+                    break
                 exchange.update(request=data, passed=0)
                 far.sendall(data)
         with contextlib.suppress(OSError):
@@ -132,7 +138,8 @@ class FlakyProxy:
                     with self._pace:
                         time.sleep(len(data) / rate)
                 near.sendall(data)
-                self.passed += len(data)
+                with self._counting:
+                    self.passed += len(data)
         with contextlib.suppress(OSError):
             near.shutdown(socket.SHUT_RDWR)
         near.close()
@@ -150,7 +157,7 @@ class MotoProcess:
         self._process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 240
         while True:
             with contextlib.suppress(OSError):
                 socket.create_connection(("127.0.0.1", self.port)).close()

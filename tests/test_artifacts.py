@@ -114,16 +114,18 @@ def test_a_file_that_was_not_written_whole_is_refused(tmp_path: Path) -> None:
 def hub_resolve(references: list[str], cache: Path, **environment: str) -> list[str]:
     """Resolves in a process of its own: huggingface_hub reads its environment at import.
 
-    One line a reference: the path, or `ConfigError: ` and the message.
+    TEST_TOKEN, where given, is passed as the token, and else `hf_secret123`. One line a
+    reference: the path, or `ConfigError: ` and the message.
     """
     code = (
         "import os, sys\n"
         "from serve_app.artifacts import bound_cache, resolve\n"
         "from serve_app.errors import ConfigError\n"
         "bound_cache(float(os.environ.get('TEST_BOUND_GB', '100')))\n"
+        "token = os.environ.get('TEST_TOKEN', 'hf_secret123')\n"
         "for reference in sys.argv[2:]:\n"
         "    try:\n"
-        "        print(resolve(reference, cache_dir=sys.argv[1], hf_token='hf_secret123'))\n"
+        "        print(resolve(reference, cache_dir=sys.argv[1], hf_token=token or None))\n"
         "    except ConfigError as error:\n"
         "        print('ConfigError:', error.message.replace(chr(10), ' '))\n"
     )
@@ -160,7 +162,7 @@ def test_a_hub_snapshot_is_fetched_once_and_works_offline_then(tmp_path: Path) -
     assert set(handler.tokens) == {"Bearer hf_secret123"}
     assert "has no revision 'nope'" in found[2]
     assert "no repository org/absent" in found[3]
-    assert "gated" in found[4]
+    assert "org/gated is gated; accept its terms" in found[4]
     # The server is gone: the complete snapshot is used, an absent one is an error.
     assert hub_resolve(["hf://org/tiny"], tmp_path, HF_HUB_OFFLINE="1") == [found[0]]
     (gone,) = hub_resolve(["hf://org/other"], tmp_path, HF_ENDPOINT=url)
@@ -192,8 +194,12 @@ def test_a_hub_file_goes_on_where_the_line_broke_and_finished_ones_are_kept(
 
 def test_a_hub_model_nobody_uses_makes_room_and_the_bound_holds_for_it(tmp_path: Path) -> None:
     handler = type("Recording", (Hub,), {"downloads": [], "tokens": []})
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "token").write_text("hf_of_an_earlier_login")
+    options = {"TEST_TOKEN": "", "HF_HOME": str(tmp_path / "home")}
     with serving(handler) as url:
-        (found,) = hub_resolve(["hf://org/tiny"], tmp_path, HF_ENDPOINT=url)
+        (found,) = hub_resolve(["hf://org/tiny"], tmp_path, HF_ENDPOINT=url, **options)
+    assert set(handler.tokens) == {""}  # only the token that is given is ever sent
     before = eviction._bound_gb
     try:
         bound_cache(400_000 / 1e9)

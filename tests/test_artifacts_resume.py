@@ -2,64 +2,47 @@
 
 moto keeps objects in memory. In place of a server that was killed another is started and given
 the same object, which has the same ETag there; then the proxy before the first leads to it.
-Set PLAINMED_SLOW_TESTS=1 for the same with 300 MB.
+One test does all at once with 300 MB; what it cannot, others do with less.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import logging
-import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
-from serve_app.artifacts import resolve, s3_transfer
+from serve_app.artifacts import resolve, s3_client, s3_transfer
 from serve_app.errors import ConfigError
-from tests.artifact_servers import FlakyProxy, MotoProcess, RequestLog, numbered, use_server
+from tests.artifact_servers import FlakyProxy, MotoProcess, RequestLog, numbered
 
 MIB = 2**20
 SIZE = 12 * MIB
 PART = MIB // 4  # more ranges than connections: some are asked for late
 CONTENT = numbered(SIZE)
-slow = pytest.mark.skipif(
-    not os.environ.get("PLAINMED_SLOW_TESTS"), reason="300 MB; set PLAINMED_SLOW_TESTS=1"
-)
-
-
-@pytest.fixture(scope="module")
-def s3_server() -> Iterator[str]:
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
 
 
 @pytest.fixture
-def aws(s3_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
-    use_server(monkeypatch, s3_server, tmp_path)
+def aws(aws: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """As for all tests, and small ranges."""
     monkeypatch.setattr(s3_transfer, "PART_BYTES", PART)
     monkeypatch.setattr(s3_transfer, "_RECORD_BYTES", MIB // 8)
-    return s3_server
+    return aws
 
 
 @pytest.fixture
-def model(aws: str, request: pytest.FixtureRequest) -> str:
+def model(aws: str, new_bucket: str) -> str:
     """The reference of a folder with one object of SIZE bytes in a bucket of the test's own."""
-    bucket = "b" + hashlib.sha256(request.node.name.encode()).hexdigest()[:20]
-    put(aws, bucket, CONTENT)
-    return f"s3://{bucket}/m/"
+    put(aws, new_bucket, CONTENT)
+    return f"s3://{new_bucket}/m/"
 
 
 @pytest.fixture
@@ -75,17 +58,6 @@ def through(aws: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     yield build
     for proxy in made:
         proxy.close()
-
-
-@pytest.fixture
-def requests_seen() -> Iterator[RequestLog]:
-    log, logger = RequestLog(), logging.getLogger("werkzeug")
-    level = logger.level
-    logger.addHandler(log)
-    logger.setLevel(logging.INFO)
-    yield log
-    logger.removeHandler(log)
-    logger.setLevel(level)
 
 
 def s3(url: str) -> Any:
@@ -105,14 +77,15 @@ def fetch(reference: str, cache: Path) -> bytes:
 CHILD = """
 import sys
 from serve_app.artifacts import resolve, s3_transfer
-s3_transfer.PART_BYTES, s3_transfer._RECORD_BYTES = 1 << 18, 1 << 17
+s3_transfer.PART_BYTES = int(sys.argv[3])
+s3_transfer._RECORD_BYTES = s3_transfer.PART_BYTES // 2
 print(resolve(sys.argv[1], cache_dir=sys.argv[2]))
 """
 
 
-def child(reference: str, cache: Path) -> subprocess.Popen[str]:
+def child(reference: str, cache: Path, part: int = PART) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", CHILD, reference, str(cache)],
+        [sys.executable, "-c", CHILD, reference, str(cache), str(part)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -120,7 +93,7 @@ def child(reference: str, cache: Path) -> subprocess.Popen[str]:
 
 
 def until(condition: Any, what: str) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240  # a busy machine is no failure
     while not condition():
         assert time.monotonic() < deadline, what
         time.sleep(0.01)
@@ -149,9 +122,26 @@ def test_a_line_that_stays_dead_is_given_up_and_what_arrived_is_kept(
     assert "what has arrived is kept" in caught.value.message
     assert not list(tmp_path.rglob("manifest.json"))
     arrived, proxy.faults, proxy.passed = proxy.passed, 0, 0
-    assert arrived > SIZE / 3
+    assert arrived > SIZE * 0.6  # else what follows would hold of a new start, too
     assert fetch(model, tmp_path) == CONTENT
     assert proxy.passed < SIZE - arrived + 16 * MIB // 4 + 100_000
+
+
+def test_a_server_that_is_overloaded_for_a_while_is_asked_again(
+    model: str, through: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3_client, "ATTEMPTS", 1)  # botocore's own, which wait for seconds
+    body = b"<Error><Code>SlowDown</Code><Message>Reduce your request rate.</Message></Error>"
+    answer = b"HTTP/1.1 503 Slow Down\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(
+        body
+    )
+    proxy = through(faults=3, match=b"model.bin HTTP", instead=answer + body)
+    assert fetch(model, tmp_path / "a") == CONTENT
+    assert proxy.faults == 0
+    proxy.match, proxy.faults = b"", 10**6
+    with pytest.raises(ConfigError, match=r"s3://b.*/m/: .* cannot now \(SlowDown\); try again"):
+        fetch(model, tmp_path / "b")
+    assert fetch(model, tmp_path / "a") == CONTENT  # the copy there is
 
 
 # --- the process -------------------------------------------------------------------------------
@@ -196,68 +186,32 @@ def test_after_a_restart_of_the_machine_nothing_unfinished_is_trusted(
 # --- the server --------------------------------------------------------------------------------
 
 
-def killed_server(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, through: Any, size: int, rate: float
-) -> FlakyProxy:
-    """Downloads while the server is killed, stays away for two seconds, and comes back."""
-    content = numbered(size)
-    server = again = MotoProcess()
+def test_300_mb_reach_ten_processes_once_though_the_server_is_killed_and_restarted(
+    aws: str, tmp_path: Path, through: Any
+) -> None:
+    content = numbered(300 * 10**6)
+    with ThreadPoolExecutor(2) as pool:
+        server, again = pool.map(lambda _: MotoProcess(), range(2))
+    running: list[subprocess.Popen[str]] = []
     try:
         put(server.url, "models", content)
-        proxy: FlakyProxy = through(server.url, rate=rate)
-        outcome: list[bytes | BaseException] = []
-
-        def download() -> None:
-            try:
-                outcome.append(fetch("s3://models/m/", tmp_path / "cache"))
-            except BaseException as error:  # handed to the test's own thread
-                outcome.append(error)
-
-        thread = threading.Thread(target=download)
-        thread.start()
-        until(lambda: proxy.passed > size * 0.4, "the download does not get on")
+        proxy = through(server.url)
+        running += [child("s3://models/m/", tmp_path, part=16 * MIB) for _ in range(10)]
+        until(lambda: proxy.passed > len(content) * 0.3, "the download does not get on")
         server.kill()
-        time.sleep(2)
-        assert not outcome, "it was over before the server was killed"
-        again = MotoProcess()
-        put(again.url, "models", content)
+        assert not list(tmp_path.rglob("manifest.json")), "it was over before the kill"
+        put(again.url, "models", content)  # meanwhile nobody answers
+        assert not any(process.poll() for process in running)
         proxy.upstream = ("127.0.0.1", again.port)
-        thread.join(300)
-        assert outcome == [content]
-        return proxy
+        results = [process.communicate(timeout=300) for process in running]
     finally:
-        server.kill()
-        again.kill()
-
-
-def test_a_server_killed_and_restarted_is_waited_for(
-    aws: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, through: Any
-) -> None:
-    proxy = killed_server(tmp_path, monkeypatch, through, SIZE, 6e6)
-    assert proxy.passed < SIZE * 1.5
-
-
-@slow
-def test_300_mb_from_a_server_killed_and_restarted(
-    aws: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, through: Any
-) -> None:
-    monkeypatch.undo()
-    use_server(monkeypatch, aws, tmp_path)
-    size = 300 * 10**6
-    proxy = killed_server(tmp_path, monkeypatch, through, size, 60e6)
-    assert proxy.passed < size * 1.1
-
-
-@slow
-def test_300_mb_by_ten_processes_once(aws: str, tmp_path: Path, requests_seen: RequestLog) -> None:
-    content = numbered(300 * 10**6)
-    put(aws, "large", content)
-    running = [child("s3://large/m/", tmp_path) for _ in range(10)]
-    results = [process.communicate(timeout=300) for process in running]
+        for process in (*running, server, again):
+            process.kill()
     assert [process.returncode for process in running] == [0] * 10, results
     (folder,) = {out.strip() for out, _ in results}
     assert Path(folder, "model.bin").read_bytes() == content
-    assert requests_seen.downloads("model.bin") == len(content) // PART + 1
+    # Once for all, and what had arrived before the kill was not asked for again.
+    assert len(content) < proxy.passed < len(content) * 1.1
 
 
 # --- the object --------------------------------------------------------------------------------
@@ -369,7 +323,7 @@ def test_a_disk_that_fills_up_is_told_and_given_its_space_back(
 def test_a_limit_on_the_size_of_files_is_told(model: str, tmp_path: Path) -> None:
     code = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))\n"
     done = subprocess.run(
-        [sys.executable, "-c", code + CHILD, model, str(tmp_path)],
+        [sys.executable, "-c", code + CHILD, model, str(tmp_path), str(PART)],
         capture_output=True,
         text=True,
         check=False,

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import subprocess
-import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 from boto3.s3.transfer import TransferConfig
 from moto.s3.models import s3_backends
-from moto.server import ThreadedMotoServer
 
 from serve_app.artifacts import resolve, s3_transfer
 from serve_app.errors import ConfigError
@@ -30,52 +24,18 @@ from tests.artifact_servers import (
     contents,
     numbered,
     serving,
-    use_server,
 )
 
 FIXTURES = Path(__file__).parent / "fixtures" / "alignscore"
 MIB = 2**20
 
 
-@pytest.fixture(scope="module")
-def s3_server() -> Iterator[str]:
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
 @pytest.fixture
-def requests_seen() -> Iterator[RequestLog]:
-    log, logger = RequestLog(), logging.getLogger("werkzeug")
-    level = logger.level
-    logger.addHandler(log)
-    logger.setLevel(logging.INFO)
-    yield log
-    logger.removeHandler(log)
-    logger.setLevel(level)
-
-
-@pytest.fixture
-def aws(s3_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
-    use_server(monkeypatch, s3_server, tmp_path)
-    return s3_server
-
-
-@pytest.fixture
-def client(aws: str) -> Any:
-    return boto3.client("s3", region_name="us-east-1", endpoint_url=aws)
-
-
-@pytest.fixture
-def bucket(client: Any, request: pytest.FixtureRequest) -> str:
+def bucket(new_bucket: str, s3_client: Any) -> str:
     """A bucket of its own for each test, holding FILES under merged-models/tiny/."""
-    name = "b" + hashlib.sha256(request.node.name.encode()).hexdigest()[:20]
-    client.create_bucket(Bucket=name)
     for key, content in FILES.items():
-        client.put_object(Bucket=name, Key=f"merged-models/tiny/{key}", Body=content)
-    return name
+        s3_client.put_object(Bucket=new_bucket, Key=f"merged-models/tiny/{key}", Body=content)
+    return new_bucket
 
 
 def fetch(reference: str, cache: Path) -> Path:
@@ -103,46 +63,46 @@ def test_a_prefix_becomes_a_directory_once(
     assert not list(tmp_path.rglob("partial*"))
 
 
-def test_a_key_becomes_a_file(bucket: str, client: Any, tmp_path: Path) -> None:
-    client.put_object(Bucket=bucket, Key="merged-models/tiny/config.json.bak", Body=b"other")
+def test_a_key_becomes_a_file(bucket: str, s3_client: Any, tmp_path: Path) -> None:
+    s3_client.put_object(Bucket=bucket, Key="merged-models/tiny/config.json.bak", Body=b"other")
     path = fetch(f"s3://{bucket}/merged-models/tiny/config.json", tmp_path)
     assert path.name == "config.json"
     assert path.read_bytes() == FILES["config.json"]
 
 
-def test_a_prefix_is_a_whole_folder_name(bucket: str, client: Any, tmp_path: Path) -> None:
-    client.put_object(Bucket=bucket, Key="merged-models/tiny-2/config.json", Body=b"other")
-    client.put_object(Bucket=bucket, Key="merged-models/tiny/sub/", Body=b"")  # as consoles do
+def test_a_prefix_is_a_whole_folder_name(bucket: str, s3_client: Any, tmp_path: Path) -> None:
+    s3_client.put_object(Bucket=bucket, Key="merged-models/tiny-2/config.json", Body=b"other")
+    s3_client.put_object(Bucket=bucket, Key="merged-models/tiny/sub/", Body=b"")  # as consoles do
     assert contents(fetch(f"s3://{bucket}/merged-models/tiny", tmp_path)) == FILES
 
 
-def test_an_empty_object_is_an_empty_file(bucket: str, client: Any, tmp_path: Path) -> None:
-    client.put_object(Bucket=bucket, Key="merged-models/tiny/empty", Body=b"")
+def test_an_empty_object_is_an_empty_file(bucket: str, s3_client: Any, tmp_path: Path) -> None:
+    s3_client.put_object(Bucket=bucket, Key="merged-models/tiny/empty", Body=b"")
     found = contents(fetch(f"s3://{bucket}/merged-models/tiny/", tmp_path))
     assert found == FILES | {"empty": b""}
 
 
 def test_more_objects_than_one_listing_page(
-    bucket: str, client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bucket: str, s3_client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MOTO_S3_DEFAULT_MAX_KEYS", "5")  # 1000 on the real service
     expected = {f"{number:04}": b"%d" % number for number in range(23)}
     for name, content in expected.items():
-        client.put_object(Bucket=bucket, Key=f"many/{name}", Body=content)
-    assert client.list_objects_v2(Bucket=bucket, Prefix="many/")["IsTruncated"]
+        s3_client.put_object(Bucket=bucket, Key=f"many/{name}", Body=content)
+    assert s3_client.list_objects_v2(Bucket=bucket, Prefix="many/")["IsTruncated"]
     assert contents(fetch(f"s3://{bucket}/many/", tmp_path)) == expected
 
 
 def test_a_large_object_is_fetched_in_ranges(
     bucket: str,
-    client: Any,
+    s3_client: Any,
     tmp_path: Path,
     requests_seen: RequestLog,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(s3_transfer, "PART_BYTES", MIB)
     content = numbered(7 * MIB + 123)
-    client.put_object(Bucket=bucket, Key="large.bin", Body=content)
+    s3_client.put_object(Bucket=bucket, Key="large.bin", Body=content)
     assert fetch(f"s3://{bucket}/large.bin", tmp_path).read_bytes() == content
     assert requests_seen.downloads("large.bin") == 8
 
@@ -159,11 +119,11 @@ def test_the_model_bucket_convention_is_a_reference(
 
 
 def test_the_alignscore_checkpoint_is_read_from_its_bucket(
-    bucket: str, client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bucket: str, s3_client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client.upload_file(str(FIXTURES / "tiny-roberta.ckpt"), bucket, "AlignScore-tiny.ckpt")
+    s3_client.upload_file(str(FIXTURES / "tiny-roberta.ckpt"), bucket, "AlignScore-tiny.ckpt")
     for path in (FIXTURES / "tiny-roberta").iterdir():
-        client.upload_file(str(path), bucket, f"backbone/{path.name}")
+        s3_client.upload_file(str(path), bucket, f"backbone/{path.name}")
     monkeypatch.setenv("ALIGNSCORE_CKPT", f"s3://{bucket}/AlignScore-tiny.ckpt")
     monkeypatch.setenv("ALIGNSCORE_MODEL", f"s3://{bucket}/backbone/")
     monkeypatch.setenv("CACHE_DIR", str(tmp_path / "cache"))
@@ -179,16 +139,16 @@ def test_the_alignscore_checkpoint_is_read_from_its_bucket(
 
 
 def test_a_replaced_object_is_fetched_and_the_old_copy_stays(
-    bucket: str, client: Any, tmp_path: Path
+    bucket: str, s3_client: Any, tmp_path: Path
 ) -> None:
     reference = f"s3://{bucket}/merged-models/tiny/"
     old = fetch(reference, tmp_path)
     same_size = FILES["config.json"][::-1]
-    client.put_object(Bucket=bucket, Key="merged-models/tiny/config.json", Body=same_size)
+    s3_client.put_object(Bucket=bucket, Key="merged-models/tiny/config.json", Body=same_size)
     new = fetch(reference, tmp_path)
     assert contents(new) == FILES | {"config.json": same_size}
     assert contents(old) == FILES  # a running replica may still read it
-    client.delete_object(Bucket=bucket, Key="merged-models/tiny/sub/notes.txt")
+    s3_client.delete_object(Bucket=bucket, Key="merged-models/tiny/sub/notes.txt")
     assert "sub/notes.txt" not in contents(fetch(reference, tmp_path))
 
 
@@ -198,25 +158,6 @@ def test_a_damaged_copy_is_fetched_again(bucket: str, tmp_path: Path) -> None:
     (folder / "model.safetensors").write_bytes(b"cut")
     (folder / "config.json").unlink()
     assert contents(fetch(reference, tmp_path)) == FILES
-
-
-def test_ten_processes_download_once(
-    bucket: str, tmp_path: Path, requests_seen: RequestLog
-) -> None:
-    reference = f"s3://{bucket}/merged-models/tiny/"
-    code = "import sys; from serve_app.artifacts import resolve; "
-    code += "print(resolve(sys.argv[1], cache_dir=sys.argv[2]))"
-    command = [sys.executable, "-c", code, reference, str(tmp_path)]
-    running = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for _ in range(10)
-    ]
-    results = [process.communicate(timeout=120) for process in running]
-    assert [process.returncode for process in running] == [0] * 10, results
-    assert len({out for out, _ in results}) == 1
-    assert contents(Path(results[0][0].strip())) == FILES
-    for name in FILES:
-        assert requests_seen.downloads(name) == 1
 
 
 def test_threads_download_once(bucket: str, tmp_path: Path, requests_seen: RequestLog) -> None:
@@ -248,11 +189,11 @@ def test_an_unreachable_endpoint_uses_the_cached_copy_or_says_so(
 
 @pytest.mark.parametrize("algorithm", [None, "CRC32", "CRC32C", "CRC64NVME", "SHA1", "SHA256"])
 def test_content_that_is_not_what_was_uploaded_is_refused(
-    algorithm: str | None, bucket: str, client: Any, tmp_path: Path, requests_seen: RequestLog
+    algorithm: str | None, bucket: str, s3_client: Any, tmp_path: Path, requests_seen: RequestLog
 ) -> None:
     content = numbered(200_000)
     kept = {} if algorithm is None else {"ChecksumAlgorithm": algorithm}
-    client.put_object(Bucket=bucket, Key="model.bin", Body=content, **kept)
+    s3_client.put_object(Bucket=bucket, Key="model.bin", Body=content, **kept)
     if algorithm is None:  # the SDK adds one by itself
         stored(bucket, "model.bin").checksum_algorithm = None
     reference = f"s3://{bucket}/model.bin"
@@ -272,20 +213,20 @@ def test_content_that_is_not_what_was_uploaded_is_refused(
 @pytest.mark.parametrize("sizes", [(5 * MIB, 5 * MIB, 99), (6 * MIB, 5 * MIB, 99)], ids=str)
 @pytest.mark.parametrize("algorithm", [None, "SHA256"])
 def test_an_object_uploaded_in_parts_is_verified_too(
-    sizes: tuple[int, ...], algorithm: str | None, bucket: str, client: Any, tmp_path: Path
+    sizes: tuple[int, ...], algorithm: str | None, bucket: str, s3_client: Any, tmp_path: Path
 ) -> None:
     content = numbered(sum(sizes))
     kept = {} if algorithm is None else {"ChecksumAlgorithm": algorithm}
     where = {"Bucket": bucket, "Key": "parts.bin"}
-    upload = client.create_multipart_upload(**where, **kept)["UploadId"]
+    upload = s3_client.create_multipart_upload(**where, **kept)["UploadId"]
     parts, position = [], 0
     for number, size in enumerate(sizes, 1):
         body = content[position : position + size]
-        sent = client.upload_part(**where, UploadId=upload, PartNumber=number, Body=body, **kept)
+        sent = s3_client.upload_part(**where, UploadId=upload, PartNumber=number, Body=body, **kept)
         sums = {k: v for k, v in sent.items() if algorithm and k == f"Checksum{algorithm}"}
         parts.append({"PartNumber": number, "ETag": sent["ETag"], **sums})
         position += size
-    client.complete_multipart_upload(**where, UploadId=upload, MultipartUpload={"Parts": parts})
+    s3_client.complete_multipart_upload(**where, UploadId=upload, MultipartUpload={"Parts": parts})
     assert fetch(f"s3://{bucket}/parts.bin", tmp_path / "sound").read_bytes() == content
     record = stored(bucket, "parts.bin")
     record.value = content[:-1] + b"\0"
@@ -294,20 +235,20 @@ def test_an_object_uploaded_in_parts_is_verified_too(
 
 
 def test_what_boto3_uploads_by_itself_is_fetched(
-    bucket: str, client: Any, tmp_path: Path, caplog: Any
+    bucket: str, s3_client: Any, tmp_path: Path, caplog: Any
 ) -> None:
     content = numbered(11 * MIB)
     (tmp_path / "x").write_bytes(content)
     parts = TransferConfig(multipart_threshold=5 * MIB, multipart_chunksize=5 * MIB)
-    client.upload_file(str(tmp_path / "x"), bucket, "x", Config=parts)
+    s3_client.upload_file(str(tmp_path / "x"), bucket, "x", Config=parts)
     with caplog.at_level(logging.INFO, "serve_app"):
         assert fetch(f"s3://{bucket}/x", tmp_path / "cache").read_bytes() == content
     assert "size was checked" not in caplog.text
 
 
-def test_a_truncated_object_is_refused(bucket: str, client: Any, tmp_path: Path) -> None:
+def test_a_truncated_object_is_refused(bucket: str, s3_client: Any, tmp_path: Path) -> None:
     content = numbered(300_000)
-    client.put_object(Bucket=bucket, Key="model.bin", Body=content)
+    s3_client.put_object(Bucket=bucket, Key="model.bin", Body=content)
     record = stored(bucket, "model.bin")
     record.value = content[:200_000]
     record.contentsize = len(content)  # the listing still says what it was
@@ -321,20 +262,20 @@ def test_a_truncated_object_is_refused(bucket: str, client: Any, tmp_path: Path)
 
 @pytest.mark.parametrize("key", ["../../escape.txt", "/etc/escape.txt", "a//escape.txt"])
 def test_a_key_that_would_leave_the_folder_is_refused(
-    key: str, bucket: str, client: Any, tmp_path: Path
+    key: str, bucket: str, s3_client: Any, tmp_path: Path
 ) -> None:
-    client.put_object(Bucket=bucket, Key=f"evil/{key}", Body=b"x")
-    client.put_object(Bucket=bucket, Key="evil/config.json", Body=b"x")
+    s3_client.put_object(Bucket=bucket, Key=f"evil/{key}", Body=b"x")
+    s3_client.put_object(Bucket=bucket, Key="evil/config.json", Body=b"x")
     with pytest.raises(ConfigError, match=r"escape\.txt"):
         fetch(f"s3://{bucket}/evil/", tmp_path)
     assert not contents(tmp_path)
 
 
 def test_a_key_that_is_both_file_and_folder_is_an_error(
-    bucket: str, client: Any, tmp_path: Path
+    bucket: str, s3_client: Any, tmp_path: Path
 ) -> None:
-    client.put_object(Bucket=bucket, Key="both/x", Body=b"file")
-    client.put_object(Bucket=bucket, Key="both/x/y", Body=b"below it")
+    s3_client.put_object(Bucket=bucket, Key="both/x", Body=b"file")
+    s3_client.put_object(Bucket=bucket, Key="both/x/y", Body=b"below it")
     with pytest.raises(ConfigError, match="cannot write"):
         fetch(f"s3://{bucket}/both/", tmp_path)
     assert not list(tmp_path.rglob("y"))

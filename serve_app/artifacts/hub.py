@@ -49,7 +49,8 @@ def fetch_hub(reference: str, root: Path, token: str | None) -> Path:
     Args:
         reference: `hf://org/name`, or with `@` and a branch, tag or commit.
         root: the cache directory.
-        token: for private and gated repositories; None: as huggingface_hub finds one.
+        token: for private and gated repositories; None: none is sent, not even one that
+            `hf auth login` left on this machine.
 
     Raises:
         ConfigError: the reference is malformed, there is no such repository or revision, it
@@ -69,7 +70,7 @@ def fetch_hub(reference: str, root: Path, token: str | None) -> Path:
         repo,
         revision=revision,
         cache_dir=folder,
-        token=token or None,
+        token=token or False,
         ignore_patterns=_IGNORED,
     )
     lease, new = folder / f"{name}.lease", False

@@ -20,6 +20,7 @@ from serve_app.artifacts.s3_client import (
     ATTEMPTS,
     UNREACHABLE,
     explained,
+    failing,
     new_client,
     parse_reference,
 )
@@ -41,12 +42,16 @@ class _Unfinished(ConfigError):
     """The objects under a prefix are not those of its manifest: an upload is under way."""
 
 
+_UNSURE = (_Unfinished, *UNREACHABLE)
+"""What leaves open whether the copy fetched last is still the object; it is used then."""
+
+
 def fetch_s3(reference: str, root: Path) -> Path:
     """The local copy of an object (a file) or of all objects under a prefix (a directory).
 
     `s3://bucket/x/` is the prefix; `s3://bucket/x` is the object of that key if there is
-    one, else the prefix `x/`. When the endpoint cannot be reached, or somebody is uploading
-    to the prefix, the copy fetched last is used, with a warning.
+    one, else the prefix `x/`. When the endpoint cannot be reached or fails, or somebody is
+    uploading to the prefix, the copy fetched last is used, with a warning.
 
     Args:
         reference: as above.
@@ -67,15 +72,12 @@ def fetch_s3(reference: str, root: Path) -> Path:
                 return _fetch(client, artifact, bucket, key, reference)
             except ChangedWhileFetching:
                 logger.warning("%s changed while it was fetched (%d)", reference, attempt + 1)
-    except (_Unfinished, *UNREACHABLE) as error:
-        cached = artifact.latest() if artifact is not None else None
-        if cached is not None:
-            logger.warning("%s cannot be checked (%s); using the cached copy", reference, error)
-            return _entry(cached)
-        if isinstance(error, ConfigError):
-            raise
-        raise explained(error, reference) from error
     except (BotoCoreError, ClientError, ValueError) as error:  # ValueError: a bad endpoint URL
+        if artifact is not None and (isinstance(error, _UNSURE) or failing(error)):
+            cached = artifact.latest()
+            if cached is not None:
+                logger.warning("%s cannot be checked (%s); using the cached copy", reference, error)
+                return _entry(cached)
         if isinstance(error, ConfigError):
             raise
         raise explained(error, reference) from error

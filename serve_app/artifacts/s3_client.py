@@ -6,10 +6,12 @@ no model and no cache; nothing secret gets into a message.
 
 from __future__ import annotations
 
+import functools
+import os
 import re
 from typing import Any
 
-import boto3
+import botocore.session
 from botocore.config import Config
 from botocore.exceptions import (
     ClientError,
@@ -26,6 +28,7 @@ from botocore.exceptions import (
     ResponseStreamingError,
     TokenRetrievalError,
 )
+from botocore.loaders import create_loader
 
 from serve_app.errors import ConfigError
 
@@ -85,21 +88,39 @@ def new_client() -> Any:
         ValueError: the endpoint is not a URL.
         BotoCoreError: a profile or its file is wrong.
     """
-    return boto3.session.Session().client(
+    # A session of its own: environment and profile may have changed since the last one. AWS's
+    # description of S3 is read only once, since that takes ten times as long as all the rest.
+    session = botocore.session.Session()
+    session.register_component(
+        "data_loader", _descriptions(session.get_config_variable("data_path"))
+    )
+    return session.create_client(
         "s3",
         config=Config(
             connect_timeout=10,
             read_timeout=60,
             retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
-            max_pool_connections=CONNECTIONS,
+            max_pool_connections=CONNECTIONS + (os.cpu_count() or 1),  # ranges, and checks
             response_checksum_validation="when_required",  # `checksums` does it, also for ranges
         ),
     )
 
 
+@functools.lru_cache(maxsize=4)
+def _descriptions(search_path: str | None) -> Any:
+    return create_loader(search_path)
+
+
 def error_code(error: Exception) -> str:
     """What S3 calls the error; empty if S3 did not answer."""
     return str(error.response["Error"]["Code"]) if isinstance(error, ClientError) else ""
+
+
+def failing(error: Exception) -> bool:
+    """Whether S3 answered that it cannot now: overloaded (SlowDown), or an error of its own."""
+    if not isinstance(error, ClientError):
+        return False
+    return error.response["ResponseMetadata"].get("HTTPStatusCode") in (500, 502, 503, 504)
 
 
 def explained(error: Exception, what: str, *, doing: str = "fetch") -> ConfigError:
@@ -133,6 +154,8 @@ def explained(error: Exception, what: str, *, doing: str = "fetch") -> ConfigErr
         cause = "the object is archived (Glacier); restore it first"
     elif isinstance(error, UNREACHABLE):
         cause = f"S3 cannot be reached ({error}); check the network and AWS_ENDPOINT_URL"
+    elif failing(error):
+        cause = f"S3 answers that it cannot now ({code}); try again later"
     else:
         cause = str(error)
     return ConfigError(f"cannot {doing} {what}: {cause}")

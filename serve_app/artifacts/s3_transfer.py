@@ -30,6 +30,7 @@ from serve_app.artifacts.s3_client import (
     CONNECTIONS,
     error_code,
     explained,
+    failing,
 )
 from serve_app.artifacts.staging import Staging
 from serve_app.errors import ConfigError
@@ -189,23 +190,24 @@ class _Download:
             if str(response.get("ETag", item.etag)) != item.etag:
                 raise ChangedWhileFetching
             self._require_range(response, item, start)
-            view = memoryview(bytearray(min(_BLOCK, end - start)))
             os.lseek(descriptor, start, os.SEEK_SET)
             while position < end:
                 if self._stop.is_set():
                     raise _Stopped
-                count = body.readinto(view[: min(len(view), end - position)])
-                if not count:
+                block = body.read(min(_BLOCK, end - position))  # its readinto reads, then copies
+                if not block:
                     raise IncompleteReadError(
                         actual_bytes=position - start, expected_bytes=end - start
                     )
-                _write(descriptor, view[:count])
-                position += count
-                self._count(count)
+                _write(descriptor, memoryview(block))
+                position += len(block)
+                self._count(len(block))
                 if position - recorded >= _RECORD_BYTES:
                     self._record(index, recorded, position)
                     recorded = position
-        except BROKEN as error:
+        except (*BROKEN, ClientError) as error:
+            if isinstance(error, ClientError) and not failing(error):
+                raise
             raise _Broken(position, error) from error
         finally:
             self._record(index, recorded, position)
@@ -291,11 +293,11 @@ class _Download:
         while True:
             try:
                 return self._client.head_object(Bucket=self._bucket, Key=key, **options)
-            except ClientError as error:
+            except (*BROKEN, ClientError) as error:
                 if error_code(error) in ("PreconditionFailed", "412", "NoSuchKey", "404"):
                     raise ChangedWhileFetching from error
-                raise explained(error, self._name(index)) from error
-            except BROKEN as error:
+                if isinstance(error, ClientError) and not failing(error):
+                    raise explained(error, self._name(index)) from error
                 failures += 1
                 self._pause(index, failures, error)
 
