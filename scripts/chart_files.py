@@ -28,7 +28,7 @@ CHART = ROOT / "helm" / "plainmed"
 GOLDEN = ROOT / "tests" / "fixtures" / "helm"
 NAMESPACE = "plainmed"
 # Address and cache are the chart's to set, and a secret is never a plain value.
-NOT_SETTABLE = {"host", "port", "cache_dir", "hf_token"}
+NOT_SETTABLE = {"host", "port", "cache_dir", "hf_token", "openai_api_key"}
 _SAID_ELSEWHERE = {"title", "default"}
 
 # Renderings that are checked in: file name -> (release name, profiles, further values).
@@ -42,6 +42,11 @@ RENDERED: dict[str, tuple[str, list[str], dict[str, Any]]] = {
         {"services": ["generator"], "generator": {"model": {"name": "lead-3", "bucket": "models"}}},
     ),
     "tests/fixtures/helm/ha.yaml": ("plainmed", ["ha"], {}),
+    "tests/fixtures/helm/vllm-generator.yaml": (
+        "plainmed-generator",
+        ["vllm"],
+        {"generator": {"model": {"name": "lead-3", "bucket": "models"}}},
+    ),
 }
 
 

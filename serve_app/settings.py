@@ -10,6 +10,7 @@ an operator can override a baked-in file. Unknown fields and malformed values ra
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -133,10 +134,10 @@ class Settings(BaseSettings):
     )
 
     # --- generator ----------------------------------------------------------------------
-    generator: Literal["auto", "extractive", "transformers"] = Field(
+    generator: Literal["auto", "extractive", "transformers", "openai"] = Field(
         "auto",
         description="Engine; auto: transformers when MODEL_PATH or MODEL_NAME is set, "
-        "else extractive.",
+        "else extractive. Only openai sends texts to another server, and only when it is named.",
     )
     model_path: str | None = Field(
         None, description="Causal model or LoRA adapter (a reference) of the transformers engine."
@@ -171,7 +172,7 @@ class Settings(BaseSettings):
     system_prompt: str = Field(
         "You rewrite medical text as a plain-language summary that a reader without medical "
         "training understands. Keep every fact, number and direction of effect; add nothing.",
-        description="System message of the transformers engine.",
+        description="System message of the engines that write with a language model.",
     )
     user_prefix: str = Field(
         "Write a plain-language summary of this text:\n\n",
@@ -179,6 +180,44 @@ class Settings(BaseSettings):
     )
     extractive_max_words: int = Field(
         220, ge=20, description="Length budget of the extractive engine, in words."
+    )
+
+    # --- generator on another server ----------------------------------------------------
+    openai_base_url: str | None = Field(
+        None,
+        description="Root of the OpenAI-compatible API of the openai engine, such as "
+        "http://127.0.0.1:8080/v1.",
+    )
+    openai_api_key: SecretStr | None = Field(
+        None, description="Its key; unset for servers that want none."
+    )
+    openai_model: str | None = Field(None, description="Name of the model there.")
+    openai_timeout_s: float = Field(
+        240.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Longest time for one summary, retries included; keep it below "
+        "REQUEST_TIMEOUT_S.",
+    )
+    openai_wait_s: float = Field(
+        60.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="How long the start waits for that server to come up.",
+    )
+    openai_max_retries: int = Field(
+        3, ge=0, le=20, description="Further tries after 408, 409, 429, 5xx or a lost connection."
+    )
+    openai_concurrency: int = Field(
+        16, ge=1, le=1024, description="Most requests a replica has under way there."
+    )
+    openai_max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = Field(
+        "max_tokens", description="What that server calls MAX_NEW_TOKENS."
+    )
+    openai_repeat_penalty_field: Literal["none", "repetition_penalty", "repeat_penalty"] = Field(
+        "none",
+        description="What it calls REPEAT_PENALTY: repetition_penalty (vLLM) or repeat_penalty "
+        "(llama.cpp); none: it is not sent.",
     )
 
     # --- weights ------------------------------------------------------------------------
@@ -201,6 +240,18 @@ class Settings(BaseSettings):
                 raise ValueError(f"{origin!r} is not an origin such as https://example.org")
         return value
 
+    @field_validator("openai_base_url")
+    @classmethod
+    def _endpoint(cls, value: str | None) -> str | None:
+        if value is None:
+            return value
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("must be a URL such as http://127.0.0.1:8080/v1")
+        if "@" in parts.netloc or parts.query or parts.fragment:
+            raise ValueError("must hold no password, query or fragment; a key is OPENAI_API_KEY")
+        return value
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -214,7 +265,7 @@ class Settings(BaseSettings):
         return (env_settings, init_settings)
 
     @property
-    def generator_engine(self) -> Literal["extractive", "transformers"]:
+    def generator_engine(self) -> Literal["extractive", "transformers", "openai"]:
         """The engine `generator` stands for, with `auto` resolved."""
         if self.generator != "auto":
             return self.generator

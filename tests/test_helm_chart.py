@@ -86,6 +86,7 @@ RELEASES: dict[str, tuple[list[str], dict[str, Any]]] = {
     "cpu-generator": (["cpu"], GENERATOR),
     "gpu-generator": (["gpu"], GENERATOR),
     "gpu": (["gpu"], {}),
+    "vllm": (["vllm"], GENERATOR | {"generator": {"model": {"name": "lead-3", "bucket": "models"}}}),
     "ha": (["ha"], {}),
     "cpu-max": (["cpu", "max"], GENERATOR),
     "everything": (["ha"], EVERYTHING),
@@ -284,6 +285,7 @@ def test_each_schema_map_refuses_unknown_keys() -> None:
     assert open_maps == {
         "/properties/global",  # Helm's own
         "/$defs/deployment/properties/user_config",  # whatever a deployment's reconfigure takes
+        "/properties/serve/properties/extraApplications/items/properties/args",  # the application's
         *(
             f"{place}/properties/affinity/properties/{name}"
             for place in ("/properties/head", "/$defs/group")
@@ -459,7 +461,9 @@ def _graph(services: list[str], settings: dict[str, Any]) -> set[str]:
     return {deployment.name for deployment in build_app(application, name="plainmed").deployments}
 
 
-@pytest.mark.parametrize("name", ["dev", "cpu-metrics", "cpu-generator", "gpu", "ha", "cpu-max"])
+@pytest.mark.parametrize(
+    "name", ["dev", "cpu-metrics", "cpu-generator", "gpu", "ha", "cpu-max", "vllm"]
+)
 def test_the_serve_config_is_rays_and_builds_the_graph(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -505,7 +509,7 @@ def test_overrides_reach_the_serve_config() -> None:
     assert document["logging_config"]["log_level"] == "WARNING"
 
 
-@pytest.mark.parametrize("name", ["cpu-metrics", "cpu-generator", "gpu", "ha", "cpu-max"])
+@pytest.mark.parametrize("name", ["cpu-metrics", "cpu-generator", "gpu", "ha", "cpu-max", "vllm"])
 def test_every_replica_fits_a_worker_of_its_group(name: str) -> None:
     items = objects(name)
     groups = {group["groupName"]: group for group in cluster(items)["workerGroupSpecs"]}

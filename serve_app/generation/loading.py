@@ -12,13 +12,16 @@ def load_generator(settings: Settings) -> Generator:
     """Loads the engine of `settings.generator_engine`, ready to generate.
 
     Raises:
-        ConfigError: the transformers engine has no model, or a model, the targets or another
-            setting is wrong.
+        ConfigError: the transformers engine has no model, the openai engine no server, or a model,
+            the targets or another setting is wrong.
+        PlainMedError: the server of the openai engine is not up, or refuses us.
     """
     bound_cache(settings.cache_max_gb)
     # Imported where needed: each engine brings libraries that the other can do without.
     if settings.generator_engine == "transformers":
         return _transformers(settings)
+    if settings.generator_engine == "openai":
+        return _openai(settings)
     return _extractive(settings)
 
 
@@ -44,6 +47,31 @@ def _transformers(settings: Settings) -> Generator:
         cache_dir=settings.cache_dir,
         hf_token=settings.hf_token.get_secret_value() if settings.hf_token else None,
     )
+
+
+def _openai(settings: Settings) -> Generator:
+    if settings.openai_base_url is None or settings.openai_model is None:
+        raise ConfigError(
+            "GENERATOR is openai: set OPENAI_BASE_URL to the root of an OpenAI-compatible API, "
+            "such as http://127.0.0.1:8080/v1, and OPENAI_MODEL to a model it serves"
+        )
+    from serve_app.generation.openai_engine import OpenAIGenerator
+
+    key = settings.openai_api_key
+    engine = OpenAIGenerator(
+        settings.openai_base_url,
+        settings.openai_model,
+        api_key=key.get_secret_value() if key else None,
+        system_prompt=settings.system_prompt,
+        user_prefix=settings.user_prefix,
+        timeout_s=settings.openai_timeout_s,
+        max_retries=settings.openai_max_retries,
+        concurrency=settings.openai_concurrency,
+        max_tokens_field=settings.openai_max_tokens_field,
+        repeat_penalty_field=settings.openai_repeat_penalty_field,
+    )
+    engine.wait_until_up(settings.openai_wait_s)
+    return engine
 
 
 def _extractive(settings: Settings) -> Generator:

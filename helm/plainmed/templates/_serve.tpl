@@ -38,7 +38,8 @@ Generator: generator
   {{- end -}}
 {{- end -}}
 {{- $_ := set $application "deployments" $deployments -}}
-{{- $_ := set $config "applications" (list $application) -}}
+{{- $further := tpl (toYaml .Values.serve.extraApplications) . | fromYamlArray -}}
+{{- $_ := set $config "applications" (concat (list $application) $further) -}}
 {{- toYaml $config -}}
 {{- end -}}
 
