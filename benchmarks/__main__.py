@@ -1,7 +1,7 @@
 """python -m benchmarks: peers and ours in turns in one run, as a table with ratios.
 
 python -m benchmarks                          # every part, printed
-python -m benchmarks metrics encoder          # these parts
+python -m benchmarks readability encoder      # these parts
 python -m benchmarks --write                  # and write docs/performance.md and .json
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,9 +21,15 @@ import typer
 from rich.console import Console
 
 from benchmarks import generation, machine, metrics, ranking, report, serving, texts
+from benchmarks.measure import Row
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-PARTS = ("metrics", "encoder", "ranking", "serving", "generation")
+METRICS = {
+    "relevance": metrics.relevance,
+    "factuality": metrics.factuality,
+    "readability": metrics.readability,
+}
+PARTS = (*METRICS, "encoder", "ranking", "serving", "generation")
 console = Console(stderr=True)
 app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
 
@@ -46,14 +53,13 @@ def main(
     document: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
     document["machine"] = facts
     tables: dict[str, str] = {"machine": report.facts(facts)}
-    if "metrics" in chosen:
-        rows = []
-        for case in (metrics.relevance, metrics.factuality, metrics.readability):
-            for row in case(found, rounds):
-                console.print(f"{row.case} ({row.dtype}): {row.ratio:.2f}")
-                rows.append(row)
-        document["metrics"] = [row.as_dict() for row in rows]
-        tables["cases"] = report.cases(rows)
+    for part in chosen:
+        if part in METRICS:
+            document[part] = _shown(METRICS[part](found, rounds))
+    if METRICS.keys() & set(chosen):
+        tables["cases"] = report.cases(
+            Row.from_dict(row) for part in METRICS for row in document.get(part, [])
+        )
     if "encoder" in chosen:
         document["encoder"] = list(metrics.encoder(rounds))
         tables["encoder"] = report.encoder(document["encoder"])
@@ -61,13 +67,20 @@ def main(
         document["ranking"] = list(ranking.compare(found))
         tables["ranking"] = report.ranking(document["ranking"])
     if "serving" in chosen:
-        rows = list(serving.cases(found, rounds))
-        document["serving"] = [row.as_dict() for row in rows]
-        tables["serving"] = report.cases(rows)
+        document["serving"] = _shown(serving.cases(found, rounds))
+        tables["serving"] = report.cases(map(Row.from_dict, document["serving"]))
     if "generation" in chosen:
         document["generation"] = list(generation.cases(rounds))
         tables["generation"] = report.generation(document["generation"])
     report.publish(DOCS / "performance.md", tables, document if write else None)
+
+
+def _shown(rows: Iterable[Row]) -> list[dict[str, Any]]:
+    found = []
+    for row in rows:
+        console.print(f"{row.case} ({row.dtype}) beside {row.peer}: {row.ratio:.2f}")
+        found.append(row.as_dict())
+    return found
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Annotated, Any
@@ -32,6 +33,12 @@ from serve_app.settings import Settings
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 LENGTHS, CLAIMS, BATCHES = (100, 200, 400, 800), (1, 5, 10, 20), (1, 4, 16, 64)
+# Ray Serve's own switches; both are read when Serve starts.
+INGRESSES: dict[str, dict[str, str]] = {
+    "Serve's proxy": {},
+    "Serve's proxy, RAY_SERVE_THROUGHPUT_OPTIMIZED=1": {"RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"},
+    "HAProxy, RAY_SERVE_ENABLE_HA_PROXY=1": {"RAY_SERVE_ENABLE_HA_PROXY": "1"},
+}
 CLIENTS, SHARES, NODES = (1, 2, 4, 8, 16, 32), (0.25, 0.5, 0.75, 1.0), (1, 2, 4, 8)
 console = Console(stderr=True)
 Points = list[tuple[float, float]]
@@ -148,6 +155,24 @@ def replicas(found: texts.Texts) -> list[dict[str, float]]:
     return rows
 
 
+def ingress(found: texts.Texts) -> list[dict[str, Any]]:
+    """Requests a second of the cheapest route, by what stands before the gateway."""
+    rows = []
+    bodies = [{"texts": [summary]} for _, summary in serving.sample(found, 32, 7)]
+    shares = [bodies[n :: serving.CLIENTS] * 8 for n in range(serving.CLIENTS)]
+    for name, environment in INGRESSES.items():
+        with servers.plainmed(**environment) as url:
+            run = partial(load.closed_loop, f"{url}/metrics/readability", shares)
+            run()
+            start = time.perf_counter()
+            seconds = [s for _ in range(3) for answers in run() for s, _ in answers]
+            wall = time.perf_counter() - start
+        row = {"ingress": name, "requests_per_s": len(seconds) / wall, **_percentiles(seconds)}
+        rows.append(row)
+        console.print(row)
+    return rows
+
+
 def simulated(seconds_per_pair: float) -> Iterator[dict[str, float]]:
     """Pairs a second over 1 to 8 simulated nodes, each as fast as measured here."""
     for nodes in NODES:
@@ -159,12 +184,16 @@ def simulated(seconds_per_pair: float) -> Iterator[dict[str, float]]:
         yield row
 
 
-def _table(rows: list[dict[str, float]]) -> str:
+def _table(rows: list[dict[str, Any]]) -> str:
     names = list(rows[0])
     lines = ["| " + " | ".join(name.replace("_", " ") for name in names) + " |"]
     lines.append("| " + " | ".join("---:" for _ in names) + " |")
-    lines += ["| " + " | ".join(f"{row[name]:.3g}" for name in names) + " |" for row in rows]
+    lines += ["| " + " | ".join(_cell(row[name]) for name in names) + " |" for row in rows]
     return "\n".join(lines)
+
+
+def _cell(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:.3g}"
 
 
 def _curve_table(curves: dict[str, Points], x: str) -> str:
@@ -178,7 +207,7 @@ def _curve_table(curves: dict[str, Points], x: str) -> str:
     )
 
 
-PARTS = ("library", "clients", "replicas", "simulated")
+PARTS = ("library", "clients", "replicas", "ingress", "simulated")
 
 
 def main(
@@ -226,6 +255,9 @@ def main(
     if "replicas" in chosen:
         document["replicas"] = replicas(found)
         tables["replicas"] = _table(document["replicas"])
+    if "ingress" in chosen:
+        document["ingress"] = ingress(found)
+        tables["ingress"] = _table(document["ingress"])
     if "simulated" in chosen:
         rate = max(row["pairs_per_s"] for row in document["replicas"])
         rows = document["simulated"] = list(simulated(1 / rate))

@@ -66,6 +66,11 @@ class Row:
     def reached(self) -> bool | None:
         return None if self.target is None else self.ratio >= self.target
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Row:
+        """What `as_dict` gave."""
+        return cls(**{name: value for name, value in values.items() if name != "ratio"})
+
     def as_dict(self) -> dict[str, Any]:
         """All of it with the ratio, for JSON."""
         return {**asdict(self), "ratio": self.ratio}

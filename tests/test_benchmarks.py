@@ -32,6 +32,11 @@ def test_a_ratio_above_one_means_ours_is_faster():
     assert measure.Row("case", "peer", "float32", 3.0, 1.5).reached is None
 
 
+def test_a_row_read_back_is_the_row_written():
+    row = measure.Row("case", "peer", "bfloat16", 3.0, 1.5, 2.5, 1e-4, "a note")
+    assert measure.Row.from_dict(json.loads(json.dumps(row.as_dict()))) == row
+
+
 def test_texts_have_the_sizes_the_cases_name():
     assert all(
         400 <= len(side.split()) <= 470 for pair in texts.long_pairs(FOUND, 8) for side in pair
