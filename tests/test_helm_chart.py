@@ -86,7 +86,10 @@ RELEASES: dict[str, tuple[list[str], dict[str, Any]]] = {
     "cpu-generator": (["cpu"], GENERATOR),
     "gpu-generator": (["gpu"], GENERATOR),
     "gpu": (["gpu"], {}),
-    "vllm": (["vllm"], GENERATOR | {"generator": {"model": {"name": "lead-3", "bucket": "models"}}}),
+    "vllm": (
+        ["vllm"],
+        GENERATOR | {"generator": {"model": {"name": "lead-3", "bucket": "models"}}},
+    ),
     "ha": (["ha"], {}),
     "cpu-max": (["cpu", "max"], GENERATOR),
     "everything": (["ha"], EVERYTHING),
@@ -859,6 +862,8 @@ class _Exporter(http.server.BaseHTTPRequestHandler):
             text = json.dumps([{"targets": [f"127.0.0.3:{port}", f"{address}:{port}"]}])
             if self.headers["Authorization"] != "Bearer the-clusters":
                 text = "[]"
+        elif "Authorization" in self.headers:
+            text = "a token for the dashboard was sent to a pod"
         self.send_response(200)
         self.end_headers()
         self.wfile.write(text.encode())

@@ -121,7 +121,8 @@ Before SIGTERM. First `drain.seconds`: the pod leaves every Service and load bal
 together stay together. Then for as long as requests are under way anywhere in the cluster, up to `drain.maxSeconds`: a
 request needs the pod that took it, those that work on it, and the head. The numbers are those Ray exports, some 10 s
 old: a replica's always, a proxy's only while it changes. The pods are those Ray names to Prometheus (a file on the head, its dashboard for
-workers); where it does not, a pod looks at itself. One that does not answer has no requests.
+workers); where it does not, a pod looks at itself. One that does not answer has no requests. The token goes to the dashboard alone:
+the address of a pod that has gone may be another's by now.
 */}}
 {{- define "plainmed.drain" -}}
 preStop:
@@ -131,10 +132,10 @@ preStop:
       - -c
       - |
         get() {
-          timeout 10 bash -c 'exec 3<>"/dev/tcp/$1/$2" && printf "GET %s HTTP/1.0\r\nHost: %s\r\nAuthorization: Bearer %s\r\n\r\n" "$3" "$1" "$RAY_AUTH_TOKEN" >&3 && cat <&3' get "$@" 2>/dev/null
+          timeout 10 bash -c 'exec 3<>"/dev/tcp/$1/$2" && printf "GET %s HTTP/1.0\r\nHost: %s\r\n%b\r\n" "$3" "$1" "${4:+Authorization: Bearer $RAY_AUTH_TOKEN\r\n}" >&3 && cat <&3' get "$@" 2>/dev/null
         }
         pods() {
-          cat /tmp/ray/prom_metrics_service_discovery.json 2>/dev/null || get "$FQ_RAY_IP" 8265 /api/prometheus/sd
+          cat /tmp/ray/prom_metrics_service_discovery.json 2>/dev/null || get "$FQ_RAY_IP" 8265 /api/prometheus/sd with-token
         }
         busy() {
           for pod in 127.0.0.1 $(pods | grep -oE '[0-9.]+:8080'); do
