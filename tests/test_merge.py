@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
-import logging
 import os
 import shutil
 import subprocess
@@ -18,7 +16,6 @@ from typing import Any
 import boto3
 import pytest
 import torch
-from moto.server import ThreadedMotoServer
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
@@ -34,7 +31,7 @@ from serve_app.merge import derive_model_name, merge_adapter, merge_and_upload, 
 from serve_app.merge import merging as merging_module
 from serve_app.merge.naming import require_model_name
 from serve_app.settings import load_settings
-from tests.artifact_servers import FlakyProxy, RequestLog, contents, numbered, use_server
+from tests.artifact_servers import FlakyProxy, RequestLog, contents, numbered
 from tests.tiny_models import CHAT_TEMPLATE, make_llama, make_tokenizer, save_adapter, save_model
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -59,48 +56,20 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(scope="module")
-def s3_server() -> Iterator[str]:
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
 @pytest.fixture
-def requests_seen() -> Iterator[RequestLog]:
-    log, logger = RequestLog(), logging.getLogger("werkzeug")
-    level = logger.level
-    logger.addHandler(log)
-    logger.setLevel(logging.INFO)
-    yield log
-    logger.removeHandler(log)
-    logger.setLevel(level)
-
-
-@pytest.fixture
-def bucket(
-    s3_server: str,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    request: pytest.FixtureRequest,
-) -> str:
+def bucket(new_bucket: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
     """MODEL_S3_BUCKET, an empty one; CACHE_DIR is the test's own."""
-    use_server(monkeypatch, s3_server, tmp_path)
-    name = "b" + hashlib.sha256(request.node.name.encode()).hexdigest()[:20]
-    client().create_bucket(Bucket=name)
-    monkeypatch.setenv("MODEL_S3_BUCKET", name)
+    monkeypatch.setenv("MODEL_S3_BUCKET", new_bucket)
     monkeypatch.setenv("CACHE_DIR", str(tmp_path / "cache"))
-    return name
+    return new_bucket
 
 
-def client() -> Any:
+def s3() -> Any:
     return boto3.client("s3", region_name="us-east-1", endpoint_url=os.environ["AWS_ENDPOINT_URL"])
 
 
 def keys(bucket: str, prefix: str = "") -> set[str]:
-    found = client().list_objects_v2(Bucket=bucket, Prefix=prefix).get("Contents", [])
+    found = s3().list_objects_v2(Bucket=bucket, Prefix=prefix).get("Contents", [])
     return {item["Key"].removeprefix(prefix) for item in found}
 
 
@@ -126,13 +95,26 @@ def logits(model: Any, text: str = TEXT) -> torch.Tensor:
         ("s3://bucket/org/model-run", "org__model-run"),
         ("runs/org__model-run/checkpoint-20", "org__model-run-checkpoint-20"),
         ("runs/org__model run: 3", "org__model-run-3"),
+        ("s3://bucket/model-run", "model-run"),
+        ("s3://bucket/adapters/checkpoint-20", "adapters-checkpoint-20"),
+        ("model-run", "here__model-run"),
+        ("./model-run/../other/", "here__other"),
     ],
 )
-def test_the_model_name_comes_from_the_adapters_path(adapter: str, name: str) -> None:
+def test_the_model_name_comes_from_the_adapters_path(
+    adapter: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
     found = derive_model_name(adapter)
-    if adapter == "org__model-run" or "__" in name:
-        assert found == name
+    assert found == name
     assert require_model_name(found) == found
+
+
+@pytest.mark.parametrize("adapter", ["/", "s3://bucket/", "hf://@main", "s3://bucket/---"])
+def test_a_path_that_gives_no_model_name_is_refused(adapter: str) -> None:
+    with pytest.raises(ConfigError, match="no model name can be made"):
+        derive_model_name(adapter)
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "..", "../x", "-x", "a b", "a\n"])
@@ -370,7 +352,7 @@ def test_a_killed_upload_goes_on_with_the_parts_it_has(
         resolve(f"s3://{bucket}/m/", cache_dir=os.environ["CACHE_DIR"])
     report = upload_folder(folder, bucket, "m/")
     assert report.sent == 2 * MIB + 2  # the third part, and the small files
-    assert "Uploads" not in client().list_multipart_uploads(Bucket=bucket)
+    assert "Uploads" not in s3().list_multipart_uploads(Bucket=bucket)
     assert contents(resolve(f"s3://{bucket}/m/", cache_dir=os.environ["CACHE_DIR"])) == contents(
         folder
     )
@@ -378,13 +360,13 @@ def test_a_killed_upload_goes_on_with_the_parts_it_has(
 
 def test_parts_of_another_content_are_not_used(folder: Path, bucket: str) -> None:
     where = {"Bucket": bucket, "Key": "m/model.safetensors"}
-    upload = client().create_multipart_upload(**where)["UploadId"]
+    upload = s3().create_multipart_upload(**where)["UploadId"]
     for number in (1, 2, 3, 4):
-        client().upload_part(
+        s3().upload_part(
             **where, UploadId=upload, PartNumber=number, Body=numbered(5 * MIB, seed=9)
         )
     assert upload_folder(folder, bucket, "m/").sent == 12 * MIB + 2
-    body = client().get_object(**where)["Body"].read()
+    body = s3().get_object(**where)["Body"].read()
     assert body == (folder / "model.safetensors").read_bytes()
 
 
@@ -413,7 +395,7 @@ def test_a_model_that_is_being_replaced_is_the_old_one_where_it_is_cached_and_an
 
 
 def test_objects_of_an_earlier_model_are_named_and_not_served(folder: Path, bucket: str) -> None:
-    client().put_object(Bucket=bucket, Key="m/model-00009-of-00009.safetensors", Body=b"old")
+    s3().put_object(Bucket=bucket, Key="m/model-00009-of-00009.safetensors", Body=b"old")
     report = upload_folder(folder, bucket, "m/")
     assert report.others == ("m/model-00009-of-00009.safetensors",)
     served = contents(resolve(f"s3://{bucket}/m/", cache_dir=os.environ["CACHE_DIR"]))
@@ -480,7 +462,7 @@ def test_the_script_merges_uploads_and_the_server_loads_it_from_there(
     assert sum(name.endswith(".safetensors") for name in there) > 1
     assert not list((tmp_path / "cache" / "merged").glob("*/"))  # nothing is kept here
     for name in there:  # nothing of this machine, nothing secret
-        body = client().get_object(Bucket=bucket, Key=f"merged-models/org__model-run/{name}")
+        body = s3().get_object(Bucket=bucket, Key=f"merged-models/org__model-run/{name}")
         assert not any(w in body["Body"].read() for w in (b"hf_secret123", str(models).encode()))
 
     engine = served(monkeypatch, tmp_path / "serving", "org__model-run")
@@ -499,7 +481,7 @@ def test_adapter_and_base_may_be_in_s3(
 ) -> None:
     for name, folder in (("adapters/org__a", "org__model-run"), ("bases/b", "base")):
         for path in (models / folder).iterdir():
-            client().upload_file(str(path), bucket, f"{name}/{path.name}")
+            s3().upload_file(str(path), bucket, f"{name}/{path.name}")
     settings = load_settings()
     plan = plan_merge(settings, f"s3://{bucket}/adapters/org__a/", base=f"s3://{bucket}/bases/b/")
     stages: list[str] = []
