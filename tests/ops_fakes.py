@@ -159,6 +159,16 @@ class Stage:
         lines = log.read_text().splitlines() if log.exists() else []
         return [c for c in map(json.loads, lines) if program is None or c[0] == program]
 
+    def snapshot(self) -> dict[str, str]:
+        """What the fake programs remember, by file name."""
+        files = [f for part in ("releases", "answers") for f in (self.folder / part).iterdir()]
+        return {str(file.relative_to(self.folder)): file.read_text() for file in files}
+
+    def restore(self, remembered: dict[str, str]) -> None:
+        """Makes the fake programs remember what a snapshot holds."""
+        for name, text in remembered.items():
+            (self.folder / name).write_text(text)
+
     def forget_calls(self) -> None:
         (self.folder / "calls").unlink(missing_ok=True)
 

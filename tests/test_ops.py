@@ -120,9 +120,19 @@ def refused(*words: str, code: int = 2, typed: str = "") -> str:
     return result.output
 
 
-def deployed(stage: Stage, *words: str) -> None:
-    """Both services up, by the command itself; then the log is emptied."""
-    done("deploy", "all", "--yes", *words)
+_deployed: dict[tuple[str, ...], dict[str, str]] = {}
+STATE_BUCKET = "plainmed-tfstate-123456789012-us-east-1"
+
+
+def deployed(stage: Stage, cluster: Cluster, *words: str) -> None:
+    """Both services up and the log empty: by the command itself, then as that left everything."""
+    if words not in _deployed:
+        done("deploy", "all", "--yes", *words)
+        _deployed[words] = stage.snapshot()
+    else:
+        stage.restore(_deployed[words])
+        client("s3").create_bucket(Bucket=STATE_BUCKET)
+        cluster.namespace = yaml.safe_load((ROOT / "k8s" / "namespace.yaml").read_text())
     stage.forget_calls()
 
 
@@ -144,7 +154,7 @@ def test_deploy_goes_from_an_empty_account_to_both_endpoints(
         *["docker", "docker", "(stdin)", "docker"],
         *["helm"] * 2,
     ]
-    assert client("s3").head_bucket(Bucket="plainmed-tfstate-123456789012-us-east-1")
+    assert client("s3").head_bucket(Bucket=STATE_BUCKET)
     values = stage.release(GENERATOR)["config"]
     assert values["generator"]["model"] == {"name": "good", "bucket": "models"}
     assert values["image"] == {"repository": REPOSITORY, "tag": "abcdef123456"}
@@ -247,7 +257,7 @@ def test_without_yes_the_operator_types_the_cluster_name(stage: Stage, cluster: 
 def test_a_wrong_model_name_fails_before_anything_changes(
     stage: Stage, cluster: Cluster, verb: str
 ) -> None:
-    deployed(stage)
+    deployed(stage, cluster)
     words = [verb, "all", "--model-name", "godo", "--model-bucket", "models"]
     said = refused(*words, *(["--yes"] if verb in ("deploy", "apply") else []))
     assert "MODEL_NAME 'godo'" in said
@@ -338,7 +348,7 @@ def test_metrics_stay_on_cpus_when_the_generator_goes_to_gpus(
 def test_a_redeploy_to_gpus_asks_for_the_quota_and_brings_the_driver(
     stage: Stage, cluster: Cluster
 ) -> None:
-    deployed(stage)
+    deployed(stage, cluster)
     gpu = ["redeploy", "generator", "--profile", "gpu", "--tag", "v2"]
     assert "request-service-quota-increase" in refused(*gpu)
     assert stage.changing() == []
@@ -400,7 +410,7 @@ def test_ha_without_its_redis_is_refused_before_anything_changes(
 def test_the_redis_of_a_deployed_ha_release_is_asked_for_by_every_verb_that_starts_it(
     stage: Stage, cluster: Cluster
 ) -> None:
-    deployed(stage, "--profile", "ha")
+    deployed(stage, cluster, "--profile", "ha")
     cluster.redis = service("plainmed-redis", 0, "ExternalName")  # an address outside
     done("stop", "metrics")
     cluster.redis_secret = None
@@ -432,7 +442,7 @@ def test_the_whole_internet_is_refused_as_a_range(stage: Stage, cluster: Cluster
 
 
 def test_a_cluster_without_kuberay_is_refused_by_redeploy(stage: Stage, cluster: Cluster) -> None:
-    deployed(stage)
+    deployed(stage, cluster)
     cluster.crd = None
     assert "KubeRay is not installed; run `plainmed ops deploy`" in refused("redeploy", "metrics")
     cluster.crd = crd(suspend=False)
@@ -483,7 +493,7 @@ def test_a_helm_install_that_was_cut_off_is_mended(stage: Stage, cluster: Cluste
 def test_a_helm_upgrade_that_was_cut_off_is_rolled_back_first(
     stage: Stage, cluster: Cluster
 ) -> None:
-    deployed(stage)
+    deployed(stage, cluster)
     stage.fail_once(f"helm upgrade {METRICS}")
     refused("redeploy", "metrics", "--tag", "v2", code=1)
     assert stage.release(METRICS)["info"]["status"] == "pending-upgrade"
@@ -493,7 +503,7 @@ def test_a_helm_upgrade_that_was_cut_off_is_rolled_back_first(
 
 
 def test_a_service_that_does_not_get_ready_says_why(stage: Stage, cluster: Cluster) -> None:
-    deployed(stage)
+    deployed(stage, cluster)
     cluster.patch[GENERATOR] = {
         "conditions": [{"type": "Ready", "status": "False", "reason": "ZeroServeEndpoints"}]
     }
@@ -511,7 +521,7 @@ def test_a_service_that_does_not_get_ready_says_why(stage: Stage, cluster: Clust
 
 
 def test_an_old_status_is_not_taken_for_the_new_one(stage: Stage, cluster: Cluster) -> None:
-    deployed(stage)
+    deployed(stage, cluster)
     cluster.patch[METRICS] = {"observedGeneration": 1}
     said = refused("redeploy", "metrics", "--tag", "v2", "--timeout", "1")
     assert "waiting for KubeRay" in said
@@ -520,7 +530,7 @@ def test_an_old_status_is_not_taken_for_the_new_one(stage: Stage, cluster: Clust
 def test_an_upgrade_is_waited_for_while_the_old_version_answers(
     stage: Stage, cluster: Cluster
 ) -> None:
-    deployed(stage)
+    deployed(stage, cluster)
     cluster.patch[METRICS] = {"pendingServiceStatus": {"rayClusterName": "next"}}
     said = refused("redeploy", "metrics", "--tag", "v2", "--timeout", "1")
     assert "upgrading; the earlier version answers" in said
@@ -532,7 +542,7 @@ def test_an_upgrade_is_waited_for_while_the_old_version_answers(
 def test_redeploy_changes_image_and_model_and_keeps_the_rest(
     stage: Stage, cluster: Cluster
 ) -> None:
-    deployed(stage, "--public", "198.51.100.0/24", "--profile", "ha", "--specs", "max")
+    deployed(stage, cluster, "--public", "198.51.100.0/24", "--profile", "ha", "--specs", "max")
     done("redeploy", "generator", "--model-name", "good", "--model-bucket", "models", "--tag", "v2")
     values = stage.release(GENERATOR)["config"]
     assert values["image"]["tag"] == "v2"
@@ -549,7 +559,7 @@ def test_redeploy_changes_image_and_model_and_keeps_the_rest(
 def test_stop_keeps_everything_but_pods_and_restore_brings_the_same_back(
     stage: Stage, cluster: Cluster
 ) -> None:
-    deployed(stage, "--model-name", "good", "--model-bucket", "models", "--specs", "max")
+    deployed(stage, cluster, "--model-name", "good", "--model-bucket", "models", "--specs", "max")
     before = {name: stage.release(name)["config"] for name in (METRICS, GENERATOR)}
 
     done("stop")
@@ -568,7 +578,7 @@ def test_stop_keeps_everything_but_pods_and_restore_brings_the_same_back(
 def test_restore_finds_a_model_that_is_gone_before_it_starts(
     stage: Stage, cluster: Cluster
 ) -> None:
-    deployed(stage, "--model-name", "good", "--model-bucket", "models")
+    deployed(stage, cluster, "--model-name", "good", "--model-bucket", "models")
     done("stop", "generator")
     stage.forget_calls()
     client("s3").delete_object(Bucket="models", Key="merged-models/good/config.json")
@@ -579,7 +589,7 @@ def test_restore_finds_a_model_that_is_gone_before_it_starts(
 def test_max_and_normal_specs_change_the_size_and_nothing_else(
     stage: Stage, cluster: Cluster
 ) -> None:
-    deployed(stage)
+    deployed(stage, cluster)
     before = stage.release(GENERATOR)["config"]
     done("max-specs")
     at_max = stage.release(GENERATOR)["config"]
@@ -595,14 +605,14 @@ def test_max_and_normal_specs_change_the_size_and_nothing_else(
 
 
 def test_rollback_goes_to_the_revision_asked_for(stage: Stage, cluster: Cluster) -> None:
-    deployed(stage)
+    deployed(stage, cluster)
     done("rollback", "generator", "--revision", "1")
     assert stage.calls("helm")[-1][:4] == ["helm", "rollback", GENERATOR, "1"]
     assert "of one release" in refused("rollback", "all", "--revision", "1")
 
 
 def test_rollback_goes_past_a_stop_to_what_served(stage: Stage, cluster: Cluster) -> None:
-    deployed(stage, "--tag", "v1")
+    deployed(stage, cluster, "--tag", "v1")
     done("redeploy", "generator", "--tag", "v2")
     done("stop", "generator")
     done("restore", "generator")
@@ -624,7 +634,7 @@ def test_plan_changes_nothing(stage: Stage, cluster: Cluster) -> None:
 def test_apply_updates_infrastructure_and_keeps_what_is_deployed(
     stage: Stage, cluster: Cluster
 ) -> None:
-    deployed(stage, "--tag", "v1")
+    deployed(stage, cluster, "--tag", "v1")
     done("apply", "metrics", "--yes")
     assert [c[2] for c in stage.calls("terraform")] == ["init", "plan", "apply", "output"]
     assert stage.calls("docker") == []
@@ -643,7 +653,7 @@ def test_a_verb_on_what_is_not_deployed_says_so(stage: Stage, cluster: Cluster) 
 def test_terraform_bound_to_another_environment_changes_over(
     stage: Stage, cluster: Cluster
 ) -> None:
-    deployed(stage)
+    deployed(stage, cluster)
     text = (stage.folder / "answers" / "outputs").read_text()
     stage.answer("outputs-after-init", text)
     stage.answer("outputs", text.replace('"plainmed-dev"', '"plainmed-prod"'))
@@ -655,7 +665,7 @@ def test_terraform_bound_to_another_environment_changes_over(
 
 
 def test_destroy_asks_and_a_wrong_answer_changes_nothing(stage: Stage, cluster: Cluster) -> None:
-    deployed(stage)
+    deployed(stage, cluster)
     said = refused("destroy", "all", typed="y\n")
     assert "The model bucket and the Terraform state bucket stay" in said
     assert stage.changing() == []
@@ -666,7 +676,7 @@ def test_destroy_asks_and_a_wrong_answer_changes_nothing(stage: Stage, cluster: 
 def test_destroying_one_service_leaves_the_other_and_the_cluster(
     stage: Stage, cluster: Cluster
 ) -> None:
-    deployed(stage)
+    deployed(stage, cluster)
     done("destroy", "generator", typed="plainmed-dev\n")
     assert stage.release(GENERATOR) is None
     assert stage.release(METRICS) is not None
@@ -677,7 +687,7 @@ def test_destroying_one_service_leaves_the_other_and_the_cluster(
 def test_destroying_everything_takes_controllers_objects_first_and_keeps_the_models(
     stage: Stage, cluster: Cluster
 ) -> None:
-    deployed(stage)
+    deployed(stage, cluster)
     stage.answer(
         "state", "aws_vpc.this\naws_s3_bucket.models[0]\naws_s3_bucket_versioning.models[0]"
     )
@@ -704,7 +714,7 @@ def test_destroy_goes_on_where_the_cluster_is_gone_already(stage: Stage, cluster
 def test_status_is_one_table_with_conditions_applications_replicas_and_events(
     stage: Stage, cluster: Cluster
 ) -> None:
-    deployed(stage)
+    deployed(stage, cluster)
     cluster.events = [
         event(GENERATOR, "CreatedRayCluster", "made a cluster", "Normal"),
         event("another", "Irrelevant", "not ours"),
@@ -739,7 +749,7 @@ def test_endpoints_prints_an_address_a_service(stage: Stage, cluster: Cluster) -
 
 @pytest.mark.parametrize("follow", [[], ["--follow"]])
 def test_logs_name_the_pod_of_each_line(stage: Stage, cluster: Cluster, follow: list[str]) -> None:
-    deployed(stage)
+    deployed(stage, cluster)
     said = done("logs", "metrics", "--tail", "3", *follow)
     assert said.splitlines() == [
         f"[{METRICS}-worker-1 ray-worker] line {n} of ray-worker" for n in range(3)
@@ -800,7 +810,7 @@ def test_a_dry_run_of_looking_asks_nobody_and_says_what_it_would_ask(
 
 @pytest.mark.parametrize("words", CHANGING, ids=" ".join)
 def test_a_dry_run_prints_what_then_runs(stage: Stage, cluster: Cluster, words: list[str]) -> None:
-    deployed(stage, "--tag", "v1")
+    deployed(stage, cluster, "--tag", "v1")
     if words[0] == "rollback":
         done("redeploy", "generator", "--tag", "v2")
         stage.forget_calls()
