@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 PART_BYTES = 16 << 20
 """Bytes asked for in one request: few enough to spread a file over all connections."""
 
-_BLOCK = 1 << 18
+_BLOCK = 1 << 20
 _RECORD_BYTES = 4 << 20  # a killed process loses at most this much of each range
 _PATIENCE = 8  # attempts without a byte, about a minute: a server that restarts is waited for
 _LONGEST_WAIT_S = 15.0
