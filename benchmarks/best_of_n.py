@@ -32,7 +32,7 @@ from serve_app.calibration import Pair, read_pairs
 from serve_app.evaluation import evaluate
 from serve_app.generation import best_of
 from serve_app.generation.best_of import Candidates
-from serve_app.generation.extractive import HIDDEN_SHARE
+from serve_app.generation.extractive import TEMPERATURE
 from serve_app.generation.protocol import GenerationParams, Summary
 from serve_app.loss import METRICS, LossFunction
 from serve_app.metrics.suite import MetricSuite
@@ -205,7 +205,7 @@ def main(
     single = ours.single
     about = (
         f"{len(pairs)} texts (`test`), models {', '.join(bench.suite.models.values())}, seed "
-        f"{seed}, hidden share {HIDDEN_SHARE:g}. Of {COUNTS[-1]} candidates "
+        f"{seed}, temperature {TEMPERATURE:g}. Of {COUNTS[-1]} candidates "
         f"{np.mean(ours.distinct):.1f} differ on average; a single further candidate has a mean "
         f"loss of {single[:, 1:].mean():.4f}. Seconds: medians of {len(pairs[:timed])} texts."
     )

@@ -7,8 +7,8 @@ search and measured for the best sets at its end; factuality is that of each sen
 against the chunk it came from. docs/extractive.md has how well that works.
 
 Deterministic: temperature, top_p and repeat_penalty change nothing. Further candidates (`variant`
-above 0) are what the same search finds in a random part of the sentences, drawn with the seed.
-What it needs to know of a text is worked out once for all of them.
+above 0) are drawn, with the seed, from the other sets that the same search has met, of which cheap
+ones are likelier. A text is measured and searched once for all of them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,13 @@ from serve_app.generation.protocol import (
     Summary,
     SummarySentence,
 )
-from serve_app.generation.selection import Choice, Sentence, Space, partly_hidden, search
+from serve_app.generation.selection import (
+    Choice,
+    Sentence,
+    Space,
+    in_drawn_order,
+    search,
+)
 from serve_app.loss import LossFunction, check_weights
 from serve_app.metrics.alignscore import EvalMode, context_chunks
 from serve_app.metrics.readability import ReadabilityCounts
@@ -44,8 +50,11 @@ MOST_PASSAGES = 60
 PREPARED_TEXTS = 16
 """Texts whose measurements are kept for their further candidates."""
 
-HIDDEN_SHARE = 0.25
-"""How likely each sentence is to be hidden from a further candidate (benchmarks/best_of_n.py)."""
+KEPT_SETS = 256
+"""Best sets of a search that further candidates are drawn from."""
+
+TEMPERATURE = 0.002
+"""How far from the best they stray, in units of the loss (benchmarks/best_of_n.py)."""
 
 _POINTS_BACK = re.compile(
     r"(?:th(?:is|ese|ose|ey|e (?:former|latter|other|same|remaining|two))|it|its|their|such|both|"
@@ -58,15 +67,16 @@ _POINTS_BACK = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    """What the candidates of one text share: the space, and the best set in it."""
+    """What the candidates of one text share: its sentences, the best set of them, and others."""
 
     original: str
     truncated: bool
-    space: Space
+    sentences: list[Sentence]
     best: Choice
+    others: list[Choice]
 
     def summary_of(self, choice: Choice) -> Summary:
-        chosen = [self.space.sentences[at] for at in choice.chosen]
+        chosen = [self.sentences[at] for at in choice.chosen]
         return _summary(chosen, self.original, self.truncated)
 
 
@@ -136,8 +146,12 @@ class ExtractiveGenerator:
         Raises:
             InvalidInput: a text is empty or has no word.
         """
+        # For those without a seed, one for the whole call: so their candidates differ too.
+        fresh = int(np.random.default_rng().integers(2**63))
         return [
-            _nothing() if cancelled is not None and cancelled(at) else self._summarise(text, one)
+            _nothing()
+            if cancelled is not None and cancelled(at)
+            else self._summarise(text, one, fresh if one.seed is None else one.seed)
             for at, (text, one) in enumerate(zip(texts, params, strict=True))
         ]
 
@@ -162,22 +176,24 @@ class ExtractiveGenerator:
         if cancelled is not None and cancelled():
             yield _nothing()
             return
-        summary = self._summarise(text, params)
+        summary = self._summarise(text, params, params.seed)
         for index, sentence in enumerate(summary.sentences):
             yield sentence.text if index == 0 else " " + sentence.text
         yield summary
 
-    def _summarise(self, original: str, params: GenerationParams) -> Summary:
+    def _summarise(
+        self, original: str, params: GenerationParams, seed: int | None = None
+    ) -> Summary:
         require_text(original, "text")
         prepared = self._prepared(original, min(self.max_words, params.max_new_tokens))
         if isinstance(prepared, Summary):
             return prepared
-        best = prepared.best
-        if params.variant:
-            # A variant has a stream of chance of its own, whatever others are asked for.
-            known = None if params.seed is None else (params.seed, params.variant)
-            part = partly_hidden(prepared.space, best, HIDDEN_SHARE, np.random.default_rng(known))
-            (best,) = search(part, self.beam_width, 1)
+        best, others = prepared.best, prepared.others
+        # A text with few sentences has few sets; what is asked for beyond them is the best again.
+        if 0 < params.variant <= len(others):
+            # One draw for all variants of a seed, so that no two of them are alike.
+            rng = np.random.default_rng(seed)
+            best = in_drawn_order(others, TEMPERATURE, rng)[params.variant - 1]
         return prepared.summary_of(best)
 
     def _prepared(self, original: str, limit: int) -> _Prepared | Summary:
@@ -198,8 +214,10 @@ class ExtractiveGenerator:
             return _cut(shortest, original, limit, truncated)
         read = " ".join(passage.text for passage in passages) if truncated else original
         space = self.space(read, passages, fitting, limit)
-        best = self._measured_best(read, space, search(space, self.beam_width, self.rescore))
-        return _Prepared(original, truncated, space, best)
+        found = search(space, self.beam_width, max(self.rescore, KEPT_SETS))
+        best = self._measured_best(read, space, found[: self.rescore])
+        others = [one for one in found if one.chosen != best.chosen]
+        return _Prepared(original, truncated, fitting, best, others)
 
     def sentences(self, passages: list[Passage]) -> list[Sentence]:
         """The usable passages in plain words; all of them where none is usable."""

@@ -62,8 +62,7 @@ class Space:
     """What is searched: the sentences, and what a set of them costs.
 
     `matches[p, s]` is the share of passage p that sentence s matches (BERTScore recall), and
-    `importance[p]` the passage's share of the original's words. Sentences at the positions in
-    `hidden` are in no set.
+    `importance[p]` the passage's share of the original's words.
     """
 
     sentences: list[Sentence]
@@ -74,7 +73,6 @@ class Space:
     loss: LossFunction
     weights: list[float]
     coverage: float
-    hidden: frozenset[int] = frozenset()
 
     def empty(self) -> Choice:
         """The set of no sentence."""
@@ -104,9 +102,7 @@ class Space:
         grown = [
             self.plus(choice, at)
             for at, sentence in enumerate(self.sentences)
-            if at not in choice.chosen
-            and at not in self.hidden
-            and choice.words + sentence.words <= self.limit
+            if at not in choice.chosen and choice.words + sentence.words <= self.limit
         ]
         if not grown:
             return []
@@ -158,25 +154,22 @@ def search(space: Space, beam_width: int, wanted: int) -> list[Choice]:
         best = better
 
 
-def partly_hidden(space: Space, best: Choice, share: float, rng: np.random.Generator) -> Space:
-    """The space with a random part of its sentences hidden, one of those in `best` at least.
+def in_drawn_order(
+    found: list[Choice], temperature: float, rng: np.random.Generator
+) -> list[Choice]:
+    """The sets in random order, the cheap ones likely to come first.
 
-    So what is found there differs from `best`, and is the best of what is left. Only where the
-    space has but one sentence is that one found again.
+    Drawn without replacement with a probability that falls by e for each `temperature` of cost
+    (Gumbel's noise on the costs), so that no set comes twice and the first few are good ones.
 
     Args:
-        space: what is searched, with at least one sentence.
-        best: a set in it.
-        share: how likely each sentence is to be hidden, in [0, 1].
+        found: sets with their costs.
+        temperature: in units of the loss, > 0.
         rng: the source of chance.
     """
-    count = len(space.sentences)
-    hidden = {at for at in range(count) if rng.random() < share}
-    hidden.add(int(rng.choice(best.chosen)))
-    if len(hidden) == count:
-        others = [at for at in range(count) if (at,) != best.chosen]
-        hidden.remove(int(rng.choice(others or [0])))
-    return replace(space, hidden=frozenset(hidden))
+    noise = rng.gumbel(size=len(found))
+    costs = np.array([one.cost for one in found])
+    return [found[at] for at in np.argsort(costs / temperature - noise, kind="stable")]
 
 
 def _best(choices: dict[tuple[int, ...], Choice], count: int) -> list[Choice]:
