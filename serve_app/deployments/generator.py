@@ -22,7 +22,6 @@ from serve_app.generation.protocol import GenerationParams, Summary
 from serve_app.settings import Settings
 
 _WARM_UP = "Aspirin lowers the risk of stroke in adults. It was well tolerated in both trials."
-_LEAST_THREADS = 8
 
 
 @serve.deployment
@@ -34,8 +33,9 @@ class Generator:
         self._engine = load_generator(settings)
         self._engine.generate([_WARM_UP], [GenerationParams(max_new_tokens=16, seed=0)])
         # Twice what the engine has under way, so that its next texts are at hand when some end.
-        threads = max(_LEAST_THREADS, 2 * self._engine.batch_size)
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="generate")
+        self._threads = ThreadPoolExecutor(
+            2 * self._engine.batch_size, thread_name_prefix="generate"
+        )
 
     async def generate(
         self, texts: Sequence[str], params: Sequence[GenerationParams]

@@ -16,8 +16,12 @@ import psutil
 import pytest
 import yaml
 
+from tests.tiny_models import save_model
+
 ROOT = Path(__file__).resolve().parents[2]
 START_TIMEOUT_S = 240
+WRITER = "writer"
+"""The application beside the project's own, and its route prefix."""
 
 
 def free_port() -> int:
@@ -46,13 +50,13 @@ class Server:
             },
         )
 
-    def wait_until_ready(self) -> Server:
+    def wait_until_ready(self, prefix: str = "") -> Server:
         deadline = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline:
             if self.process.poll() is not None:
                 break
             try:
-                if httpx.get(f"{self.url}/healthz", timeout=10).status_code == 200:
+                if httpx.get(f"{self.url}{prefix}/healthz", timeout=10).status_code == 200:
                     return self
             except httpx.HTTPError:
                 pass
@@ -60,14 +64,14 @@ class Server:
         self.stop()
         raise RuntimeError(f"the server did not get ready:\n{self.log.read_text()[-4000:]}")
 
-    def replica_pid(self, deployment: str) -> int:
+    def replica_pid(self, deployment: str, application: str = "plainmed") -> int:
         """The process of one running replica of `deployment`."""
         for process in psutil.Process(self.process.pid).children(recursive=True):
             try:
                 title = " ".join(process.cmdline())
             except (psutil.NoSuchProcess, psutil.AccessDenied):
                 continue
-            if "ServeReplica" in title and f":{deployment}" in title:
+            if "ServeReplica" in title and f":{application}:{deployment}" in title:
                 return process.pid
         raise RuntimeError(f"no replica of {deployment} is running")
 
@@ -90,11 +94,27 @@ class Server:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """`serve run` of the project's own serve_config.yaml, on a free port."""
+    """`serve run` of the project's own serve_config.yaml, and of WRITER, on a free port."""
     folder = tmp_path_factory.mktemp("server")
     port = free_port()
     document = yaml.safe_load((ROOT / "serve_config.yaml").read_text(encoding="utf-8"))
     document["http_options"]["port"] = port
+    # Beside it, a generator with a tiny language model whose summaries take minutes.
+    model = save_model(folder / "model", context=40_000)
+    document["applications"].append(
+        {
+            "name": WRITER,
+            "route_prefix": f"/{WRITER}",
+            "import_path": "serve_app.app:build",
+            "args": {
+                "services": ["generator"],
+                "settings": {
+                    "model_path": str(model), "max_new_tokens": 30_000, "torch_num_threads": 1,
+                },
+            },
+            "deployments": [{"name": "Generator", "ray_actor_options": {"num_cpus": 0.2}}],
+        }
+    )  # fmt: skip
     config = folder / "serve_config.yaml"
     config.write_text(yaml.safe_dump(document), encoding="utf-8")
     running = Server(
@@ -107,7 +127,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         MAX_BODY_BYTES="400000",
     )
     try:
-        yield running.wait_until_ready()
+        running.wait_until_ready()
+        running.wait_until_ready(f"/{WRITER}")
+        yield running
     finally:
         running.stop()
 
