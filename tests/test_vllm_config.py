@@ -3,14 +3,17 @@ vLLM is installed, its graph builds. No GPU, no model and no Ray instance is nee
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 from ray.serve.schema import ServeDeploySchema
 
 from serve_app.settings import Settings, load_settings
@@ -135,6 +138,17 @@ def test_the_charts_workers_hold_one_replica_of_the_model_each(llm: dict[str, An
     assert group["numGpus"] == model["engine_kwargs"]["tensor_parallel_size"]
     scaling = model["deployment_config"]["autoscaling_config"]
     assert group["maxReplicas"] == scaling["max_replicas"]
+
+
+def test_the_extra_can_be_installed_beside_what_we_need() -> None:
+    required = map(Requirement, importlib.metadata.requires("ray") or [])
+    pinned = [item for item in required if item.name == "vllm" and item.marker]
+    # Another vLLM takes other versions: look at its requirements, then change the numbers here.
+    assert {str(item.specifier) for item in pinned} == {"==0.29.0"}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    ours = {item.name: item.specifier for item in map(Requirement, project["dependencies"])}
+    assert "0.136.3" in ours["fastapi"]  # vLLM 0.29: >=0.133, <0.137
+    assert "2.13.0" in ours["torch"]  # vLLM 0.29: exactly this
 
 
 @pytest.mark.skipif(
