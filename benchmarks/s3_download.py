@@ -36,6 +36,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import boto3
 import typer
@@ -177,14 +178,16 @@ def by_boto3_checked(folder: Path) -> Path:
     return path
 
 
-def server_alone(url: str, size: int) -> None:
+def server_alone(size: int) -> None:
     """Reads all of the object over CONNECTIONS sockets and keeps none of it."""
-    host = url.removeprefix("http://")
+    where = {"Bucket": BUCKET, "Key": KEY}
+    url = urlsplit(boto3.client("s3").generate_presigned_url("get_object", Params=where))
 
     def drain(start: int) -> int:
-        connection = http.client.HTTPConnection(host, timeout=60)
+        connection = http.client.HTTPConnection(url.netloc, timeout=60)
         end = min(start + RANGE, size) - 1
-        connection.request("GET", f"/{BUCKET}/{KEY}", headers={"Range": f"bytes={start}-{end}"})
+        span = {"Range": f"bytes={start}-{end}"}
+        connection.request("GET", f"{url.path}?{url.query}", headers=span)
         answer, buffer, total = connection.getresponse(), bytearray(1 << 18), 0
         while count := answer.readinto(buffer):
             total += count
@@ -231,7 +234,7 @@ def main(
     wide = TransferConfig(multipart_chunksize=RANGE, max_concurrency=CONNECTIONS)
     size = size_mb * 10**6
     clients: dict[str, Callable[[Path], Path | None]] = {
-        "server alone": lambda _: server_alone(os.environ["AWS_ENDPOINT_URL"], size),
+        "server alone": lambda _: server_alone(size),
         "boto3": by_boto3,
         "boto3, 16 x 16 MiB": lambda folder: by_boto3(folder, wide),
         "boto3, then checked": by_boto3_checked,
