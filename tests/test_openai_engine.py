@@ -362,6 +362,19 @@ def test_a_page_in_place_of_an_answer_is_no_summary(
     assert caught.value.code == "generation_failed"
 
 
+@pytest.mark.parametrize("data", ["5", "not json", '{"error": "no more memory"}'])
+def test_a_stream_of_something_else_is_an_error(
+    engine: Callable[..., OpenAIGenerator], data: str
+) -> None:
+    with (
+        ScriptedServer([stream_of(data, "[DONE]")]) as scripted,
+        pytest.raises(PlainMedError) as caught,
+    ):
+        drain(engine(f"{scripted.url}/v1").stream(TEXT, GREEDY))
+    assert caught.value.code == "generation_failed"
+    assert "memory" not in caught.value.message
+
+
 def test_a_summary_the_server_withholds_is_an_error(
     engine: Callable[..., OpenAIGenerator],
 ) -> None:

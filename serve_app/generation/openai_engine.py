@@ -24,7 +24,7 @@ from serve_app.metrics.text import require_text
 
 try:
     import openai
-    from openai.types.chat import ChatCompletion
+    from openai.types.chat import ChatCompletion, ChatCompletionChunk
 except ImportError as error:
     raise ConfigError(
         "GENERATOR is openai, but the openai package is missing: pip install 'plainmed[openai]'"
@@ -223,15 +223,19 @@ class OpenAIGenerator:
                 try:
                     item = items.get(timeout=POLL_S)
                 except queue.Empty:
+                    if job.done() and items.empty():
+                        job.result()  # raises what nobody foresaw, rather than wait for ever
                     continue
                 if item is None:
                     break
                 if isinstance(item, PlainMedError):
                     raise item
+                if not isinstance(item, ChatCompletionChunk):
+                    raise not_understood(self.device)
                 usage = item.usage or usage
-                for choice in item.choices[:1]:
+                for choice in (item.choices or [])[:1]:
                     finish_reason = choice.finish_reason or finish_reason
-                    received += choice.delta.content or ""
+                    received += (choice.delta and choice.delta.content) or ""
                 # White space and an unfinished character may yet turn out to be the end.
                 certain = final_text(received)
                 if len(certain) > len(given):
