@@ -25,7 +25,7 @@ settings.load_profile("plainmed")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several worker processes, a file's tests stay together, and one Ray instance is enough."""
+    """With several workers, a file's tests stay together, and those that need Ray share one."""
     for item in items:
         serving = Path(__file__).parent / "serve" in item.path.parents
         item.add_marker(pytest.mark.xdist_group("serve" if serving else item.path.name))
