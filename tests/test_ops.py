@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -474,7 +475,12 @@ def test_a_deploy_that_failed_can_be_run_again(stage: Stage, cluster: Cluster, w
 
 def test_an_interrupted_deploy_says_so_and_can_be_run_again(stage: Stage, cluster: Cluster) -> None:
     stage.fail_once("docker push interrupt")
-    assert "run the same command again" in refused("deploy", "metrics", "--yes", code=130)
+    # A shell starts what it runs in the background with Ctrl-C ignored; Python then keeps it so.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert "run the same command again" in refused("deploy", "metrics", "--yes", code=130)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert stage.release(METRICS) is None
     done("deploy", "metrics", "--yes")
     assert stage.release(METRICS)["info"]["status"] == "deployed"
