@@ -8,18 +8,24 @@ import socket
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import boto3
 import httpx
 import psutil
 import pytest
 import yaml
 
-from tests.tiny_models import save_model
+from serve_app.merge import merge_and_upload, plan_merge
+from serve_app.settings import load_settings
+from tests.artifact_servers import use_server
+from tests.tiny_models import save_adapter, save_model
 
 ROOT = Path(__file__).resolve().parents[2]
 START_TIMEOUT_S = 240
+MODEL_NAME = "org__model-run"
 WRITER = "writer"
 """The application beside the project's own, and its route prefix."""
 
@@ -93,14 +99,36 @@ class Server:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LoRA adapter of a tiny Llama whose summaries take minutes."""
+    folder = tmp_path_factory.mktemp("adapter")
+    base = save_model(folder / "base", context=40_000)
+    return save_adapter(folder / MODEL_NAME, base)
+
+
+@pytest.fixture(scope="session")
+def model_bucket(
+    adapter: Path, s3_server: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """A bucket with the adapter merged and uploaded, and the AWS chain pointed at it."""
+    home = tmp_path_factory.mktemp("aws")
+    with pytest.MonkeyPatch.context() as patch:
+        use_server(patch, s3_server, home)
+        name = f"models-{uuid.uuid4().hex[:12]}"
+        boto3.client("s3").create_bucket(Bucket=name)
+        settings = load_settings(model_s3_bucket=name, cache_dir=str(home / "cache"))
+        merge_and_upload(settings, plan_merge(settings, str(adapter)))
+        yield name
+
+
+@pytest.fixture(scope="session")
+def server(model_bucket: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """`serve run` of the project's own serve_config.yaml, and of WRITER, on a free port."""
     folder = tmp_path_factory.mktemp("server")
     port = free_port()
     document = yaml.safe_load((ROOT / "serve_config.yaml").read_text(encoding="utf-8"))
     document["http_options"]["port"] = port
-    # Beside it, a generator with a tiny language model whose summaries take minutes.
-    model = save_model(folder / "model", context=40_000)
+    # Beside it, a generator with the language model that was merged and uploaded.
     document["applications"].append(
         {
             "name": WRITER,
@@ -109,7 +137,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
             "args": {
                 "services": ["generator"],
                 "settings": {
-                    "model_path": str(model), "max_new_tokens": 30_000, "torch_num_threads": 1,
+                    "model_name": MODEL_NAME, "model_s3_bucket": model_bucket,
+                    "cache_dir": str(folder / "cache"), "max_new_tokens": 30_000,
+                    "torch_num_threads": 1,
                 },
             },
             "deployments": [{"name": "Generator", "ray_actor_options": {"num_cpus": 0.2}}],
