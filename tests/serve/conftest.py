@@ -142,7 +142,11 @@ def server(model_bucket: str, tmp_path_factory: pytest.TempPathFactory) -> Itera
                     "torch_num_threads": 1,
                 },
             },
-            "deployments": [{"name": "Generator", "ray_actor_options": {"num_cpus": 0.2}}],
+            # The project's own take 1.9 of the two processors there may be.
+            "deployments": [
+                {"name": name, "ray_actor_options": {"num_cpus": 0.02}}
+                for name in ("Gateway", "Generator")
+            ],
         }
     )  # fmt: skip
     config = folder / "serve_config.yaml"
