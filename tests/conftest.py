@@ -24,6 +24,7 @@ settings.register_profile("plainmed", deadline=None, derandomize=True)
 settings.load_profile("plainmed")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With several workers, a file's tests stay together, and those that need Ray share one."""
     for item in items:
