@@ -24,12 +24,10 @@ settings.register_profile("plainmed", deadline=None, derandomize=True)
 settings.load_profile("plainmed")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_itemcollected(item: pytest.Item) -> None:
     """With several workers, a file's tests stay together, and those that need Ray share one."""
-    for item in items:
-        serving = Path(__file__).parent / "serve" in item.path.parents
-        item.add_marker(pytest.mark.xdist_group("serve" if serving else item.path.name))
+    serving = Path(__file__).parent / "serve" in item.path.parents
+    item.add_marker(pytest.mark.xdist_group("serve" if serving else item.path.name))
 
 
 @pytest.fixture(scope="session")
