@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.artifact_servers import RequestLog, use_server
 
@@ -24,10 +25,16 @@ settings.register_profile("plainmed", deadline=None, derandomize=True)
 settings.load_profile("plainmed")
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
+class _Groups(LoadScopeScheduling):  # type: ignore[misc]  # xdist is untyped
     """With several workers, a file's tests stay together, and those that need Ray share one."""
-    serving = Path(__file__).parent / "serve" in item.path.parents
-    item.add_marker(pytest.mark.xdist_group("serve" if serving else item.path.name))
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "serve" if nodeid.startswith("tests/serve/") else nodeid.split("::", 1)[0]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    return _Groups(config, log)
 
 
 @pytest.fixture(scope="session")
