@@ -26,15 +26,36 @@ settings.load_profile("plainmed")
 
 
 class _Groups(LoadScopeScheduling):  # type: ignore[misc]  # xdist is untyped
-    """With several workers, a file's tests stay together, and those that need Ray share one."""
+    """With several workers, a file's tests stay together, and so do those of a folder of tests/.
+
+    A folder is one subject, whose tests share what takes seconds to make: Ray in tests/serve.
+    """
 
     def _split_scope(self, nodeid: str) -> str:
-        return "serve" if nodeid.startswith("tests/serve/") else nodeid.split("::", 1)[0]
+        file = nodeid.split("::", 1)[0]
+        folder = file.rpartition("/")[0]
+        return folder if folder.startswith("tests/") else file
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
     return _Groups(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The tests that need Ray first: the longest group must not be the last to start."""
+    items.sort(key=lambda item: not item.nodeid.startswith("tests/serve/"))
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """torch on one thread: two on a model 64 wide wait for each other most of the time."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

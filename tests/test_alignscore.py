@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,15 +34,7 @@ CASES = {case["name"]: case for case in RECORD["cases"]}
 SCORED = [name for name, case in CASES.items() if case["context"].strip() and case["claim"].strip()]
 REFUSED = [name for name in CASES if name not in SCORED]
 KINDS = ("roberta", "bert", "albert")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """The models are so small that a second thread only waits."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def make(kind: str = "roberta", **options: Any) -> AlignScorer:
