@@ -15,6 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from serve_app import __version__
+from serve_app.cli_keys import app as keys_app
 from serve_app.errors import PlainMedError
 from serve_app.ops.cli import app as ops_app
 
@@ -58,6 +59,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,  # it would print the user's texts as local variables
 )
+app.add_typer(keys_app)
 app.add_typer(ops_app)
 
 Url = Annotated[

@@ -54,6 +54,13 @@ class NotServed(PlainMedError):
     status = 404
 
 
+class NotAllowed(PlainMedError):
+    """The caller's API key does not cover what the request asks for: 403."""
+
+    code = "service_not_allowed"
+    status = 403
+
+
 class Unavailable(PlainMedError):
     """The service cannot answer now and a later try may succeed: 503 with Retry-After."""
 

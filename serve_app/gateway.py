@@ -15,9 +15,10 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from serve_app import __version__, candidates, schemas
+from serve_app.access.gate import gates, may_call
 from serve_app.backend import Backend
 from serve_app.checks import ERRORS, check_count, check_limits, check_texts, params_of, within
-from serve_app.errors import InvalidInput, NotServed, PlainMedError
+from serve_app.errors import InvalidInput, NotAllowed, NotServed, PlainMedError
 from serve_app.generate_routes import add_generate
 from serve_app.limits import RequestGuard, Traffic, error_body, logger
 from serve_app.loss import check_weights
@@ -37,6 +38,7 @@ def create_app(backend: Backend, settings: Settings, traffic: Traffic) -> Reques
         max_body_bytes=settings.max_body_bytes,
         retry_after_s=settings.retry_after_s,
         traffic=traffic,
+        gates=gates(settings),
     )
 
 
@@ -60,7 +62,7 @@ def create_api(backend: Backend, settings: Settings) -> FastAPI:
             CORSMiddleware,
             allow_origins=origins,
             allow_methods=["GET", "POST"],
-            allow_headers=["content-type", "x-request-id"],
+            allow_headers=["content-type", "x-request-id", "authorization", "x-api-key"],
             expose_headers=["x-request-id", "retry-after"],
         )
     return app
@@ -219,7 +221,7 @@ def _add_metrics(app: FastAPI, backend: Backend, settings: Settings) -> None:
         return losses[0] if len(losses) == 1 else losses
 
     @app.post("/evaluate", responses=ERRORS)
-    async def evaluate(body: schemas.EvaluateRequest) -> schemas.EvaluateResponse:
+    async def evaluate(body: schemas.EvaluateRequest, request: Request) -> schemas.EvaluateResponse:
         """Metrics, errors, loss, sentence-level factuality and truncation of each text.
 
         Without `texts_generated` the generator writes `n` candidates of each (default 1) and the
@@ -229,6 +231,11 @@ def _add_metrics(app: FastAPI, backend: Backend, settings: Settings) -> None:
         check_texts(body.texts_original, "texts_original", settings)
         check_human(body.texts_original, body.texts_human)
         if body.texts_generated is None:
+            if not may_call(request.scope, "generator"):
+                raise NotAllowed(
+                    "this key may not call the generator; give texts_generated",
+                    field="texts_generated",
+                )
             n = check_count(body.n, len(body.texts_original), settings)
             results = await in_time(best_written(body, n))
         else:

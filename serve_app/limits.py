@@ -1,7 +1,7 @@
-"""ASGI middleware around the API: the body limit, UTF-8, drain and the access log.
+"""ASGI middleware around the API: gates, the body limit, UTF-8, drain and the access log.
 
 Pure ASGI, so that a refused body is never read into memory whole and streamed answers are
-not buffered. Knows nothing of routes.
+not buffered. Knows nothing of routes; who may pass is decided by the gates it is given.
 """
 
 from __future__ import annotations
@@ -9,12 +9,18 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Protocol
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 REQUEST_ID_HEADER = "x-request-id"
+
+CALLER_ID = "plainmed.caller_id"
+"""Where a request's scope may hold a public id of its caller, for the log."""
 
 # Serve gives every record of this logger the replica and request id as fields.
 logger = logging.getLogger("ray.serve")
@@ -33,13 +39,35 @@ def error_body(code: str, message: str, field: str | None = None) -> dict[str, o
     return {"error": {"code": code, "message": message, "field": field}}
 
 
-class _Refused(Exception):
-    """Ends a request before the application sees it."""
+class Refused(Exception):
+    """Ends a request before the application sees it.
 
-    def __init__(self, status: int, code: str, message: str) -> None:
+    Args:
+        status: of the answer.
+        code: as in every error.
+        message: what the client can do.
+        headers: further ones of the answer, by lower-case name.
+    """
+
+    def __init__(
+        self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.body = error_body(code, message)
+        self.headers = dict(headers or {})
+
+
+class Gate(Protocol):
+    """Decides over a request by its head, before any of its body is read."""
+
+    def enter(self, scope: Scope, headers: Headers) -> Callable[[], None]:
+        """Lets it in, and says what to call once it is answered.
+
+        Raises:
+            Refused: it may not.
+        """
+        ...
 
 
 class RequestGuard:
@@ -50,15 +78,23 @@ class RequestGuard:
         max_body_bytes: larger bodies are answered 413.
         retry_after_s: named in the 503 given while draining.
         traffic: counts requests under way.
+        gates: asked in this order.
     """
 
     def __init__(
-        self, app: ASGIApp, *, max_body_bytes: int, retry_after_s: int, traffic: Traffic
+        self,
+        app: ASGIApp,
+        *,
+        max_body_bytes: int,
+        retry_after_s: int,
+        traffic: Traffic,
+        gates: Sequence[Gate] = (),
     ) -> None:
         self.app = app
         self.max_body_bytes = max_body_bytes
         self.retry_after_s = retry_after_s
         self.traffic = traffic
+        self.gates = gates
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request; anything but HTTP passes through."""
@@ -80,20 +116,24 @@ class RequestGuard:
         self.traffic.in_flight += 1
         try:
             if self.traffic.draining:
-                raise _Refused(503, "shutting_down", "the server is shutting down; try again")
-            body = await self._read(headers, receive)
-            await self.app(scope, _replay(body, receive), send_noting_status)
-        except _Refused as refused:
+                raise Refused(503, "shutting_down", "the server is shutting down; try again")
+            with ExitStack() as leave:
+                for gate in self.gates:
+                    leave.callback(gate.enter(scope, headers))
+                body = await self._read(headers, receive)
+                await self.app(scope, _replay(body, receive), send_noting_status)
+        except Refused as refused:
             await self._refuse(refused, send_noting_status)
         finally:
             self.traffic.in_flight -= 1
             logger.info(
-                "http %s %s %d %.1fms id=%s",
+                "http %s %s %d %.1fms id=%s caller=%s",
                 scope["method"],
                 scope["path"],
                 status,
                 (time.perf_counter() - started) * 1000,
                 request_id,
+                scope.get(CALLER_ID, "-"),
             )
 
     async def _read(self, headers: Headers, receive: Receive) -> bytes:
@@ -117,27 +157,29 @@ class RequestGuard:
         try:
             body.decode("utf-8")
         except UnicodeDecodeError as error:
-            raise _Refused(
+            raise Refused(
                 400, "invalid_utf8", f"the body is not valid UTF-8 at byte {error.start}"
             ) from None
         return body
 
-    def _too_large(self) -> _Refused:
-        return _Refused(
+    def _too_large(self) -> Refused:
+        return Refused(
             413,
             "body_too_large",
             f"the body is over the limit of {self.max_body_bytes} bytes; send fewer or "
             "shorter texts, or raise MAX_BODY_BYTES on the server",
         )
 
-    async def _refuse(self, refused: _Refused, send: Send) -> None:
+    async def _refuse(self, refused: Refused, send: Send) -> None:
         body = json.dumps(refused.body).encode()
         headers = [
             (b"content-type", b"application/json"),
             (b"content-length", str(len(body)).encode()),
         ]
+        further = dict(refused.headers)
         if refused.status == 503:
-            headers.append((b"retry-after", str(self.retry_after_s).encode()))
+            further.setdefault("retry-after", str(self.retry_after_s))
+        headers += [(name.encode(), value.encode()) for name, value in further.items()]
         await send({"type": "http.response.start", "status": refused.status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 

@@ -66,6 +66,16 @@ class Settings(BaseSettings):
         60.0, gt=0, description="How long `plainmed serve` waits for accepted requests at shutdown."
     )
 
+    # --- access -------------------------------------------------------------------------
+    api_keys_file: str | None = Field(
+        None,
+        description="File of the API keys that may call (made by `plainmed keys new`; read again "
+        "when it changes); unset, with API_KEYS: everybody may.",
+    )
+    api_keys: SecretStr | None = Field(
+        None, description="The same document as text, for platforms that give secrets so."
+    )
+
     # --- device -------------------------------------------------------------------------
     device: str = Field(
         "auto",

@@ -1,0 +1,127 @@
+"""The gate that asks every request for an API key. Knows which paths are open and which service a
+path belongs to; what a route does is not its business."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+from starlette.datastructures import Headers
+from starlette.types import Scope
+
+from serve_app.access.keys import KeyEntry, Service
+from serve_app.access.quota import Quota
+from serve_app.access.source import KeySource
+from serve_app.limits import CALLER_ID, Gate, Refused
+from serve_app.settings import Settings
+
+OPEN_PATHS = frozenset({"/healthz"})
+"""Answered to everybody: load balancers have no key."""
+
+_CALLER = "plainmed.caller"
+
+_SERVICES: dict[str, Service] = {
+    "/metrics/": "metrics",
+    "/loss": "metrics",
+    "/evaluate": "metrics",
+    "/generate": "generator",
+}
+
+
+def gates(settings: Settings) -> list[Gate]:
+    """The gate of the settings' keys; none where there are no such settings.
+
+    Raises:
+        ConfigError: the keys cannot be read, or there is none.
+    """
+    if settings.api_keys_file is None and settings.api_keys is None:
+        return []
+    path = Path(settings.api_keys_file) if settings.api_keys_file is not None else None
+    document = settings.api_keys.get_secret_value() if settings.api_keys is not None else None
+    return [AccessGate(KeySource(path, document))]
+
+
+class AccessGate:
+    """A `limits.Gate`: 401 without a good key, 403 for what the key may not, 429 for too much.
+
+    Args:
+        source: the live keys.
+        quota: counts what each key asks for.
+    """
+
+    def __init__(self, source: KeySource, quota: Quota | None = None) -> None:
+        self._source = source
+        self._quota = quota or Quota()
+
+    def enter(self, scope: Scope, headers: Headers) -> Callable[[], None]:
+        """Lets the request in and notes its caller in the scope.
+
+        Raises:
+            Refused: as above.
+        """
+        path = scope["path"].removeprefix(scope.get("root_path", "").rstrip("/"))
+        # A browser asks OPTIONS without the key, before it sends the request that has it.
+        if path in OPEN_PATHS or scope["method"] == "OPTIONS":
+            return _nothing
+        entry = self._source.ring().find(_given(headers))
+        if entry is None:
+            raise Refused(
+                401,
+                "invalid_api_key",
+                "the API key is unknown or has expired; ask the operator of this server for one",
+                {"www-authenticate": "Bearer"},
+            )
+        for start, service in _SERVICES.items():
+            if path.startswith(start) and not _allows(entry, service):
+                raise Refused(
+                    403,
+                    "service_not_allowed",
+                    f"this key may not call the {service}; ask the operator of this server",
+                )
+        wait = self._quota.enter(entry)
+        if wait is not None:
+            raise Refused(
+                429,
+                "too_many_requests",
+                f"this key may send {_limits(entry)}; try again later",
+                {"retry-after": str(math.ceil(wait))},
+            )
+        scope[_CALLER], scope[CALLER_ID] = entry, entry.id
+        return lambda: self._quota.leave(entry)
+
+
+def may_call(scope: Scope, service: Service) -> bool:
+    """Whether the caller of a request that was let in may call `service`."""
+    entry: KeyEntry | None = scope.get(_CALLER)
+    return entry is None or _allows(entry, service)
+
+
+def _allows(entry: KeyEntry, service: Service) -> bool:
+    return entry.services is None or service in entry.services
+
+
+def _given(headers: Headers) -> str:
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    given = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "").strip()
+    if not given:
+        raise Refused(
+            401,
+            "missing_api_key",
+            "this server wants an API key: send `Authorization: Bearer KEY` or `X-API-Key: KEY`",
+            {"www-authenticate": "Bearer"},
+        )
+    return given
+
+
+def _limits(entry: KeyEntry) -> str:
+    limits = []
+    if entry.requests_per_minute is not None:
+        limits.append(f"{entry.requests_per_minute} requests a minute")
+    if entry.concurrency is not None:
+        limits.append(f"{entry.concurrency} at once")
+    return " and ".join(limits)
+
+
+def _nothing() -> None:
+    return None
