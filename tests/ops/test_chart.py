@@ -14,7 +14,7 @@ import yaml
 
 pytest.importorskip("helm_python", reason="needs helm-python-sdk, of the dev extra")
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
 from chart_files import CHART, merge, render  # noqa: E402
 

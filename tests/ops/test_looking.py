@@ -1,0 +1,56 @@
+"""The verbs that only look: status, endpoints, logs."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.ops.command import GENERATOR, METRICS, deployed, done, refused
+from tests.ops.fakes import Cluster, Stage, event
+
+
+def test_status_is_one_table_with_conditions_applications_replicas_and_events(
+    stage: Stage, cluster: Cluster
+) -> None:
+    deployed(stage, cluster)
+    cluster.events = [
+        event(GENERATOR, "CreatedRayCluster", "made a cluster", "Normal"),
+        event("another", "Irrelevant", "not ours"),
+    ]
+    said = done("status")
+    for words in (
+        (METRICS, "ready, 1 endpoints"),
+        ("condition Ready", "True"),
+        ("application (plainmed)", "RUNNING"),
+        ("deployment Gateway (plainmed)", "HEALTHY"),
+        ("workers", "1 of 1 ready"),
+        ("event 12:00:00", "CreatedRayCluster", "made a cluster"),
+    ):
+        assert any(all(word in line for word in words) for line in said.splitlines()), words
+    assert "Irrelevant" not in said
+
+
+def test_status_fails_where_a_service_is_not_ready(stage: Stage, cluster: Cluster) -> None:
+    done("deploy", "metrics", "--yes")
+    said = refused("status", "all", code=1)
+    assert "not deployed" in said
+
+
+def test_endpoints_prints_an_address_a_service(stage: Stage, cluster: Cluster) -> None:
+    done("deploy", "metrics", "--yes")
+    said = done("endpoints")
+    assert said.splitlines() == [
+        "metrics\thttp://plainmed-metrics.elb.us-east-1.amazonaws.com:8001",
+        "generator\tnot deployed; plainmed ops deploy generator",
+    ]
+
+
+@pytest.mark.parametrize("follow", [[], ["--follow"]])
+def test_logs_name_the_pod_of_each_line(stage: Stage, cluster: Cluster, follow: list[str]) -> None:
+    deployed(stage, cluster)
+    said = done("logs", "metrics", "--tail", "3", *follow)
+    assert said.splitlines() == [
+        f"[{METRICS}-worker-1 ray-worker] line {n} of ray-worker" for n in range(3)
+    ]
+    assert any("tailLines=3" in request for request in cluster.requests)
+    done("stop", "metrics")
+    assert "no pods" in refused("logs", "metrics")
