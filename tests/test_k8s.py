@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ kubernetes_validate = pytest.importorskip(
 
 ROOT = Path(__file__).resolve().parent.parent
 K8S = ROOT / "k8s"
-sys.path.insert(0, str(ROOT / "scripts"))
 import chart_files  # noqa: E402
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -113,7 +112,6 @@ def test_ray_refuses_a_wrong_model_configuration(llm: dict[str, Any]) -> None:
 
 def test_the_chart_renders_the_same_two_applications(config: dict[str, Any]) -> None:
     pytest.importorskip("helm_python", reason="needs the package helm-python-sdk")
-    sys.path.insert(0, str(ROOT / "scripts"))
     from chart_files import render
 
     model = {"generator": {"model": {"name": "lead-3", "bucket": "models"}}}
@@ -130,7 +128,6 @@ def test_the_chart_renders_the_same_two_applications(config: dict[str, Any]) -> 
 
 def test_the_charts_workers_hold_one_replica_of_the_model_each(llm: dict[str, Any]) -> None:
     pytest.importorskip("helm_python", reason="needs the package helm-python-sdk")
-    sys.path.insert(0, str(ROOT / "scripts"))
     from chart_files import profile_values
 
     group = profile_values(["vllm"])["workers"]["generator"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +14,6 @@ import yaml
 pytest.importorskip("helm_python", reason="needs helm-python-sdk, of the dev extra")
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "scripts"))
 from chart_files import CHART, merge, render  # noqa: E402
 
 from serve_app.ops.commands import helm_upgrade  # noqa: E402
