@@ -100,13 +100,15 @@ class PlainMedClient(ClientCore):
         *,
         n: int | None = None,
         seed: int | None = None,
+        explain: bool = False,
         request_id: str | None = None,
     ) -> EvaluateResponse:
         """All about each pair; without `generated` the server writes the summaries.
 
         It then writes `n` candidates of each (default 1) and evaluates the one of least loss.
+        With `explain` each result has an `explanation`.
         """
-        call = client_wire.evaluate(originals, generated, humans, weights, n, seed)
+        call = client_wire.evaluate(originals, generated, humans, weights, n, seed, explain)
         return self._send(call, request_id)
 
     def generate(
@@ -268,13 +270,15 @@ class AsyncPlainMedClient(ClientCore):
         *,
         n: int | None = None,
         seed: int | None = None,
+        explain: bool = False,
         request_id: str | None = None,
     ) -> EvaluateResponse:
         """All about each pair; without `generated` the server writes the summaries.
 
         It then writes `n` candidates of each (default 1) and evaluates the one of least loss.
+        With `explain` each result has an `explanation`.
         """
-        call = client_wire.evaluate(originals, generated, humans, weights, n, seed)
+        call = client_wire.evaluate(originals, generated, humans, weights, n, seed, explain)
         return await self._send(call, request_id)
 
     async def generate(

@@ -257,6 +257,7 @@ def evaluate(
     weights: Sequence[float] | None,
     n: int | None = None,
     seed: int | None = None,
+    explain: bool = False,
 ) -> Call[EvaluateResponse]:
     """`POST /evaluate`."""
     body = _body(
@@ -267,6 +268,7 @@ def evaluate(
         weights=_numbers(weights),
         n=n,
         seed=seed,
+        explain=explain,
     )
     return Call("POST", "/evaluate", EvaluateResponse.model_validate_json, body)
 

@@ -23,23 +23,16 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.panel import Panel
 
-from serve_app.artifacts import RESOURCES
 from serve_app.cli_output import metrics_table
 from serve_app.client import PlainMedAPIError, PlainMedClient, PlainMedConnectionError
 from serve_app.errors import PlainMedError, Unavailable
+from serve_app.sample import sample_abstract
 from serve_app.schemas import HealthResponse
 
-SAMPLE = RESOURCES / "demo" / "abstract.txt"
 HEAD_WORDS = 60
 STOP_TIMEOUT_S = 90.0
 _POLL_S = 0.5
 _LOG_LINES = 30
-
-
-def sample_abstract() -> str:
-    """The sample text, without the lines that say it is one."""
-    lines = SAMPLE.read_text(encoding="utf-8").splitlines()
-    return "\n".join(line for line in lines if not line.startswith("#")).strip()
 
 
 def free_port() -> int:

@@ -19,13 +19,15 @@ from serve_app.metrics.suite import Measured
 class Evaluation:
     """One pair: what was measured, the targets it was held against, errors and loss.
 
-    `targets` and `errors` have five numbers in the order of `serve_app.loss.METRICS`.
+    `targets`, `errors` and `sigmas` (the targets' standard deviations) have five numbers in the
+    order of `serve_app.loss.METRICS`.
     """
 
     measured: Measured
     targets: tuple[float, ...]
     errors: tuple[float, ...]
     loss: float
+    sigmas: tuple[float, ...]
 
 
 def evaluate(
@@ -47,7 +49,8 @@ def evaluate(
     means = corpus if human is None else np.array([item.values for item in human])
     errors = loss.errors(values, means)
     losses = combine(errors, weights)
+    sigmas = tuple(loss.targets.sigma)
     return [
-        Evaluation(item, tuple(mean.tolist()), tuple(error.tolist()), float(total))
+        Evaluation(item, tuple(mean.tolist()), tuple(error.tolist()), float(total), sigmas)
         for item, mean, error, total in zip(measured, means, errors, losses, strict=True)
     ]

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
@@ -20,10 +21,12 @@ from serve_app.backend import Backend
 from serve_app.checks import ERRORS, check_count, check_limits, check_texts, params_of, within
 from serve_app.errors import InvalidInput, NotAllowed, NotServed, PlainMedError
 from serve_app.generate_routes import add_generate
+from serve_app.generation.best_of import Candidates
 from serve_app.limits import RequestGuard, Traffic, error_body, logger
 from serve_app.loss import check_weights
 from serve_app.metrics.text import require_pairs
-from serve_app.responses import chosen_out, evaluation_out
+from serve_app.page_routes import add_page
+from serve_app.responses import chosen_out, evaluation_out, explanations_out, scored_of
 from serve_app.settings import Settings
 
 Result = TypeVar("Result")
@@ -56,6 +59,7 @@ def create_api(backend: Backend, settings: Settings) -> FastAPI:
     if "generator" in backend.services:
         add_generate(app, backend, settings)
     _add_missing(app, backend)
+    add_page(app)
     origins = [part.strip() for part in settings.cors_origins.split(",") if part.strip()]
     if origins:
         app.add_middleware(
@@ -164,8 +168,8 @@ def _add_metrics(app: FastAPI, backend: Backend, settings: Settings) -> None:
             check_limits(human, "texts_human", settings)
             require_pairs(originals, human, "texts_original", "texts_human")
 
-    async def best_written(body: schemas.EvaluateRequest, n: int) -> list[schemas.EvaluationOut]:
-        """Of n summaries the generator writes of each text, the evaluation of the best."""
+    async def best_written(body: schemas.EvaluateRequest, n: int) -> list[Candidates]:
+        """n summaries of each text by the generator, the best one first."""
         if "generator" not in backend.services:
             raise InvalidInput(
                 "give texts_generated: this server runs without the generator",
@@ -174,8 +178,7 @@ def _add_metrics(app: FastAPI, backend: Backend, settings: Settings) -> None:
         originals = body.texts_original
         params = params_of(schemas.Sampling(seed=body.seed), settings)
         groups = await candidates.write(backend, originals, params, n, "texts_original")
-        ranked = await candidates.choose(backend, originals, groups, body.texts_human, body.weights)
-        return [chosen_out(group) for group in ranked]
+        return await candidates.choose(backend, originals, groups, body.texts_human, body.weights)
 
     @app.post("/metrics/relevance", responses=ERRORS)
     async def relevance(body: schemas.PairsRequest) -> schemas.RelevanceResponse:
@@ -237,7 +240,9 @@ def _add_metrics(app: FastAPI, backend: Backend, settings: Settings) -> None:
                     field="texts_generated",
                 )
             n = check_count(body.n, len(body.texts_original), settings)
-            results = await in_time(best_written(body, n))
+            ranked = await in_time(best_written(body, n))
+            results = [chosen_out(group) for group in ranked]
+            evaluations = [scored_of(group[0]) for group in ranked]
         else:
             for field, value in (("n", body.n), ("seed", body.seed)):
                 if value is not None:
@@ -251,6 +256,13 @@ def _add_metrics(app: FastAPI, backend: Backend, settings: Settings) -> None:
             )
             pairs = zip(body.texts_generated, evaluations, strict=True)
             results = [evaluation_out(text, item) for text, item in pairs]
+        if body.explain:
+            # Plain Python over whole texts: in a thread, so that other requests go on.
+            explaining = asyncio.to_thread(
+                explanations_out, body.texts_original, results, evaluations
+            )
+            for result, explanation in zip(results, await in_time(explaining), strict=True):
+                result.explanation = explanation
         return schemas.EvaluateResponse(
             results=results, weights=weights.tolist(), models=await in_time(backend.models())
         )

@@ -7,6 +7,7 @@ from typing import Any
 
 from serve_app import schemas
 from serve_app.evaluation import Evaluation
+from serve_app.explanation import Span, explain
 from serve_app.generation.best_of import Candidate
 from serve_app.generation.protocol import Summary
 from serve_app.loss import METRICS
@@ -43,12 +44,21 @@ def chosen_out(candidates: Sequence[Candidate]) -> schemas.EvaluationOut:
         ValueError: the first candidate was not scored.
     """
     best = candidates[0]
-    if best.evaluation is None:
-        raise ValueError("the first candidate was not scored")
-    result = evaluation_out(best.summary.text, best.evaluation)
+    result = evaluation_out(best.summary.text, scored_of(best))
     if len(candidates) > 1:
         result.candidates = _candidates_out(candidates)
     return result
+
+
+def scored_of(candidate: Candidate) -> Evaluation:
+    """What a candidate scored.
+
+    Raises:
+        ValueError: it was not scored.
+    """
+    if candidate.evaluation is None:
+        raise ValueError(f"candidate {candidate.variant} was not scored")
+    return candidate.evaluation
 
 
 def _candidates_out(candidates: Sequence[Candidate]) -> list[schemas.CandidateOut]:
@@ -117,6 +127,41 @@ def evaluation_out(text: str, item: Evaluation) -> schemas.EvaluationOut:
             factuality=measured.factuality.truncated,
         ),
     )
+
+
+def explanations_out(
+    originals: Sequence[str],
+    results: Sequence[schemas.EvaluationOut],
+    evaluations: Sequence[Evaluation],
+) -> list[schemas.ExplanationOut]:
+    """What `explain` adds to each result of `/evaluate`, made of the same evaluation."""
+    return [
+        _explanation_out(original, result.generated, item)
+        for original, result, item in zip(originals, results, evaluations, strict=True)
+    ]
+
+
+def _explanation_out(original: str, text: str, item: Evaluation) -> schemas.ExplanationOut:
+    found = explain(original, text, item.measured)
+    return schemas.ExplanationOut(
+        sigmas=_by_metric(item.sigmas),
+        sentences=[
+            schemas.EvidenceOut(
+                sentence=_span_out(one.sentence),
+                passage=_span_out(one.passage),
+                closest=_span_out(one.closest),
+            )
+            for one in found.sentences
+        ],
+        plain_words=[
+            schemas.PlainWordOut(term=word.term, plain=word.plain, start=word.start, end=word.end)
+            for word in found.plain_words
+        ],
+    )
+
+
+def _span_out(span: Span | None) -> schemas.SpanOut | None:
+    return None if span is None else schemas.SpanOut(start=span[0], end=span[1])
 
 
 def _by_metric(values: Sequence[float]) -> schemas.MetricValues:

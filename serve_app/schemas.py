@@ -97,6 +97,11 @@ class EvaluateRequest(Request):
         "evaluated. At most MAX_CANDIDATES; default 1. Only without `texts_generated`.",
     )
     seed: Seed | None = Field(None, description="Of the generator. Only without `texts_generated`.")
+    explain: StrictBool = Field(
+        False,
+        description="Add `explanation` to each result: where each sentence and the passage that "
+        "supports it stand, plain words for terms, the targets' standard deviations.",
+    )
 
 
 class RelevanceResponse(BaseModel):
@@ -227,8 +232,49 @@ class Truncation(BaseModel):
     factuality: bool
 
 
+class SpanOut(BaseModel):
+    """text[start:end], counted in Unicode code points."""
+
+    start: int
+    end: int
+
+
+class EvidenceOut(BaseModel):
+    """Where one of `sentences` stands in the summary, and what supports it in the original.
+
+    `passage` is the chunk that the factuality model found to support it best, `closest` that
+    chunk's sentence with the most and rarest words in common (no model decides that; null where
+    there is no common word). Null, too, where a text cannot be found again.
+    """
+
+    sentence: SpanOut | None
+    passage: SpanOut | None
+    closest: SpanOut | None
+
+
+class PlainWordOut(BaseModel):
+    """A term at text[start:end] of the summary, and the glossary's plain form of it."""
+
+    term: str
+    plain: str
+    start: int
+    end: int
+
+
+class ExplanationOut(BaseModel):
+    """What `explain` adds: `sentences` in the order of the result's own."""
+
+    sigmas: MetricValues
+    sentences: list[EvidenceOut]
+    plain_words: list[PlainWordOut]
+
+
 class EvaluationOut(BaseModel):
-    """Everything about one summary; `candidates` (best first) only where `n` was above 1."""
+    """Everything about one summary.
+
+    `candidates` (best first) is there only where `n` was above 1, `explanation` only where the
+    request had `explain`.
+    """
 
     generated: str
     metrics: MetricValues
@@ -239,6 +285,7 @@ class EvaluationOut(BaseModel):
     difficult_words: list[DifficultWordOut]
     truncated: Truncation
     candidates: list[CandidateOut] | None = Field(None, exclude_if=_absent)
+    explanation: ExplanationOut | None = Field(None, exclude_if=_absent)
 
 
 class EvaluateResponse(BaseModel):

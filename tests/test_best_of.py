@@ -27,7 +27,7 @@ PARAMS = GenerationParams(temperature=0.7, seed=5)
 
 
 def scored(loss: float) -> Evaluation:
-    return Evaluation(measure("A cat sat.", "A cat."), (0.0,) * 5, (loss,) * 5, loss)
+    return Evaluation(measure("A cat sat.", "A cat."), (0.0,) * 5, (loss,) * 5, loss, (1.0,) * 5)
 
 
 def group(*texts: str) -> list[Candidate]:

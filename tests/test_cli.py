@@ -27,10 +27,11 @@ from serve_app import __version__
 from serve_app.artifacts import RESOURCES, resolve
 from serve_app.cli import app
 from serve_app.client import PlainMedClient
-from serve_app.demo import free_port, run_demo, running, sample_abstract
+from serve_app.demo import free_port, run_demo, running
 from serve_app.loss import METRICS
 from serve_app.metrics.align_model import AlignModel, CompactConfig, save_compact
 from serve_app.metrics.readability import readability
+from serve_app.sample import sample_abstract
 from serve_app.settings import Settings
 from tests.servers import Answer, ScriptedServer, api_server, lead, measure, wait_for
 from tests.texts import GENERATED, ORIGINALS

@@ -16,8 +16,9 @@ from serve_app.access.source import KeySource
 from serve_app.limits import CALLER_ID, Gate, Refused
 from serve_app.settings import Settings
 
-OPEN_PATHS = frozenset({"/healthz"})
-"""Answered to everybody: load balancers have no key."""
+OPEN_PATHS = frozenset({"/healthz", "/", ""})
+"""Answered to everybody: load balancers have no key, and the page asks its user for one."""
+_OPEN_FOLDER = "/page/"
 
 _CALLER = "plainmed.caller"
 
@@ -62,7 +63,7 @@ class AccessGate:
         """
         path = scope["path"].removeprefix(scope.get("root_path", "").rstrip("/"))
         # A browser asks OPTIONS without the key, before it sends the request that has it.
-        if path in OPEN_PATHS or scope["method"] == "OPTIONS":
+        if path in OPEN_PATHS or path.startswith(_OPEN_FOLDER) or scope["method"] == "OPTIONS":
             return _nothing
         entry = self._source.ring().find(_given(headers))
         if entry is None:
