@@ -14,8 +14,8 @@ from serve_app.corpus.local import LocalEngine
 from serve_app.corpus.places import place
 from serve_app.errors import ConfigError, InvalidInput
 from tests.artifact_servers import Denying, FlakyProxy, serving
+from tests.corpus_runs import SUFFIXES, Killed, StoppingEngine
 from tests.corpus_tools import OverlapScorer, make_rows, read_rows, write_rows
-from tests.test_corpus import SUFFIXES, Killed, StoppingEngine
 
 
 @pytest.fixture
