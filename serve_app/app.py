@@ -71,8 +71,9 @@ def build(arguments: dict[str, Any]) -> Application:
 
         nodes["Generator"] = _options(Generator, "Generator", 0.4).bind(settings)
     retry = BackpressureConfig(retry_after_s=settings.retry_after_s)
+    # Its own gate refuses what is too much, in JSON and by the wait; Serve's limit lies far above.
     gateway = _options(Gateway, "Gateway", 0.1).options(
-        backpressure_config=retry, user_config={"draining": False}
+        backpressure_config=retry, user_config={"draining": False}, max_ongoing_requests=4096
     )
     return gateway.bind(settings, **nodes)
 
@@ -82,7 +83,7 @@ def _options(deployment: Any, name: str, num_cpus: float) -> Any:
         name=name,
         ray_actor_options={"num_cpus": num_cpus},
         max_ongoing_requests=256,
-        max_queued_requests=512,
+        max_queued_requests=-1,  # what the gateway has let in is not refused further on
         health_check_period_s=5,
         health_check_timeout_s=30,
         graceful_shutdown_wait_loop_s=1,

@@ -14,6 +14,7 @@ from serve_app.errors import InvalidInput, Unavailable
 from serve_app.generation.protocol import GenerationParams
 from serve_app.metrics.text import require_text
 from serve_app.settings import Settings
+from serve_app.ticket import current
 
 Result = TypeVar("Result")
 
@@ -38,14 +39,14 @@ class TooLarge(InvalidInput):
 
 
 async def within(work: Awaitable[Result], settings: Settings) -> Result:
-    """Awaits `work` for at most the request's time."""
+    """Awaits `work` until the request's deadline."""
+    seconds = min(settings.request_timeout_s, current().left())
     try:
-        async with asyncio.timeout(settings.request_timeout_s):
+        async with asyncio.timeout(seconds):
             return await work
     except TimeoutError:
         raise Unavailable(
-            f"no answer within {settings.request_timeout_s:g} s; send fewer texts a request, "
-            "or try again",
+            f"no answer within {seconds:.3g} s; send fewer texts a request, or try again",
             code="timeout",
         ) from None
 

@@ -8,6 +8,8 @@ object as `{"error": {"code", "message", "field"}}`.
 
 from __future__ import annotations
 
+import re
+
 FAILURES = (ArithmeticError, RuntimeError, ValueError, TypeError, LookupError, MemoryError)
 """What our code or torch raises on a text it cannot take, memory exhausted included."""
 
@@ -38,6 +40,17 @@ class PlainMedError(Exception):
 
 def _rebuild(cls: type[PlainMedError], message: str, field: str | None, code: str) -> PlainMedError:
     return cls(message, field=field, code=code)
+
+
+def moved(error: PlainMedError, by: int) -> PlainMedError:
+    """The same error about the text `by` places further on, as `texts[2]` for `texts[0]` and 2.
+
+    For whoever computes texts apart from the request they came in. Other errors stay as they are.
+    """
+    parts = re.fullmatch(r"(.*)\[(\d+)\]", error.field or "")
+    if parts is None or by == 0:
+        return error
+    return _rebuild(type(error), error.message, f"{parts[1]}[{int(parts[2]) + by}]", error.code)
 
 
 class InvalidInput(PlainMedError, ValueError):

@@ -16,7 +16,8 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
 from serve_app import __version__, candidates, schemas
-from serve_app.access.gate import gates, may_call
+from serve_app.access.gate import access_gates, may_call
+from serve_app.admission import load_gate
 from serve_app.backend import Backend
 from serve_app.checks import ERRORS, check_count, check_limits, check_texts, params_of, within
 from serve_app.errors import InvalidInput, NotAllowed, NotServed, PlainMedError
@@ -40,8 +41,9 @@ def create_app(backend: Backend, settings: Settings, traffic: Traffic) -> Reques
         create_api(backend, settings),
         max_body_bytes=settings.max_body_bytes,
         retry_after_s=settings.retry_after_s,
+        timeout_s=settings.request_timeout_s,
         traffic=traffic,
-        gates=gates(settings),
+        gates=[*access_gates(settings), load_gate(settings)],
     )
 
 

@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Protocol
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serve_app.ticket import CURRENT, Ticket
+
 REQUEST_ID_HEADER = "x-request-id"
+
+TIMEOUT_HEADER = "x-request-timeout"
+"""Seconds after which the client no longer waits."""
 
 CALLER_ID = "plainmed.caller_id"
 """Where a request's scope may hold a public id of its caller, for the log."""
@@ -58,10 +63,14 @@ class Refused(Exception):
         self.headers = dict(headers or {})
 
 
+Leave = Callable[[int], None]
+"""Called once with the status that a request was answered with; 0 where its client was gone."""
+
+
 class Gate(Protocol):
     """Decides over a request by its head, before any of its body is read."""
 
-    def enter(self, scope: Scope, headers: Headers) -> Callable[[], None]:
+    def enter(self, scope: Scope, headers: Headers) -> Leave:
         """Lets it in, and says what to call once it is answered.
 
         Raises:
@@ -77,6 +86,7 @@ class RequestGuard:
         app: what it wraps.
         max_body_bytes: larger bodies are answered 413.
         retry_after_s: named in the 503 given while draining.
+        timeout_s: longest time of a request; its client may ask for less.
         traffic: counts requests under way.
         gates: asked in this order.
     """
@@ -87,12 +97,14 @@ class RequestGuard:
         *,
         max_body_bytes: int,
         retry_after_s: int,
+        timeout_s: float,
         traffic: Traffic,
         gates: Sequence[Gate] = (),
     ) -> None:
         self.app = app
         self.max_body_bytes = max_body_bytes
         self.retry_after_s = retry_after_s
+        self.timeout_s = timeout_s
         self.traffic = traffic
         self.gates = gates
 
@@ -106,6 +118,7 @@ class RequestGuard:
         request_id = headers.get(REQUEST_ID_HEADER, "-")
         started = time.perf_counter()
         status = 0
+        entered: list[Leave] = []
 
         async def send_noting_status(message: Message) -> None:
             nonlocal status
@@ -117,14 +130,16 @@ class RequestGuard:
         try:
             if self.traffic.draining:
                 raise Refused(503, "shutting_down", "the server is shutting down; try again")
-            with ExitStack() as leave:
-                for gate in self.gates:
-                    leave.callback(gate.enter(scope, headers))
-                body = await self._read(headers, receive)
-                await self.app(scope, _replay(body, receive), send_noting_status)
+            for gate in self.gates:
+                entered.append(gate.enter(scope, headers))
+            CURRENT.set(self._ticket(scope, headers))
+            body = await self._read(headers, receive)
+            await self.app(scope, _replay(body, receive), send_noting_status)
         except Refused as refused:
             await self._refuse(refused, send_noting_status)
         finally:
+            for leave in reversed(entered):
+                leave(status)
             self.traffic.in_flight -= 1
             logger.info(
                 "http %s %s %d %.1fms id=%s caller=%s",
@@ -135,6 +150,23 @@ class RequestGuard:
                 request_id,
                 scope.get(CALLER_ID, "-"),
             )
+
+    def _ticket(self, scope: Scope, headers: Headers) -> Ticket:
+        timeout = self.timeout_s
+        wanted = headers.get(TIMEOUT_HEADER)
+        if wanted is not None:
+            try:
+                seconds = float(wanted)
+            except ValueError:
+                seconds = math.nan
+            if not 0 < seconds < math.inf:
+                raise Refused(
+                    400, "invalid_timeout", f"{TIMEOUT_HEADER} must be a number of seconds above 0"
+                )
+            timeout = min(timeout, seconds)
+        share = scope.get(CALLER_ID)
+        deadline = time.time() + timeout
+        return Ticket(deadline=deadline) if share is None else Ticket(share, deadline)
 
     async def _read(self, headers: Headers, receive: Receive) -> bytes:
         """The whole body, or a refusal as soon as it is known to be too large."""

@@ -59,9 +59,24 @@ class Settings(BaseSettings):
         16, ge=1, description="Most candidates of one text that a request may ask for (n)."
     )
     request_timeout_s: float = Field(
-        300.0, gt=0, description="Longest time one request may take before it is answered 503."
+        300.0,
+        gt=0,
+        description="Longest time one request may take before it is answered 503; a client may ask "
+        "for less by X-Request-Timeout.",
     )
-    retry_after_s: int = Field(2, ge=1, description="Seconds named in Retry-After of a 503.")
+    max_wait_s: float = Field(
+        60.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="A request that would wait longer for others is answered 503 at once.",
+    )
+    max_pending_requests: int = Field(
+        256, ge=1, description="Most requests a gateway replica has under way; more get 503."
+    )
+    max_pending_mb: int = Field(
+        64, ge=1, description="Most MiB of request bodies it has under way; more get 503."
+    )
+    retry_after_s: int = Field(2, ge=1, description="Least seconds in Retry-After of a 503.")
     drain_timeout_s: float = Field(
         60.0, gt=0, description="How long `plainmed serve` waits for accepted requests at shutdown."
     )

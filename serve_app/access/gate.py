@@ -4,7 +4,6 @@ path belongs to; what a route does is not its business."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 
 from starlette.datastructures import Headers
@@ -13,7 +12,7 @@ from starlette.types import Scope
 from serve_app.access.keys import KeyEntry, Service
 from serve_app.access.quota import Quota
 from serve_app.access.source import KeySource
-from serve_app.limits import CALLER_ID, Gate, Refused
+from serve_app.limits import CALLER_ID, Gate, Leave, Refused
 from serve_app.settings import Settings
 
 OPEN_PATHS = frozenset({"/healthz", "/", ""})
@@ -30,7 +29,7 @@ _SERVICES: dict[str, Service] = {
 }
 
 
-def gates(settings: Settings) -> list[Gate]:
+def access_gates(settings: Settings) -> list[Gate]:
     """The gate of the settings' keys; none where there are no such settings.
 
     Raises:
@@ -55,7 +54,7 @@ class AccessGate:
         self._source = source
         self._quota = quota or Quota()
 
-    def enter(self, scope: Scope, headers: Headers) -> Callable[[], None]:
+    def enter(self, scope: Scope, headers: Headers) -> Leave:
         """Lets the request in and notes its caller in the scope.
 
         Raises:
@@ -89,7 +88,7 @@ class AccessGate:
                 {"retry-after": str(math.ceil(wait))},
             )
         scope[_CALLER], scope[CALLER_ID] = entry, entry.id
-        return lambda: self._quota.leave(entry)
+        return lambda status: self._quota.leave(entry)
 
 
 def may_call(scope: Scope, service: Service) -> bool:
@@ -124,5 +123,5 @@ def _limits(entry: KeyEntry) -> str:
     return " and ".join(limits)
 
 
-def _nothing() -> None:
+def _nothing(status: int) -> None:
     return None

@@ -1,4 +1,5 @@
-"""Calls between deployments: what a dead replica, a full queue or a user's error becomes.
+"""Calls between deployments: in pieces, and what a dead replica, a full queue or a user's error
+becomes.
 
 Serve does not retry a handle call whose replica died; every call here is a pure function of
 its arguments, so it is safe to ask another replica.
@@ -7,14 +8,14 @@ its arguments, so it is safe to ask another replica.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentResponse
 
-from serve_app.errors import PlainMedError, Unavailable
+from serve_app.errors import PlainMedError, Unavailable, moved
 
 Result = TypeVar("Result")
 
@@ -22,6 +23,13 @@ Result = TypeVar("Result")
 # one is there, so few attempts are enough and the request's own timeout bounds the wait.
 ATTEMPTS = 5
 PAUSE_S = 0.2
+
+PIECE_CHARS = 16_000
+"""Texts of one call, all together; one longer text is a call of its own. About a second's work of
+one core, so that several replicas share a request and a death costs little."""
+
+PIECES_AT_ONCE = 8
+"""Pieces of one request that are under way: enough for as many replicas, too few to fill queues."""
 
 
 async def call(send: Callable[[], Awaitable[Result]]) -> Result:
@@ -51,6 +59,56 @@ async def call(send: Callable[[], Awaitable[Result]]) -> Result:
         except (BackPressureError, DeploymentUnavailableError) as error:
             raise as_unavailable(error) from None
     raise Unavailable("the replicas that compute this keep failing; try again", code="unavailable")
+
+
+async def in_pieces(
+    send: Callable[[slice], Callable[[], Awaitable[Sequence[Result]]]], sizes: Sequence[int]
+) -> list[Result]:
+    """`call` for consecutive parts of a request, several at once; the results in order.
+
+    Args:
+        send: for a part of the texts, what asks a replica for its results.
+        sizes: characters of each text.
+
+    Raises:
+        PlainMedError: as `call`, of the first piece that failed; the others are cancelled.
+    """
+    room = asyncio.Semaphore(PIECES_AT_ONCE)
+
+    async def one(part: slice) -> Sequence[Result]:
+        async with room:
+            try:
+                return await call(send(part))
+            except PlainMedError as error:
+                raise moved(error, part.start) from None
+
+    tasks = [asyncio.ensure_future(one(part)) for part in pieces(sizes)]
+    try:
+        return [result for results in await asyncio.gather(*tasks) for result in results]
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+def pieces(sizes: Sequence[int], most: int = PIECE_CHARS) -> Iterator[slice]:
+    """Consecutive parts of at most `most` in sum; what is larger alone stands alone.
+
+    >>> [(part.start, part.stop) for part in pieces([3, 4, 9, 1, 1], most=8)]
+    [(0, 2), (2, 3), (3, 5)]
+    """
+    start = total = 0
+    for index, size in enumerate(sizes):
+        if index > start and total + size > most:
+            yield slice(start, index)
+            start, total = index, 0
+        total += size
+    if start < len(sizes):
+        yield slice(start, len(sizes))
+
+
+def pair_sizes(originals: Sequence[str], generated: Sequence[str]) -> list[int]:
+    """Characters of each pair."""
+    return [len(one) + len(other) for one, other in zip(originals, generated, strict=True)]
 
 
 def cause_of(error: RayTaskError) -> BaseException:

@@ -11,7 +11,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.handle import DeploymentHandle
 
 from serve_app.backend import Component, Health, Scores
-from serve_app.deployments.calls import call, cause_of
+from serve_app.deployments.calls import call, cause_of, in_pieces, pair_sizes
 from serve_app.deployments.metrics import Description
 from serve_app.errors import PlainMedError, Unavailable
 from serve_app.evaluation import Evaluation
@@ -20,6 +20,7 @@ from serve_app.generation.protocol import GenerationParams, Summary
 from serve_app.limits import RequestGuard, Traffic
 from serve_app.metrics.readability import Readability
 from serve_app.settings import Settings
+from serve_app.ticket import current
 
 HEALTH_TIMEOUT_S = 5.0
 _MODEL_METRICS = {"Relevance": "relevance", "Factuality": "factuality"}
@@ -41,13 +42,22 @@ class HandleBackend:
 
     async def relevance(self, originals: Sequence[str], generated: Sequence[str]) -> Scores:
         """Relevance of each pair."""
-        results = await call(lambda: self._handles["Relevance"].score.remote(originals, generated))
+        results = await self._of_pairs("Relevance", originals, generated)
         return await self._scores("Relevance", [item.f1 for item in results])
 
     async def factuality(self, originals: Sequence[str], generated: Sequence[str]) -> Scores:
         """Factuality of each pair."""
-        results = await call(lambda: self._handles["Factuality"].score.remote(originals, generated))
+        results = await self._of_pairs("Factuality", originals, generated)
         return await self._scores("Factuality", [item.score for item in results])
+
+    async def _of_pairs(
+        self, deployment: str, originals: Sequence[str], generated: Sequence[str]
+    ) -> list[Any]:
+        handle, ticket = self._handles[deployment], current()
+        return await in_pieces(
+            lambda part: lambda: handle.score.remote(originals[part], generated[part], ticket),
+            pair_sizes(originals, generated),
+        )
 
     async def _scores(self, deployment: str, values: list[float]) -> Scores:
         description = await self._describe(deployment)
@@ -55,7 +65,11 @@ class HandleBackend:
 
     async def readability(self, texts: Sequence[str]) -> list[Readability]:
         """Readability of each text."""
-        return await call(lambda: self._handles["Readability"].score.remote(texts))
+        handle, ticket = self._handles["Readability"], current()
+        return await in_pieces(
+            lambda part: lambda: handle.score.remote(texts[part], ticket),
+            [len(text) for text in texts],
+        )
 
     async def evaluate(
         self,
@@ -65,15 +79,17 @@ class HandleBackend:
         weights: Sequence[float] | None,
     ) -> list[Evaluation]:
         """Metrics, errors and loss of each pair."""
+        handle, ticket = self._handles["Loss"], current()
         return await call(
-            lambda: self._handles["Loss"].evaluate.remote(originals, generated, human, weights)
+            lambda: handle.evaluate.remote(originals, generated, human, weights, ticket)
         )
 
     async def generate(
         self, texts: Sequence[str], params: Sequence[GenerationParams]
     ) -> list[Summary]:
         """A summary of each text."""
-        return await call(lambda: self._handles["Generator"].generate.remote(texts, params))
+        handle, ticket = self._handles["Generator"], current()
+        return await call(lambda: handle.generate.remote(texts, params, ticket))
 
     async def stream(self, text: str, params: GenerationParams) -> AsyncIterator[str | Summary]:
         """Pieces of a summary, then the summary; a replica's death before the first is retried."""

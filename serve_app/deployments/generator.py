@@ -20,6 +20,7 @@ from serve_app.errors import FAILURES, PlainMedError
 from serve_app.generation.loading import load_generator
 from serve_app.generation.protocol import GenerationParams, Summary
 from serve_app.settings import Settings
+from serve_app.ticket import Ticket
 
 _WARM_UP = "Aspirin lowers the risk of stroke in adults. It was well tolerated in both trials."
 
@@ -38,13 +39,18 @@ class Generator:
         )
 
     async def generate(
-        self, texts: Sequence[str], params: Sequence[GenerationParams]
+        self,
+        texts: Sequence[str],
+        params: Sequence[GenerationParams],
+        ticket: Ticket | None = None,
     ) -> list[Summary]:
         """A summary of each text."""
         gone = threading.Event()
-        work = self._threads.submit(
-            self._engine.generate, texts, params, cancelled=lambda _: gone.is_set()
-        )
+
+        def unwanted(_: int) -> bool:
+            return gone.is_set() or (ticket is not None and ticket.left() == 0)
+
+        work = self._threads.submit(self._engine.generate, texts, params, cancelled=unwanted)
         try:
             return await asyncio.wrap_future(work)
         except PlainMedError:

@@ -11,13 +11,14 @@ from typing import Any
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from serve_app.deployments.calls import call
+from serve_app.deployments.calls import call, in_pieces, pair_sizes
 from serve_app.deployments.metrics import Description
 from serve_app.evaluation import Evaluation, evaluate
 from serve_app.loss import LossFunction
 from serve_app.metrics.suite import Measured
 from serve_app.settings import Settings
 from serve_app.targets import load_targets
+from serve_app.ticket import Ticket
 
 logger = logging.getLogger("ray.serve")
 
@@ -58,20 +59,31 @@ class Loss:
         generated: Sequence[str],
         human: Sequence[str] | None = None,
         weights: Sequence[float] | None = None,
+        ticket: Ticket | None = None,
     ) -> list[Evaluation]:
         """Metrics, errors and loss of each pair; human texts are targets where settings say so."""
-        count = len(originals)
+        count, ticket = len(originals), ticket or Ticket()
         if human is None or not self._per_sample:
-            return evaluate(await self._measure(originals, generated), self._loss, weights=weights)
-        measured = await self._measure([*originals, *originals], [*generated, *human])
+            measured = await self._measure(originals, generated, ticket)
+            return evaluate(measured, self._loss, weights=weights)
+        measured = await self._measure([*originals, *originals], [*generated, *human], ticket)
         return evaluate(measured[:count], self._loss, weights=weights, human=measured[count:])
 
-    async def _measure(self, originals: Sequence[str], generated: Sequence[str]) -> list[Measured]:
-        pairs = (list(originals), list(generated))
+    async def _measure(
+        self, originals: Sequence[str], generated: Sequence[str], ticket: Ticket
+    ) -> list[Measured]:
+        sizes = pair_sizes(originals, generated)
+
+        def ask(metric: DeploymentHandle, part: slice) -> Any:
+            return lambda: metric.score.remote(originals[part], generated[part], ticket)
+
         relevance, factuality, readability = await asyncio.gather(
-            call(lambda: self._relevance.score.remote(*pairs)),
-            call(lambda: self._factuality.score.remote(*pairs)),
-            call(lambda: self._readability.score.remote(pairs[1])),
+            in_pieces(lambda part: ask(self._relevance, part), sizes),
+            in_pieces(lambda part: ask(self._factuality, part), sizes),
+            in_pieces(
+                lambda part: lambda: self._readability.score.remote(generated[part], ticket),
+                sizes,
+            ),
         )
         return [Measured(*item) for item in zip(relevance, factuality, readability, strict=True)]
 

@@ -10,19 +10,21 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
 
-from serve_app.deployments.worker import regroup, run_batch, set_threads, unwrap
+from serve_app.deployments.batcher import FairBatcher
+from serve_app.deployments.worker import set_threads
 from serve_app.metrics.alignscore import AlignScoreResult
 from serve_app.metrics.bertscore import BertScoreResult
 from serve_app.metrics.readability import Readability, readability
 from serve_app.metrics.suite import load_factuality, load_relevance
 from serve_app.settings import Settings
+from serve_app.ticket import Ticket
 
 # Defaults of `BatchConfig`, where serve_config.yaml gives no user_config.
-BATCH_CHARS = 200_000
+BATCH_CHARS = 32_000
 BATCH_WAIT_S = 0.005
 _WARM_UP = ("Aspirin lowers the risk of stroke.", "Aspirin makes a stroke less likely.")
 
-Pairs = tuple[list[str], list[str]]
+Pair = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,43 +49,42 @@ class BatchConfig(BaseModel):
     )
 
 
-def _weigh_pairs(requests: list[Pairs]) -> int:
-    # Serve refuses a lone item over the limit, and a long request must still be served.
-    if len(requests) == 1:
-        return 1
-    return sum(len(text) for pairs in requests for side in pairs for text in side)
+def _weigh_pair(pair: Pair) -> int:
+    return len(pair[0]) + len(pair[1])
 
 
-class _PairMetric:
-    """A metric of (original, generated) pairs as a replica: subclasses say which."""
+class _Batched:
+    """A replica that batches over requests; subclasses give it a `FairBatcher`."""
 
-    def __init__(self, scorer: Any) -> None:
-        self._scorer = scorer
-        # Ready means a model that has scored: a broken one must fail here, not on a request.
-        self._score([([_WARM_UP[0]], [_WARM_UP[1]])])
-
-    def _score(self, requests: Sequence[Pairs]) -> list[list[Any]]:
-        originals = [text for pairs in requests for text in pairs[0]]
-        generated = [text for pairs in requests for text in pairs[1]]
-        flat = self._scorer.score(originals, generated)
-        return regroup(flat, [len(pairs[0]) for pairs in requests])
-
-    @serve.batch(
-        max_batch_size=BATCH_CHARS,
-        batch_wait_timeout_s=BATCH_WAIT_S,
-        batch_size_fn=_weigh_pairs,
-    )
-    async def _batched(self, requests: list[Pairs]) -> list[Any]:
-        return await run_batch(self._score, requests)
-
-    async def _results(self, originals: Sequence[str], generated: Sequence[str]) -> list[Any]:
-        return unwrap(await self._batched((list(originals), list(generated))))
+    _batcher: FairBatcher[Any, Any]
 
     def reconfigure(self, config: dict[str, Any]) -> None:
         """Takes a `BatchConfig`, at start and whenever Serve is given another, without restart."""
         batching = BatchConfig.model_validate(config)
-        self._batched.set_max_batch_size(batching.batch_chars)
-        self._batched.set_batch_wait_timeout_s(batching.batch_wait_s)
+        self._batcher.most = batching.batch_chars
+        self._batcher.wait_s = batching.batch_wait_s
+
+
+class _PairMetric(_Batched):
+    """A metric of (original, generated) pairs as a replica: subclasses say which."""
+
+    def __init__(self, scorer: Any) -> None:
+        self._scorer = scorer
+        self._batcher = FairBatcher(self._score, _weigh_pair, most=BATCH_CHARS, wait_s=BATCH_WAIT_S)
+        # Ready means a model that has scored: a broken one must fail here, not on a request.
+        self._score([_WARM_UP])
+
+    def _score(self, pairs: Sequence[Pair]) -> list[Any]:
+        scores: list[Any] = self._scorer.score(
+            [original for original, _ in pairs], [generated for _, generated in pairs]
+        )
+        return scores
+
+    async def _results(
+        self, originals: Sequence[str], generated: Sequence[str], ticket: Ticket | None
+    ) -> list[Any]:
+        pairs = list(zip(originals, generated, strict=True))
+        return await self._batcher.submit(pairs, ticket or Ticket())
 
     async def describe(self) -> Description:
         """The model, its device and this replica's process."""
@@ -99,10 +100,10 @@ class Relevance(_PairMetric):
         super().__init__(load_relevance(settings))
 
     async def score(
-        self, originals: Sequence[str], generated: Sequence[str]
+        self, originals: Sequence[str], generated: Sequence[str], ticket: Ticket | None = None
     ) -> list[BertScoreResult]:
         """BERTScore of each pair."""
-        return await self._results(originals, generated)
+        return await self._results(originals, generated, ticket)
 
 
 @serve.deployment
@@ -114,10 +115,10 @@ class Factuality(_PairMetric):
         super().__init__(load_factuality(settings))
 
     async def score(
-        self, originals: Sequence[str], generated: Sequence[str]
+        self, originals: Sequence[str], generated: Sequence[str], ticket: Ticket | None = None
     ) -> list[AlignScoreResult]:
         """AlignScore of each pair."""
-        return await self._results(originals, generated)
+        return await self._results(originals, generated, ticket)
 
 
 def _measure_all(texts: Sequence[str]) -> list[Readability]:
@@ -125,20 +126,17 @@ def _measure_all(texts: Sequence[str]) -> list[Readability]:
 
 
 @serve.deployment
-class ReadabilityDeployment:
-    """FKGL, SMOG and Dale-Chall: no model, so no batching; one thread's work a request."""
+class ReadabilityDeployment(_Batched):
+    """FKGL, SMOG and Dale-Chall: no model, but its requests share one core as fairly."""
 
     def __init__(self, settings: Settings) -> None:
+        self._batcher = FairBatcher(_measure_all, len, most=BATCH_CHARS, wait_s=0.0)
         _measure_all([_WARM_UP[1]])
 
-    async def score(self, texts: Sequence[str]) -> list[Readability]:
+    async def score(self, texts: Sequence[str], ticket: Ticket | None = None) -> list[Readability]:
         """Readability of each text."""
-        return unwrap((await run_batch(_measure_request, [list(texts)]))[0])
+        return await self._batcher.submit(texts, ticket or Ticket())
 
     async def describe(self) -> Description:
         """This replica's process; the formulas run on the CPU."""
         return Description("textstat-0.7.4-compatible", "cpu", os.getpid())
-
-
-def _measure_request(requests: Sequence[list[str]]) -> list[list[Readability]]:
-    return [_measure_all(texts) for texts in requests]

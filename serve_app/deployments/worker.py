@@ -58,20 +58,3 @@ def failure(error: BaseException) -> MetricFailed:
     # Only the kind: the message of a library may quote the text.
     logger.error("a computation failed: %s", type(error).__name__)
     return MetricFailed(f"could not be computed: {type(error).__name__}")
-
-
-def unwrap(outcome: Result | PlainMedError) -> Result:
-    """Raises what stands in a result's place."""
-    if isinstance(outcome, PlainMedError):
-        raise outcome
-    return outcome
-
-
-def regroup(flat: Sequence[Result], sizes: Sequence[int]) -> list[list[Result]]:
-    """Cuts a flat list back into one list a request."""
-    groups = []
-    start = 0
-    for size in sizes:
-        groups.append(list(flat[start : start + size]))
-        start += size
-    return groups

@@ -1,0 +1,165 @@
+"""Lets in what can be answered in time, and refuses the rest at once, before it costs anything.
+
+A `limits.Gate`. It measures how many bytes of requests a route gets done a second while it is busy,
+and from that how long a new request would wait for others; over MAX_WAIT_S it is answered 503. As
+the deployments give every share its turn, a request waits for as much of another share's work as
+it brings itself, and no more: a client with a thousand texts under way does not keep others out.
+Counts in this process: each gateway replica measures what it gets done itself.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from starlette.datastructures import Headers
+from starlette.types import Scope
+
+from serve_app.limits import CALLER_ID, Leave, Refused
+from serve_app.settings import Settings
+
+UNKNOWN_BYTES = 16_384
+"""What a request counts that does not say how long its body is."""
+
+LEARNT_AFTER = 4
+"""Answers after which a route's speed is trusted."""
+
+UNLEARNT_REQUESTS = 32
+"""Most requests under way on a route until then."""
+
+MAX_RETRY_S = 60.0
+"""Most that Retry-After says: by then replicas may have been added."""
+
+MEMORY_S = 120.0
+"""Busy seconds after which a measurement counts 1/e."""
+
+
+@dataclass
+class _Route:
+    """What is under way on a route, and how fast it gets done."""
+
+    now: float
+    pending: dict[str, int] = field(default_factory=dict)
+    requests: int = 0
+    answered: int = 0
+    bytes_done: float = 0.0
+    busy_s: float = 0.0
+
+    def advance(self, now: float) -> None:
+        """Counts the time since the last call as busy where something was under way."""
+        if self.requests:
+            passed = now - self.now
+            kept = math.exp(-passed / MEMORY_S)
+            self.bytes_done *= kept
+            self.busy_s = self.busy_s * kept + passed
+        self.now = now
+
+    def wait_s(self, share: str, size: int) -> float:
+        """Seconds that a request of `size` bytes would wait for others.
+
+        While that cannot be known, 0 for the first few requests and infinity for more.
+        """
+        if self.answered < LEARNT_AFTER or not self.bytes_done:
+            return 0.0 if self.requests < UNLEARNT_REQUESTS else math.inf
+        own = self.pending.get(share, 0)
+        before = sum(
+            min(bytes_, own + size) for other, bytes_ in self.pending.items() if other != share
+        )
+        return (own + before) * self.busy_s / self.bytes_done
+
+
+class LoadGate:
+    """Refuses with 503 what would wait too long, or what there is no room for.
+
+    Args:
+        max_requests: most requests under way, >= 1.
+        max_bytes: most bytes of bodies under way; one larger body is let in alone.
+        max_wait_s: longest expected wait for others, in seconds.
+        retry_after_s: least that Retry-After says.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_requests: int,
+        max_bytes: int,
+        max_wait_s: float,
+        retry_after_s: int,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._max_requests, self._max_bytes = max_requests, max_bytes
+        self._max_wait_s, self._retry_after_s = max_wait_s, retry_after_s
+        self._clock = clock
+        self._routes: dict[str, _Route] = {}
+        self._requests = self._bytes = self._numbered = 0
+
+    def enter(self, scope: Scope, headers: Headers) -> Leave:
+        """Lets a request in; what only asks (GET, HEAD, OPTIONS) always.
+
+        Raises:
+            Refused: 503, with Retry-After.
+        """
+        if scope["method"] in ("GET", "HEAD", "OPTIONS"):
+            return _nothing
+        declared = headers.get("content-length", "")
+        size = int(declared) if declared.isdecimal() else UNKNOWN_BYTES
+        self._numbered += 1
+        share = scope.get(CALLER_ID) or f"request {self._numbered}"
+        now = self._clock()
+        route = self._routes.get(scope["path"])
+        if route is not None:
+            route.advance(now)
+        wait = route.wait_s(share, size) if route is not None else 0.0
+        full = self._requests >= self._max_requests or (
+            self._requests > 0 and self._bytes + size > self._max_bytes
+        )
+        if full or wait > self._max_wait_s:
+            later = max(self._retry_after_s, math.ceil(min(wait - self._max_wait_s, MAX_RETRY_S)))
+            raise Refused(
+                503,
+                "overloaded",
+                "the server has as much work as it can do in time; try again later, or send "
+                "fewer texts at once",
+                {"retry-after": str(later)},
+            )
+        if route is None:
+            # Only of routes that were asked for: what a client may invent must not fill memory.
+            route = self._routes.setdefault(scope["path"], _Route(now))
+        self._count(route, share, size, 1)
+        return lambda status: self._leave(scope["path"], route, share, size, status)
+
+    def _count(self, route: _Route, share: str, size: int, requests: int) -> None:
+        left = route.pending.get(share, 0) + size * requests
+        route.requests += requests
+        if left > 0:
+            route.pending[share] = left
+        else:
+            route.pending.pop(share, None)
+        self._requests += requests
+        self._bytes += size * requests
+
+    def _leave(self, path: str, route: _Route, share: str, size: int, status: int) -> None:
+        route.advance(self._clock())
+        self._count(route, share, size, -1)
+        if status == 200:
+            route.answered += 1
+            route.bytes_done += size
+        elif status == 404 and not route.requests and not route.answered:
+            self._routes.pop(path, None)
+
+
+def load_gate(settings: Settings) -> LoadGate:
+    """The gate that the settings describe."""
+    return LoadGate(
+        max_requests=settings.max_pending_requests,
+        max_bytes=settings.max_pending_mb << 20,
+        max_wait_s=settings.max_wait_s,
+        retry_after_s=settings.retry_after_s,
+    )
+
+
+def _nothing(status: int) -> None:
+    return None

@@ -1,0 +1,204 @@
+"""The gate that lets in what can be answered in time, on a clock the tests turn."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import httpx
+import pytest
+from starlette.datastructures import Headers
+
+from serve_app.admission import UNLEARNT_REQUESTS, LoadGate
+from serve_app.gateway import create_app
+from serve_app.limits import CALLER_ID, Leave, Refused, Traffic
+from serve_app.metrics.readability import Readability
+from serve_app.settings import load_settings
+from tests.servers import LightBackend
+
+
+class Door:
+    """A gate with its clock."""
+
+    def __init__(self, **limits: Any) -> None:
+        self.now = 0.0
+        given = {"max_requests": 100, "max_bytes": 10**9, "max_wait_s": 10.0, "retry_after_s": 2}
+        self.gate = LoadGate(**{**given, **limits}, clock=lambda: self.now)
+
+    def enter(
+        self, size: int | None, path: str = "/loss", caller: str | None = None, method: str = "POST"
+    ) -> Leave:
+        scope: dict[str, Any] = {"method": method, "path": path}
+        if caller is not None:
+            scope[CALLER_ID] = caller
+        return self.gate.enter(
+            scope, Headers({} if size is None else {"content-length": str(size)})
+        )
+
+    def learn(self, bytes_per_s: float, path: str = "/loss") -> None:
+        """Four requests, each a second long."""
+        for _ in range(4):
+            leave = self.enter(int(bytes_per_s), path)
+            self.now += 1.0
+            leave(200)
+
+
+def test_what_would_wait_too_long_is_refused_and_told_when_to_come_back() -> None:
+    door = Door(max_wait_s=10.0)
+    door.learn(100)
+    for _ in range(10):
+        door.enter(100)
+    held = door.enter(100)  # ten seconds' work before it, exactly the limit
+    with pytest.raises(Refused) as caught:
+        door.enter(100)
+    assert caught.value.status == 503
+    assert 2 <= int(caught.value.headers["retry-after"]) <= 60
+    held(200)
+    door.enter(10)
+
+
+def test_a_large_request_keeps_no_small_one_out() -> None:
+    door = Door(max_wait_s=10.0)
+    door.learn(100)
+    door.enter(100_000)  # 1,000 s of work
+    door.enter(100)  # waits for 100 bytes of it: a second
+    with pytest.raises(Refused):
+        door.enter(50_000)  # would wait for as much of the first
+
+
+def test_a_caller_waits_for_all_its_own_requests_and_others_do_not() -> None:
+    door = Door(max_wait_s=10.0)
+    door.learn(100)
+    for _ in range(10):
+        door.enter(100, caller="greedy")
+    door.enter(100, caller="greedy")
+    with pytest.raises(Refused):
+        door.enter(100, caller="greedy")
+    door.enter(100, caller="other")
+
+
+def test_routes_have_speeds_of_their_own() -> None:
+    door = Door(max_wait_s=10.0)
+    door.learn(10, "/generate")
+    door.learn(100_000, "/metrics/readability")
+    for _ in range(12):
+        door.enter(1000, "/metrics/readability")
+    door.enter(200, "/generate")
+    with pytest.raises(Refused):
+        door.enter(200, "/generate")
+
+
+def test_until_a_speed_is_known_a_few_are_let_in() -> None:
+    door = Door()
+    for _ in range(UNLEARNT_REQUESTS):
+        door.enter(100)
+    with pytest.raises(Refused):
+        door.enter(100)
+
+
+def test_a_speed_is_learnt_anew() -> None:
+    door = Door(max_wait_s=10.0)
+    door.learn(100)
+    for _ in range(600):  # slower now, for ten minutes
+        leave = door.enter(10)
+        door.now += 1.0
+        leave(200)
+    door.enter(150)
+    with pytest.raises(Refused):
+        door.enter(150)
+
+
+def test_requests_and_bytes_have_a_limit_and_one_large_body_is_let_in_alone() -> None:
+    door = Door(max_requests=2, max_bytes=1000)
+    alone = door.enter(5000)
+    with pytest.raises(Refused):
+        door.enter(1)
+    alone(200)
+    first, _ = door.enter(10), door.enter(10)
+    with pytest.raises(Refused):
+        door.enter(10)
+    first(0)
+    door.enter(10)
+
+
+def test_what_only_asks_is_always_let_in() -> None:
+    door = Door(max_requests=1)
+    door.enter(10)
+    for method in ("GET", "HEAD", "OPTIONS"):
+        door.enter(None, "/healthz", method=method)
+
+
+def test_paths_that_do_not_exist_take_no_memory() -> None:
+    door = Door()
+    for number in range(1000):
+        door.enter(10, f"/nothing/{number}")(404)
+    assert not door.gate._routes
+
+
+def test_only_what_was_answered_counts_as_done() -> None:
+    door = Door(max_wait_s=10.0)
+    door.learn(100)
+    for _ in range(50):  # refused further on, in no time at all
+        door.enter(100_000)(422)
+    door.enter(2000)
+    with pytest.raises(Refused):
+        door.enter(2000)
+
+
+class Held(LightBackend):
+    """Answers readability when told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go = asyncio.Event()
+        self.under_way = 0
+
+    async def readability(self, texts: Sequence[str]) -> list[Readability]:
+        self.under_way += 1
+        try:
+            await self.go.wait()
+        finally:
+            self.under_way -= 1
+        return await super().readability(texts)
+
+
+async def test_over_http_the_refusal_is_json_with_retry_after_and_room_comes_back() -> None:
+    backend = Held()
+    app = create_app(backend, load_settings(max_pending_requests=3), Traffic())
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(app=app), base_url="http://test"
+    ) as http:
+        body = {"texts": ["A text."]}
+        asked = [asyncio.create_task(http.post("/metrics/readability", json=body)) for _ in "abc"]
+        while backend.under_way < 3:
+            await asyncio.sleep(0.001)
+        refused = await http.post("/metrics/readability", json=body)
+        assert refused.status_code == 503
+        assert refused.json()["error"]["code"] == "overloaded"
+        assert int(refused.headers["retry-after"]) >= 2
+        assert (await http.get("/healthz")).status_code == 200
+        backend.go.set()
+        assert [answer.status_code for answer in await asyncio.gather(*asked)] == [200] * 3
+        assert (await http.post("/metrics/readability", json=body)).status_code == 200
+
+
+async def test_a_client_says_how_long_it_waits() -> None:
+    backend = Held()
+    app = create_app(backend, load_settings(), Traffic())
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(app=app), base_url="http://test"
+    ) as http:
+        body = {"texts": ["A text."]}
+        late = await http.post(
+            "/metrics/readability", json=body, headers={"X-Request-Timeout": "0.05"}
+        )
+        assert late.status_code == 503
+        assert late.json()["error"]["code"] == "timeout"
+        assert backend.under_way == 0
+        for wrong in ("soon", "0", "-1", "nan", "inf"):
+            answer = await http.post(
+                "/metrics/readability", json=body, headers={"X-Request-Timeout": wrong}
+            )
+            assert answer.status_code == 400
+            assert answer.json()["error"]["code"] == "invalid_timeout"
