@@ -12,7 +12,6 @@ from serve_app.client import (
     PlainMedClient,
 )
 from tests.client.answers import FAST
-from tests.servers import api_server
 
 
 @pytest.fixture(params=["sync", "async"])
@@ -36,9 +35,3 @@ def ask(request: pytest.FixtureRequest) -> Any:
     return lambda url, method, *args, options=FAST, **named: asyncio.run(
         async_call(url, method, args, options, named)
     )
-
-
-@pytest.fixture(scope="package")
-def url() -> Any:
-    with api_server() as address:
-        yield address
