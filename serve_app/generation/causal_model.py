@@ -17,7 +17,7 @@ from peft import PeftModel
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from serve_app.artifacts import resolve
+from serve_app.artifacts import Downloads, resolve
 from serve_app.errors import ConfigError
 from serve_app.model_files import LOAD_ERRORS, has_tokenizer
 
@@ -37,8 +37,7 @@ def load_causal_model(
     device: torch.device,
     dtype: torch.dtype,
     base_reference: str | None = None,
-    cache_dir: str | None = None,
-    hf_token: str | None = None,
+    downloads: Downloads | None = None,
 ) -> CausalModel:
     """Loads what `directory` holds onto `device`.
 
@@ -47,8 +46,7 @@ def load_causal_model(
         device: where the model runs.
         dtype: type of its weights; an adapter is merged in it.
         base_reference: the adapter's base; unset: as its adapter_config.json says.
-        cache_dir: for a base that has to be fetched; see `resolve`.
-        hf_token: for a base on the Hugging Face hub.
+        downloads: for a base that has to be fetched; see `resolve`.
 
     Raises:
         ConfigError: it is neither, or weights, tokenizer or base are missing or damaged.
@@ -56,7 +54,7 @@ def load_causal_model(
     if not directory.is_dir():
         raise ConfigError(f"{directory} is a file; a causal model is a directory")
     if (directory / "adapter_config.json").is_file():
-        base = _base_directory(directory, base_reference, cache_dir, hf_token)
+        base = _base_directory(directory, base_reference, downloads)
         config = _load_config(base)
         tokenizer = _load_tokenizer(directory if has_tokenizer(directory) else base)
         model = _merge(_load_model(base, config, dtype), directory, len(tokenizer))
@@ -123,7 +121,7 @@ def _load_tokenizer(directory: Path) -> Any:
 
 
 def _base_directory(
-    adapter: Path, base_reference: str | None, cache_dir: str | None, hf_token: str | None
+    adapter: Path, base_reference: str | None, downloads: Downloads | None
 ) -> Path:
     """Where the adapter's base is.
 
@@ -136,7 +134,7 @@ def _base_directory(
         if candidate.is_dir():
             return candidate
     try:
-        return resolve(named, cache_dir=cache_dir, hf_token=hf_token)
+        return resolve(named, downloads)
     except ConfigError as error:
         hint = ""
         if "://" not in named:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Literal
 
-from serve_app.artifacts import resolve
+from serve_app.artifacts import Downloads, resolve
 from serve_app.errors import ConfigError, InvalidInput, Unavailable
 from serve_app.generation.causal_model import CausalModel, load_causal_model
 from serve_app.generation.decoding import Row
@@ -112,8 +112,7 @@ class TransformersGenerator:
         batch_size: int = 16,
         timeout_s: float | None = None,
         base_reference: str | None = None,
-        cache_dir: str | None = None,
-        hf_token: str | None = None,
+        downloads: Downloads | None = None,
     ) -> TransformersGenerator:
         """Loads the model, or LoRA adapter and base, that `reference` stands for.
 
@@ -128,8 +127,7 @@ class TransformersGenerator:
             batch_size: most texts decoded at once, over all calls.
             timeout_s: seconds after which a text ends with what it has; None: no limit.
             base_reference: an adapter's base, in place of what its configuration names.
-            cache_dir: where downloads are kept.
-            hf_token: for hf:// references.
+            downloads: for references that have to be fetched; see `resolve`.
 
         Raises:
             ConfigError: the reference or what it holds cannot be used; the message says why.
@@ -137,12 +135,11 @@ class TransformersGenerator:
         if dtype not in DTYPES:
             raise ConfigError(f"dtype is {dtype!r}; choose one of {', '.join(DTYPES)}")
         loaded = load_causal_model(
-            resolve(reference, cache_dir=cache_dir, hf_token=hf_token),
+            resolve(reference, downloads),
             device=resolve_device(device),
             dtype=DTYPES[dtype],
             base_reference=base_reference,
-            cache_dir=cache_dir,
-            hf_token=hf_token,
+            downloads=downloads,
         )
         return cls(
             loaded,

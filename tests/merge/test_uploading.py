@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from serve_app.artifacts import resolve, s3_upload
+from serve_app.artifacts import Downloads, resolve, s3_upload
 from serve_app.artifacts.s3 import UPLOAD_MANIFEST
 from serve_app.artifacts.s3_upload import upload_folder
 from serve_app.errors import ConfigError
@@ -39,7 +39,7 @@ def test_an_uploaded_folder_comes_back_the_same_and_is_not_sent_twice(
     report = upload_folder(folder, bucket, "m/", on_bytes=lambda *step: seen.append(step))
     assert (report.files, report.sent, report.size) == (3, 12 * MIB + 2, 12 * MIB + 2)
     assert seen[-1] == (12 * MIB + 2, 12 * MIB + 2)
-    assert contents(resolve(f"s3://{bucket}/m/", cache_dir=os.environ["CACHE_DIR"])) == contents(
+    assert contents(resolve(f"s3://{bucket}/m/", Downloads(os.environ["CACHE_DIR"]))) == contents(
         folder
     )
     before = len(requests_seen.lines)
@@ -75,11 +75,11 @@ def test_a_killed_upload_goes_on_with_the_parts_it_has(
     requests_seen.on_request = None
     assert keys(bucket) == {f"m/{UPLOAD_MANIFEST}"}
     with pytest.raises(ConfigError, match=r"not complete: 3 of 3 .*run merge_and_upload again"):
-        resolve(f"s3://{bucket}/m/", cache_dir=os.environ["CACHE_DIR"])
+        resolve(f"s3://{bucket}/m/", Downloads(os.environ["CACHE_DIR"]))
     report = upload_folder(folder, bucket, "m/")
     assert report.sent == 2 * MIB + 2  # the third part, and the small files
     assert "Uploads" not in s3().list_multipart_uploads(Bucket=bucket)
-    assert contents(resolve(f"s3://{bucket}/m/", cache_dir=os.environ["CACHE_DIR"])) == contents(
+    assert contents(resolve(f"s3://{bucket}/m/", Downloads(os.environ["CACHE_DIR"]))) == contents(
         folder
     )
 
@@ -101,15 +101,15 @@ def test_a_model_that_is_being_replaced_is_the_old_one_where_it_is_cached_and_an
 ) -> None:
     reference = f"s3://{bucket}/m/"
     upload_folder(folder, bucket, "m/")
-    old = contents(resolve(reference, cache_dir=str(tmp_path / "one")))
+    old = contents(resolve(reference, Downloads(str(tmp_path / "one"))))
     (folder / "config.json").write_bytes(b'{"new": 1}')
     seen: list[Any] = []
 
     def in_between(line: str) -> None:
         if UPLOAD_MANIFEST in line and "PUT" in line and not seen:
-            seen.append(contents(resolve(reference, cache_dir=str(tmp_path / "one"))))
+            seen.append(contents(resolve(reference, Downloads(str(tmp_path / "one")))))
             with pytest.raises(ConfigError, match="not complete"):
-                resolve(reference, cache_dir=str(tmp_path / "other"))
+                resolve(reference, Downloads(str(tmp_path / "other")))
             seen.append("refused")
 
     requests_seen.on_request = in_between
@@ -117,14 +117,14 @@ def test_a_model_that_is_being_replaced_is_the_old_one_where_it_is_cached_and_an
     requests_seen.on_request = None
     assert seen == [old, "refused"]
     for cache in ("one", "other"):
-        assert contents(resolve(reference, cache_dir=str(tmp_path / cache))) == contents(folder)
+        assert contents(resolve(reference, Downloads(str(tmp_path / cache)))) == contents(folder)
 
 
 def test_objects_of_an_earlier_model_are_named_and_not_served(folder: Path, bucket: str) -> None:
     s3().put_object(Bucket=bucket, Key="m/model-00009-of-00009.safetensors", Body=b"old")
     report = upload_folder(folder, bucket, "m/")
     assert report.others == ("m/model-00009-of-00009.safetensors",)
-    served = contents(resolve(f"s3://{bucket}/m/", cache_dir=os.environ["CACHE_DIR"]))
+    served = contents(resolve(f"s3://{bucket}/m/", Downloads(os.environ["CACHE_DIR"])))
     assert served == contents(folder)
 
 
