@@ -59,6 +59,29 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A headless Chromium."""
+    pytest.importorskip("playwright.sync_api", reason="needs playwright, of the dev extra")
+    from tests.browser import chromium, executable  # most test files do without
+
+    if executable() is None:
+        pytest.skip("needs a browser: apt-get install chromium, or set CHROMIUM to a program")
+    with chromium() as running:
+        yield running
+
+
+@pytest.fixture
+def pages(browser: Any) -> Iterator[Any]:
+    """Opens pages in the browser; none may ask another host or break its own policy."""
+    from tests.browser import Pages
+
+    opened = Pages(browser)
+    yield opened
+    opened.close()
+    assert not opened.wrong
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The team's data folder, beside the checkout; not part of a plain clone."""
