@@ -46,7 +46,7 @@ def test_the_language_is_the_browsers_until_another_is_chosen(pages: Any, url: s
     expect(page.locator("#original")).to_have_value(ORIGINALS[0])
     page.reload()
     expect(page.get_by_role("heading", name="The original")).to_be_visible()
-    expect(page.get_by_label("Language")).to_have_value("en")
+    expect(page.get_by_label("Language", exact=True)).to_have_value("en")
 
 
 def test_another_language_of_the_browser_is_english(pages: Any, url: str) -> None:
@@ -58,7 +58,7 @@ def test_what_is_under_way_and_what_failed_follow_the_language(pages: Any, url: 
     page = pages.open(url)
     page.locator("#score").click()
     expect(page.get_by_role("alert")).to_contain_text("The server refused the request")
-    page.get_by_label("Language").select_option("es")
+    page.get_by_label("Language", exact=True).select_option("es")
     expect(page.get_by_role("alert")).to_contain_text("El servidor ha rechazado la petición")
     # The server's own words are English, and a screen reader must be told.
     expect(page.get_by_role("alert").locator("[lang=en]")).to_be_visible()
@@ -100,7 +100,7 @@ def test_colours_are_the_devices_until_others_are_chosen_and_never_flash(
 def test_a_browser_without_storage_still_has_the_page(pages: Any, url: str) -> None:
     refuse = "Object.defineProperty(window, 'localStorage', {get() { throw new Error('no'); }})"
     page = pages.open(url, before=refuse)
-    page.get_by_label("Language").select_option("es")
+    page.get_by_label("Language", exact=True).select_option("es")
     expect(page.get_by_role("button", name="Puntuar")).to_be_visible()
 
 

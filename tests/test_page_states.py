@@ -177,7 +177,7 @@ def test_a_generator_alone_shows_sources_and_no_scores(pages: Any) -> None:
         page = pages.open(running)
         expect(page.get_by_role("button", name="Score")).to_be_hidden()
         page.get_by_label("Medical text").fill(ORIGINALS[0])
-        page.get_by_label("Summaries to choose from").select_option("2")
+        page.get_by_label("Summaries to choose from", exact=True).select_option("2")
         page.get_by_role("button", name="Generate").click()
         expect(page.locator("#candidates > li")).to_have_count(2)
         expect(page.locator("#candidates-hint")).to_contain_text("choose by reading")
@@ -248,7 +248,7 @@ def test_a_hostile_answer_stays_text(pages: Any, url: str) -> None:
         answer["models"] = {"relevance": HOSTILE}
         proxy.scripted["/evaluate"] = [Answer(200, json.dumps(answer).encode(), JSON)]
         page.get_by_label("Medical text").fill(ORIGINALS[0])
-        page.get_by_label("Summaries to choose from").select_option("2")
+        page.get_by_label("Summaries to choose from", exact=True).select_option("2")
         page.get_by_role("button", name="Generate").click()
         expect(page.locator("#candidates")).to_contain_text(HOSTILE)
         expect(page.locator("#sentences")).to_contain_text(HOSTILE)
