@@ -42,7 +42,7 @@ import boto3
 import typer
 from boto3.s3.transfer import TransferConfig
 
-from serve_app.artifacts import resolve
+from serve_app.artifacts import Downloads, resolve
 from serve_app.artifacts.checksums import expected_checksum, file_checksum
 
 app = typer.Typer(add_completion=False, help=__doc__, pretty_exceptions_show_locals=False)
@@ -160,7 +160,7 @@ def server(kind: str, source: Path, checksum: bool) -> Iterator[str]:
 
 
 def by_plainmed(folder: Path) -> Path:
-    return resolve(f"s3://{BUCKET}/{KEY}", cache_dir=str(folder))
+    return resolve(f"s3://{BUCKET}/{KEY}", Downloads(str(folder)))
 
 
 def by_boto3(folder: Path, config: TransferConfig | None = None) -> Path:

@@ -211,17 +211,9 @@ class PlainMedClient(ClientCore):
 
 
 class AsyncPlainMedClient(ClientCore):
-    """As `PlainMedClient`, for asyncio. Use it with `async with`, or call `aclose`.
+    """As `PlainMedClient`, for asyncio: the same arguments, methods and errors, to be awaited.
 
-    The arguments are those of `ClientCore`: base_url, timeout, connect_timeout, retries, deadline,
-    backoff, max_wait, headers. Every method takes a `request_id` to be found by in the server's
-    log (one is made where none is given). Where several texts are expected, a str stands for a
-    list of one.
-
-    Raises (each method):
-        PlainMedAPIError: the answer is an error.
-        PlainMedConnectionError: no answer came.
-        InvalidInput: an argument no server would accept, such as a text that is no str.
+    Use it with `async with`, or call `aclose`. `generate_stream` is for `async for`.
     """
 
     def _connect(self) -> None:
@@ -230,19 +222,19 @@ class AsyncPlainMedClient(ClientCore):
     async def relevance(
         self, originals: Texts, generated: Texts, *, request_id: str | None = None
     ) -> list[float]:
-        """BERTScore F1 of each pair."""
+        """As `PlainMedClient.relevance`."""
         return await self._send(client_wire.relevance(originals, generated), request_id)
 
     async def factuality(
         self, originals: Texts, generated: Texts, *, request_id: str | None = None
     ) -> list[float]:
-        """AlignScore of each pair."""
+        """As `PlainMedClient.factuality`."""
         return await self._send(client_wire.factuality(originals, generated), request_id)
 
     async def readability(
         self, texts: Texts, *, request_id: str | None = None
     ) -> ReadabilityResponse:
-        """FKGL, SMOG and Dale-Chall of each text."""
+        """As `PlainMedClient.readability`."""
         return await self._send(client_wire.readability(texts), request_id)
 
     async def loss(
@@ -254,10 +246,7 @@ class AsyncPlainMedClient(ClientCore):
         *,
         request_id: str | None = None,
     ) -> list[float]:
-        """The loss of each pair, in [0, 1]; a list even for one pair.
-
-        `weights` are relevance, factuality, fkgl, smog, dale_chall, with sum 1.
-        """
+        """As `PlainMedClient.loss`."""
         call = client_wire.loss(originals, generated, humans, weights)
         return await self._send(call, request_id)
 
@@ -273,11 +262,7 @@ class AsyncPlainMedClient(ClientCore):
         explain: bool = False,
         request_id: str | None = None,
     ) -> EvaluateResponse:
-        """All about each pair; without `generated` the server writes the summaries.
-
-        It then writes `n` candidates of each (default 1) and evaluates the one of least loss.
-        With `explain` each result has an `explanation`.
-        """
+        """As `PlainMedClient.evaluate`."""
         call = client_wire.evaluate(originals, generated, humans, weights, n, seed, explain)
         return await self._send(call, request_id)
 
@@ -291,11 +276,7 @@ class AsyncPlainMedClient(ClientCore):
         request_id: str | None = None,
         **sampling: Unpack[SamplingOptions],
     ) -> GenerateResponse:
-        """A summary of one text; with `n`, the answer's `candidates` has so many.
-
-        With `select="loss"` they are scored, the best comes first, and the answer is that one's;
-        `weights` are of that loss.
-        """
+        """As `PlainMedClient.generate`."""
         call = client_wire.generate(
             text, stream=False, sampling=sampling, n=n, select=select, weights=weights
         )
@@ -311,7 +292,7 @@ class AsyncPlainMedClient(ClientCore):
         request_id: str | None = None,
         **sampling: Unpack[SamplingOptions],
     ) -> list[GenerateResponse]:
-        """What `generate` gives, for each text, in one request."""
+        """As `PlainMedClient.generate_many`."""
         call = client_wire.generate_many(
             texts, sampling=sampling, n=n, select=select, weights=weights
         )
@@ -320,15 +301,12 @@ class AsyncPlainMedClient(ClientCore):
     def generate_stream(
         self, text: str, *, request_id: str | None = None, **sampling: Unpack[SamplingOptions]
     ) -> AsyncIterator[str | GenerateResponse]:
-        """The summary's pieces as they are written, then the whole answer.
-
-        Retried only until the stream begins; one that breaks off raises.
-        """
+        """As `PlainMedClient.generate_stream`."""
         call = client_wire.generate(text, stream=True, sampling=sampling)
         return self._events(named(call, request_id))
 
     async def health(self, *, request_id: str | None = None) -> HealthResponse:
-        """The state of the server, ready or not; never retried."""
+        """As `PlainMedClient.health`."""
         return await self._send(client_wire.health(), request_id)
 
     async def aclose(self) -> None:

@@ -38,7 +38,7 @@ def add_generate(app: FastAPI, backend: Backend, settings: Settings) -> None:
         whose data is the usual answer, or one `event: error` with the usual error body.
         """
         texts, field, n = _wanted(body, settings)
-        _check_select(body, backend)
+        weights = _selecting_weights(body, backend)
         params = params_of(body, settings)
         if body.stream:
             pieces = backend.stream(texts[0], params)
@@ -52,12 +52,11 @@ def add_generate(app: FastAPI, backend: Backend, settings: Settings) -> None:
 
         async def work() -> list[Candidates]:
             groups = await candidates.write(backend, texts, params, n, field)
-            if body.select is None:
+            if weights is None:
                 return groups
-            return await candidates.choose(backend, texts, groups, None, body.weights)
+            return await candidates.choose(backend, texts, groups, None, weights)
 
         groups = await within(work(), settings)
-        weights = None if body.select is None else check_weights(body.weights).tolist()
         answers = [generate_out(group, body.select, weights) for group in groups]
         if body.texts is None:
             return JSONResponse(answers[0].model_dump())
@@ -85,20 +84,22 @@ def _wanted(body: schemas.GenerateRequest, settings: Settings) -> tuple[list[str
     return texts, field, n
 
 
-def _check_select(body: schemas.GenerateRequest, backend: Backend) -> None:
+def _selecting_weights(body: schemas.GenerateRequest, backend: Backend) -> list[float] | None:
+    """The weights of the loss that selects; None where nothing is selected."""
     if body.select is None:
         if body.weights is not None:
             raise InvalidInput(
                 'weights are of the loss that selects: give select: "loss" too', field="weights"
             )
-        return
+        return None
     if "metrics" not in backend.services:
         raise NotServed(
             "select needs the metrics, and this server runs without them; start one with "
             "services: [metrics, generator]",
             field="select",
         )
-    check_weights(body.weights)
+    weights: list[float] = check_weights(body.weights).tolist()
+    return weights
 
 
 async def _events(first: str | Summary, rest: AsyncIterator[str | Summary]) -> AsyncIterator[str]:

@@ -2,7 +2,7 @@
 # rollback finds the one it had.
 
 resource "aws_ecr_repository" "image" {
-  for_each = toset(["cpu", "gpu"])
+  for_each = toset(["cpu", "gpu", "vllm"])
 
   name                 = "${local.cluster_name}/${each.key}"
   image_tag_mutability = "IMMUTABLE"

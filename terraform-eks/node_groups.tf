@@ -2,7 +2,7 @@
 # profiles select; the autoscaler reads them from EKS, so pools start from zero without further tags.
 
 locals {
-  pool_is_gpu = { for name, pool in var.node_pools : name => name == "gpu" }
+  pool_is_gpu = { for name, pool in var.node_pools : name => startswith(name, "gpu") }
 }
 
 resource "aws_launch_template" "pool" {

@@ -37,7 +37,7 @@ output "service_accounts" {
 }
 
 output "image_repositories" {
-  description = "ECR repository of each image target (cpu, gpu)."
+  description = "ECR repository of each image target (cpu, gpu, vllm)."
   value       = { for target, repository in aws_ecr_repository.image : target => repository.repository_url }
 }
 

@@ -141,8 +141,8 @@ variable "log_retention_days" {
 variable "node_pools" {
   description = <<-EOT
     Managed node groups by pool. system runs the operators; cpu is the normal size of both services (4 vCPU, 16 GB);
-    cpu-max is the size of `max-specs` (16 vCPU, 64 GB); gpu serves a language model. cpu-max and gpu start from
-    zero nodes and cost nothing until a pod asks for them.
+    cpu-max is the size of `max-specs` (16 vCPU, 64 GB); gpu serves a language model, gpu-multi one by vLLM over several
+    GPUs of a node. cpu-max, gpu and gpu-multi start from zero nodes and cost nothing until a pod asks for them.
     instance_types: in order of preference, all of one size. min, max: nodes. capacity_type: ON_DEMAND or SPOT.
     disk_gib: root volume; images and model caches lie on it.
   EOT
@@ -155,8 +155,8 @@ variable "node_pools" {
   }))
 
   validation {
-    condition     = length(setsubtract(keys(var.node_pools), ["system", "cpu", "cpu-max", "gpu"])) == 0
-    error_message = "node_pools may hold system, cpu, cpu-max and gpu only."
+    condition     = length(setsubtract(keys(var.node_pools), ["system", "cpu", "cpu-max", "gpu", "gpu-multi"])) == 0
+    error_message = "node_pools may hold system, cpu, cpu-max, gpu and gpu-multi only."
   }
   validation {
     condition     = alltrue([for pool in ["system", "cpu"] : contains(keys(var.node_pools), pool)])
@@ -171,8 +171,8 @@ variable "node_pools" {
     error_message = "the system pool needs min >= 1: the autoscaler that starts the other pools runs there."
   }
   validation {
-    condition     = alltrue([for name, pool in var.node_pools : pool.min == 0 if contains(["cpu-max", "gpu"], name)])
-    error_message = "cpu-max and gpu must have min = 0; the autoscaler starts them when a pod asks."
+    condition     = alltrue([for name, pool in var.node_pools : pool.min == 0 if contains(["cpu-max", "gpu", "gpu-multi"], name)])
+    error_message = "cpu-max, gpu and gpu-multi must have min = 0; the autoscaler starts them when a pod asks."
   }
   validation {
     condition     = alltrue([for pool in values(var.node_pools) : contains(["ON_DEMAND", "SPOT"], pool.capacity_type)])

@@ -14,6 +14,7 @@ from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
 from tests.artifact_servers import RequestLog, use_server
+from tests.texts import GENERATED, ORIGINALS
 
 # Before torch is imported. Its threads would fight those of the servers the tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -56,6 +57,29 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A headless Chromium."""
+    pytest.importorskip("playwright.sync_api", reason="needs playwright, of the dev extra")
+    from tests.browser import chromium, executable  # most test files do without
+
+    if executable() is None:
+        pytest.skip("needs a browser: apt-get install chromium, or set CHROMIUM to a program")
+    with chromium() as running:
+        yield running
+
+
+@pytest.fixture
+def pages(browser: Any) -> Iterator[Any]:
+    """Opens pages in the browser; none may ask another host or break its own policy."""
+    from tests.browser import Pages
+
+    opened = Pages(browser)
+    yield opened
+    opened.close()
+    assert not opened.wrong
 
 
 @pytest.fixture(scope="session")
@@ -116,3 +140,39 @@ def new_bucket(s3_client: Any) -> str:
     name = f"b{uuid.uuid4().hex[:20]}"
     s3_client.create_bucket(Bucket=name)
     return name
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    """The URL of the application's own gateway, over a backend that is light but computes."""
+    from tests.servers import api_server
+
+    with api_server() as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def tiny_align(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A compact AlignScore model with heads that nobody trained."""
+    from tests.tiny_suite import save_align
+
+    return save_align(tmp_path_factory.mktemp("align") / "tiny")
+
+
+@pytest.fixture
+def in_process(tiny_align: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`plainmed` without a server: settings by which it takes small models, on the processor."""
+    from serve_app.artifacts import RESOURCES
+
+    monkeypatch.setenv("ALIGNSCORE_MODEL", str(tiny_align))
+    monkeypatch.setenv("TARGETS_FILE", str(RESOURCES / "targets-earlier-system.json"))
+    monkeypatch.setenv("DEVICE", "cpu")
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> list[object]:
+    """The options of `plainmed score` that name the files of one pair of texts."""
+    original, generated = tmp_path / "a.txt", tmp_path / "b.txt"
+    original.write_text(ORIGINALS[0], encoding="utf-8")
+    generated.write_text(GENERATED[0], encoding="utf-8")
+    return ["--original-file", original, "--generated-file", generated]

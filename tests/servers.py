@@ -17,6 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from typing import Any
 
+import httpx
 import uvicorn
 
 from serve_app.artifacts import RESOURCES
@@ -129,6 +130,37 @@ class ScriptedServer:
         self._server.server_close()
 
 
+class ScriptedProxy(ScriptedServer):
+    """Passes requests on to `upstream`, after the scripted answers of their path are used up."""
+
+    def __init__(self, upstream: str, scripted: dict[str, list[Answer]]) -> None:
+        super().__init__([Answer()])
+        self.upstream = upstream
+        self.scripted = scripted
+
+    def take(self, request: Received) -> Answer:
+        with self._lock:
+            self.received.append(request)
+            waiting = self.scripted.get(request.path, [])
+            if waiting:
+                return waiting.pop(0)
+        kept = {name: request.headers[name] for name in _PASSED_ON if name in request.headers}
+        answer = httpx.request(
+            request.method,
+            self.upstream + request.path,
+            content=request.body,
+            headers=kept,
+            timeout=120,
+        )
+        headers = {
+            name: value for name, value in answer.headers.items() if name not in _NOT_PASSED_BACK
+        }
+        return Answer(answer.status_code, answer.content, headers)
+
+
+_PASSED_ON = ("content-type", "authorization", "if-none-match")
+_NOT_PASSED_BACK = ("content-length", "content-encoding", "transfer-encoding", "connection", "date")
+
 TARGETS = Targets.load(RESOURCES / "targets-earlier-system.json")
 MODELS = {"relevance": "overlap", "factuality": "overlap"}
 
@@ -158,9 +190,10 @@ def lead(text: str, sentences: int = 2) -> str:
 class LightBackend:
     """A `Backend` that computes in microseconds."""
 
-    services = frozenset({"metrics", "generator"})
-
-    def __init__(self, *, per_sample: bool = False) -> None:
+    def __init__(
+        self, *, per_sample: bool = False, services: Sequence[str] = ("metrics", "generator")
+    ) -> None:
+        self.services = frozenset(services)
         self.loss = LossFunction(TARGETS)
         self.per_sample = per_sample
         self.generated = 0

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from serve_app.artifacts import bound_cache, eviction, resolve
+from serve_app.artifacts import Downloads, resolve
+from serve_app.artifacts.eviction import Cache
 from serve_app.artifacts.staging import Staging, Wanted
 from serve_app.artifacts.store import Artifact, cache_root, safe_relative
 from serve_app.errors import ConfigError
@@ -18,7 +19,7 @@ from tests.artifact_servers import FILES, Hub, contents, numbered, serving
 
 
 def fetch(reference: str, cache: Path) -> Path:
-    return resolve(reference, cache_dir=str(cache))
+    return resolve(reference, Downloads(str(cache)))
 
 
 # --- local and malformed references ----------------------------------------------------------
@@ -86,7 +87,7 @@ def test_the_cache_is_where_the_platform_keeps_caches(
 
 
 def test_a_full_disk_is_named_and_leaves_nothing(tmp_path: Path) -> None:
-    artifact = Artifact(tmp_path, "s3", "x", "x")
+    artifact = Artifact(Downloads(str(tmp_path)).cache(), "s3", "x", "x")
 
     def fill(staging: Staging) -> None:
         staging.path(0).write_bytes(b"half")
@@ -102,7 +103,7 @@ def test_a_full_disk_is_named_and_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_a_file_that_was_not_written_whole_is_refused(tmp_path: Path) -> None:
-    artifact = Artifact(tmp_path, "s3", "x", "x")
+    artifact = Artifact(Downloads(str(tmp_path)).cache(), "s3", "x", "x")
     with pytest.raises(ConfigError, match="should have 9 bytes and came out with 4"):
         artifact.fetch("ab12", [Wanted("a", 9, "t")], lambda staging: staging.record(0, 0, 4))
     assert artifact.complete("ab12") is None
@@ -119,13 +120,14 @@ def hub_resolve(references: list[str], cache: Path, **environment: str) -> list[
     """
     code = (
         "import os, sys\n"
-        "from serve_app.artifacts import bound_cache, resolve\n"
+        "from serve_app.artifacts import Downloads, resolve\n"
         "from serve_app.errors import ConfigError\n"
-        "bound_cache(float(os.environ.get('TEST_BOUND_GB', '100')))\n"
         "token = os.environ.get('TEST_TOKEN', 'hf_secret123')\n"
+        "bound = float(os.environ.get('TEST_BOUND_GB', '100'))\n"
+        "downloads = Downloads(sys.argv[1], bound, token or None)\n"
         "for reference in sys.argv[2:]:\n"
         "    try:\n"
-        "        print(resolve(reference, cache_dir=sys.argv[1], hf_token=token or None))\n"
+        "        print(resolve(reference, downloads))\n"
         "    except ConfigError as error:\n"
         "        print('ConfigError:', error.message.replace(chr(10), ' '))\n"
     )
@@ -200,15 +202,10 @@ def test_a_hub_model_nobody_uses_makes_room_and_the_bound_holds_for_it(tmp_path:
     with serving(handler) as url:
         (found,) = hub_resolve(["hf://org/tiny"], tmp_path, HF_ENDPOINT=url, **options)
     assert set(handler.tokens) == {""}  # only the token that is given is ever sent
-    before = eviction._bound_gb
-    try:
-        bound_cache(400_000 / 1e9)
-        files = [Wanted("file/a", 200_000, "t")]
-        fetched = Artifact(tmp_path, "s3", "x", "x").fetch(
-            "ab12", files, lambda staging: staging.record(0, 0, 200_000)
-        )
-    finally:
-        bound_cache(before)
+    files = [Wanted("file/a", 200_000, "t")]
+    fetched = Artifact(Cache(tmp_path, 400_000 / 1e9), "s3", "x", "x").fetch(
+        "ab12", files, lambda staging: staging.record(0, 0, 200_000)
+    )
     assert fetched.is_dir()
     assert not Path(found).exists()
     with serving(handler) as url:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.artifacts import bound_cache, eviction
+from serve_app.artifacts import Downloads
+from serve_app.artifacts.eviction import Cache
 from serve_app.artifacts.staging import Staging, Wanted
 from serve_app.artifacts.store import Artifact
 from serve_app.errors import ConfigError
@@ -21,11 +22,9 @@ SIZE = 100_000
 VERSION = "ab12"
 
 
-@pytest.fixture(autouse=True)
-def _bound() -> Iterator[None]:
-    before = eviction._bound_gb
-    yield
-    eviction._bound_gb = before
+def cache(root: Path, room: float = 1000) -> Cache:
+    """A cache that may hold `room` copies of SIZE bytes."""
+    return Cache(root, room * SIZE / 1e9)
 
 
 def write(staging: Staging) -> None:
@@ -39,13 +38,16 @@ def write(staging: Staging) -> None:
         assert file.size == staging.path(index).stat().st_size
 
 
-def fetch(root: Path, name: str, size: int = SIZE, version: str = VERSION) -> Path:
-    return Artifact(root, "s3", name, name).fetch(version, [Wanted("file/a", size, "t")], write)
+def fetch(
+    root: Path, name: str, size: int = SIZE, version: str = VERSION, room: float = 1000
+) -> Path:
+    artifact = Artifact(cache(root, room), "s3", name, name)
+    return artifact.fetch(version, [Wanted("file/a", size, "t")], write)
 
 
 def let_go(root: Path, name: str, *, used: float, version: str = VERSION) -> None:
     """As if the process that uses it had ended, having used it last at `used`."""
-    artifact = Artifact(root, "s3", name, name)
+    artifact = Artifact(cache(root), "s3", name, name)
     artifact.release(version)
     os.utime(artifact.folder / f"{version}.lease", (used, used))
 
@@ -53,9 +55,10 @@ def let_go(root: Path, name: str, *, used: float, version: str = VERSION) -> Non
 HOLDER = """
 import sys
 from pathlib import Path
+from serve_app.artifacts.eviction import Cache
 from serve_app.artifacts.staging import Wanted
 from serve_app.artifacts.store import Artifact
-Artifact(Path(sys.argv[1]), "s3", sys.argv[2], sys.argv[2]).fetch(
+Artifact(Cache(Path(sys.argv[1]), 1), "s3", sys.argv[2], sys.argv[2]).fetch(
     "ab12", [Wanted("file/a", 100000, "t")], lambda staging: None)
 print("held", flush=True)
 sys.stdin.read()
@@ -83,25 +86,32 @@ def holding() -> Iterator[Callable[[Path, str], subprocess.Popen[str]]]:
         process.communicate()
 
 
-def test_the_bound_is_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert load_settings().cache_max_gb == eviction._bound_gb == 100
+def test_the_bound_is_a_setting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CACHE_DIR", str(tmp_path))
+    assert Downloads.of(load_settings()).max_gb == Downloads().max_gb == 100
     monkeypatch.setenv("CACHE_MAX_GB", "2.5")
-    bound_cache(load_settings().cache_max_gb)
-    assert eviction._bound_gb == 2.5
+    assert Downloads.of(load_settings()).cache() == Cache(tmp_path, 2.5)
+    with pytest.raises(ConfigError, match="CACHE_MAX_GB"):
+        Downloads(max_gb=0)
     monkeypatch.setenv("CACHE_MAX_GB", "0")
     with pytest.raises(ConfigError, match="CACHE_MAX_GB"):
         load_settings()
+
+
+def test_the_token_is_never_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret123")
+    downloads = Downloads.of(load_settings())
+    assert downloads.hf_token == "hf_secret123"
+    assert "hf_secret123" not in repr(downloads)
 
 
 def test_the_least_recently_used_goes_first_and_no_more_than_must(tmp_path: Path) -> None:
     places = {name: fetch(tmp_path, name) for name in ("old", "older", "new")}
     for name, used in (("old", 2000), ("older", 1000), ("new", 3000)):
         let_go(tmp_path, name, used=used)
-    bound_cache(3.5 * SIZE / 1e9)
-    fetch(tmp_path, "fourth")
+    fetch(tmp_path, "fourth", room=3.5)
     assert {name for name, place in places.items() if place.is_dir()} == {"old", "new"}
-    bound_cache(2.5 * SIZE / 1e9)
-    fetch(tmp_path, "fifth")
+    fetch(tmp_path, "fifth", room=2.5)
     assert not any(place.exists() for place in places.values())
 
 
@@ -111,30 +121,27 @@ def test_what_a_process_uses_is_kept_until_it_ends_however_it_ends(
     place = fetch(tmp_path, "served")
     let_go(tmp_path, "served", used=1000)
     replicas = [holding(tmp_path, "served") for _ in range(2)]
-    bound_cache(1.5 * SIZE / 1e9)
     for replica in replicas:
         with pytest.raises(ConfigError, match=r"running processes use served-.*CACHE_MAX_GB"):
-            fetch(tmp_path, "next")
+            fetch(tmp_path, "next", room=1.5)
         assert place.is_dir()
         replica.kill()
         replica.wait()
-    assert fetch(tmp_path, "next").is_dir()
+    assert fetch(tmp_path, "next", room=1.5).is_dir()
     assert not place.exists()
 
 
 def test_what_this_process_uses_is_kept_too(tmp_path: Path) -> None:
     place = fetch(tmp_path, "mine")
-    bound_cache(1.5 * SIZE / 1e9)
     with pytest.raises(ConfigError, match="CACHE_MAX_GB"):
-        fetch(tmp_path, "next")
+        fetch(tmp_path, "next", room=1.5)
     assert place.is_dir()
 
 
 def test_a_replaced_version_nobody_uses_makes_room_for_the_new_one(tmp_path: Path) -> None:
     old = fetch(tmp_path, "model")
     let_go(tmp_path, "model", used=1000)
-    bound_cache(1.5 * SIZE / 1e9)
-    new = fetch(tmp_path, "model", version="cd34")
+    new = fetch(tmp_path, "model", version="cd34", room=1.5)
     assert new.is_dir()
     assert not old.exists()
 
@@ -143,11 +150,10 @@ def test_nothing_is_removed_where_that_would_not_be_enough(tmp_path: Path) -> No
     unused = fetch(tmp_path, "unused")
     let_go(tmp_path, "unused", used=1000)
     fetch(tmp_path, "used")
-    bound_cache(2.5 * SIZE / 1e9)
     with pytest.raises(ConfigError, match="no room"):
-        fetch(tmp_path, "large", size=2 * SIZE)
+        fetch(tmp_path, "large", size=2 * SIZE, room=2.5)
     with pytest.raises(ConfigError, match="more than the cache may hold"):
-        fetch(tmp_path, "larger", size=3 * SIZE)
+        fetch(tmp_path, "larger", size=3 * SIZE, room=2.5)
     assert unused.is_dir()
 
 
@@ -159,26 +165,24 @@ def test_an_unfinished_download_of_a_dead_process_makes_room(tmp_path: Path) -> 
         staging.record(0, 0, SIZE // 2)
         raise KeyboardInterrupt
 
-    artifact = Artifact(tmp_path, "s3", "half", "half")
+    artifact = Artifact(cache(tmp_path), "s3", "half", "half")
     with pytest.raises(KeyboardInterrupt):
         artifact.fetch(VERSION, [Wanted("file/a", SIZE, "t")], half)
     assert (artifact.folder / "partial").is_dir()
-    bound_cache(1.2 * SIZE / 1e9)
-    fetch(tmp_path, "next")
+    fetch(tmp_path, "next", room=1.2)
     assert not (artifact.folder / "partial").exists()
 
 
 def test_a_download_under_way_counts_with_its_whole_size(tmp_path: Path) -> None:
-    bound_cache(1.5 * SIZE / 1e9)
     refused: list[str] = []
 
     def meanwhile(staging: Staging) -> None:
         with pytest.raises(ConfigError, match="no room") as caught:
-            fetch(tmp_path, "second")
+            fetch(tmp_path, "second", room=1.5)
         refused.append(caught.value.message)
         write(staging)
 
-    first = Artifact(tmp_path, "s3", "first", "first")
+    first = Artifact(cache(tmp_path, 1.5), "s3", "first", "first")
     assert first.fetch(VERSION, [Wanted("file/a", SIZE, "t")], meanwhile).is_dir()
     assert refused
     assert not list(tmp_path.rglob("*.reserved"))
@@ -193,7 +197,7 @@ def test_a_copy_without_manifest_is_not_taken_for_one(tmp_path: Path) -> None:
         downloaded.append(1)
         write(staging)
 
-    artifact = Artifact(tmp_path, "s3", "model", "model")
+    artifact = Artifact(cache(tmp_path), "s3", "model", "model")
     assert artifact.fetch(VERSION, [Wanted("file/a", SIZE, "t")], again) == place
     assert downloaded
 

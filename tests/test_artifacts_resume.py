@@ -20,7 +20,7 @@ from typing import Any
 import boto3
 import pytest
 
-from serve_app.artifacts import resolve, s3_client, s3_transfer
+from serve_app.artifacts import Downloads, resolve, s3_client, s3_transfer
 from serve_app.errors import ConfigError
 from tests.artifact_servers import FlakyProxy, MotoProcess, RequestLog, numbered
 
@@ -71,15 +71,15 @@ def put(url: str, bucket: str, content: bytes) -> None:
 
 
 def fetch(reference: str, cache: Path) -> bytes:
-    return (resolve(reference, cache_dir=str(cache)) / "model.bin").read_bytes()
+    return (resolve(reference, Downloads(str(cache))) / "model.bin").read_bytes()
 
 
 CHILD = """
 import sys
-from serve_app.artifacts import resolve, s3_transfer
+from serve_app.artifacts import Downloads, resolve, s3_transfer
 s3_transfer.PART_BYTES = int(sys.argv[3])
 s3_transfer._RECORD_BYTES = s3_transfer.PART_BYTES // 2
-print(resolve(sys.argv[1], cache_dir=sys.argv[2]))
+print(resolve(sys.argv[1], Downloads(sys.argv[2])))
 """
 
 

@@ -11,7 +11,7 @@ import pytest
 from boto3.s3.transfer import TransferConfig
 from moto.s3.models import s3_backends
 
-from serve_app.artifacts import resolve, s3_transfer
+from serve_app.artifacts import Downloads, resolve, s3_transfer
 from serve_app.errors import ConfigError
 from serve_app.metrics.alignscore import AlignScorer
 from serve_app.metrics.suite import load_factuality
@@ -39,7 +39,7 @@ def bucket(new_bucket: str, s3_client: Any) -> str:
 
 
 def fetch(reference: str, cache: Path) -> Path:
-    return resolve(reference, cache_dir=str(cache))
+    return resolve(reference, Downloads(str(cache)))
 
 
 def stored(bucket: str, key: str) -> Any:

@@ -6,9 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
 
-from serve_app.cli import app
 from serve_app.cli_score import RAY_ROWS, with_models
 from serve_app.corpus import ScoreJob
 from serve_app.corpus.distributed import RayEngine, RayOptions
@@ -19,6 +17,7 @@ from serve_app.loss import LossFunction
 from serve_app.metrics.suite import MetricSuite
 from serve_app.settings import load_settings
 from serve_app.targets import load_targets
+from tests.command import plainmed
 from tests.corpus_tools import make_rows, read_rows, write_rows
 from tests.texts import GENERATED, ORIGINALS
 from tests.tiny_suite import make_suite
@@ -42,10 +41,6 @@ def source(tmp_path: Path) -> Path:
         {"original": one, "summary": other} for one, other in zip(ORIGINALS, GENERATED, strict=True)
     ]
     return write_rows(tmp_path / "in.parquet", [*rows, {"original": "A b.", "summary": "..."}])
-
-
-def plainmed(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def test_a_suite_scorer_gives_metrics_and_loss_of_the_library(

@@ -164,6 +164,13 @@ def test_a_budget_below_every_sentence_cuts_one_and_says_so(engine) -> None:
     assert sentence.text == summary.text
 
 
+def test_a_parameter_out_of_range_is_refused(engine) -> None:
+    with pytest.raises(InvalidInput, match="max_new_tokens is 0; it must be at least 1"):
+        engine.generate(ABSTRACTS[:1], [GenerationParams(max_new_tokens=0)])
+    with pytest.raises(InvalidInput, match="seed is -1"):
+        engine.stream(ABSTRACTS[0], GenerationParams(seed=-1))
+
+
 def test_the_same_text_has_the_same_summary_whatever_the_sampling(engine, summaries) -> None:
     params = GenerationParams(temperature=2.0, top_p=0.1, repeat_penalty=3.0, seed=7)
     assert engine.generate([ABSTRACTS[1]], [params]) == [summaries[1]]

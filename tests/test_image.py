@@ -137,6 +137,9 @@ def test_what_the_image_installs_holds_the_embedded_models(tmp_path: Path) -> No
     resources = "serve_app/resources"
     assert f"{resources}/alignscore-mini/model.safetensors" in names
     assert f"{resources}/targets-embedded.json" in names
+    page = {f"serve_app/page/{path.name}" for path in (ROOT / "serve_app" / "page").iterdir()}
+    assert page
+    assert page <= names
     assert {"serve_app/app.py", "metrics_client.py"} <= names
     # The encoder of the relevance metric is a dependency, which the lock must name.
     dependencies = (context / "constraints.txt").read_text(encoding="utf-8")

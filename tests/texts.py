@@ -38,3 +38,11 @@ HUMAN = [
     "Antibiotics before a caesarean section reduce infections in mothers.",
     "Zinc lozenges may shorten colds in children, but we are not certain.",
 ]
+
+# Sentences that the edits of serve_app.training change: numbers, names, negations, comparisons.
+PASSAGE = [
+    "In 2009, Helen Marsh told the London Council that 45 patients (30 women) were treated.",
+    "Aspirin was more effective than placebo for headache in adults.",
+    "Nausea was not reported by any of the 120 children who received warfarin tablets.",
+    "Peter Vance led the team at Oxford University, which increased funding for nurses.",
+]

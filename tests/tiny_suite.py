@@ -20,11 +20,17 @@ from serve_app.metrics.suite import MetricSuite
 ENCODER = "embedded:all-MiniLM-L6-v2"
 
 
-def make_suite(folder: Path) -> MetricSuite:
-    """A suite whose factuality model, named `tiny`, is written to `folder`."""
+def save_align(folder: Path) -> Path:
+    """Writes a factuality model named `tiny`, with heads that nobody trained, to `folder`."""
     torch.manual_seed(0)
     model = AlignModel(AutoModel.from_pretrained(embedded_path("all-MiniLM-L6-v2")))
     save_compact(model, folder, CompactConfig("tiny", ENCODER, 4, 40, "nli_sp"))
+    return folder
+
+
+def make_suite(folder: Path) -> MetricSuite:
+    """A suite whose factuality model, named `tiny`, is written to `folder`."""
+    save_align(folder)
     return MetricSuite(
         BertScorer.from_reference(ENCODER, device="cpu"),
         AlignScorer.from_reference(str(folder), device="cpu"),

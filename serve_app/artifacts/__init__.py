@@ -5,8 +5,8 @@ A reference is a local directory or file, `embedded:NAME` (inside an installed p
 reference says so.
 """
 
+from serve_app.artifacts.downloads import Downloads
 from serve_app.artifacts.embedded import RESOURCES, embedded_path
-from serve_app.artifacts.eviction import bound_cache
 from serve_app.artifacts.resolve import resolve
 
-__all__ = ["RESOURCES", "bound_cache", "embedded_path", "resolve"]
+__all__ = ["RESOURCES", "Downloads", "embedded_path", "resolve"]

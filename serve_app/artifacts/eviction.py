@@ -22,7 +22,6 @@ from filelock import FileLock, Timeout
 
 from serve_app.artifacts.leases import Exclusive
 from serve_app.errors import ConfigError
-from serve_app.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -34,19 +33,18 @@ PARTIAL = "partial"
 _DISK_MARGIN = 16 << 20  # file systems keep some blocks for themselves
 _GB = 10**9
 
-_bound_gb: float = Settings.model_fields["cache_max_gb"].default
 
+@dataclass(frozen=True, slots=True)
+class Cache:
+    """The folder that downloads are kept in, and its bound.
 
-def bound_cache(max_gb: float) -> None:
-    """Sets the bound of this process's downloads: the setting CACHE_MAX_GB.
-
-    Args:
-        max_gb: most bytes the cache may hold, in units of 10^9; above 0.
+    Attributes:
+        root: the folder, which exists.
+        max_gb: CACHE_MAX_GB, most bytes it may hold, in units of 10^9; above 0.
     """
-    global _bound_gb
-    if not max_gb > 0:
-        raise ConfigError(f"CACHE_MAX_GB is {max_gb}; it must be above 0")
-    _bound_gb = max_gb
+
+    root: Path
+    max_gb: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +77,11 @@ class _Claim:
 
 
 @contextlib.contextmanager
-def reserved(root: Path, target: Path, size: int, *, lock: Path, label: str) -> Iterator[None]:
+def reserved(cache: Cache, target: Path, size: int, *, lock: Path, label: str) -> Iterator[None]:
     """Makes room for `target` and counts it as `size` bytes until the block ends.
 
     Args:
-        root: the cache directory.
+        cache: what the target is in.
         target: the entry that is about to be downloaded.
         size: bytes it will have in the end, what is there already included.
         lock: the target's lock, which the caller holds.
@@ -93,8 +91,8 @@ def reserved(root: Path, target: Path, size: int, *, lock: Path, label: str) -> 
         ConfigError: what other processes use leaves no room in the bound, or on the disk.
     """
     note = _note(target)
-    with FileLock(root / "lock"):
-        _make_room(root, target, size, lock, label)
+    with FileLock(cache.root / "lock"):
+        _make_room(cache, target, size, lock, label)
         note.write_text(str(size), encoding="ascii")
     try:
         yield
@@ -129,12 +127,12 @@ def disk_usage(path: Path) -> int:
     return total
 
 
-def _make_room(root: Path, target: Path, size: int, lock: Path, label: str) -> None:
-    bound = round(_bound_gb * _GB)
+def _make_room(cache: Cache, target: Path, size: int, lock: Path, label: str) -> None:
+    root, bound = cache.root, round(cache.max_gb * _GB)
     if size > bound:
         raise ConfigError(
             f"{label}: its {_gb(size)} are more than the cache may hold (CACHE_MAX_GB is "
-            f"{_bound_gb:g}); raise CACHE_MAX_GB"
+            f"{cache.max_gb:g}); raise CACHE_MAX_GB"
         )
     others = [entry for entry in entries(root) if entry.path != target]
     coming = sum(max(0, entry.size - entry.on_disk) for entry in others)
@@ -163,7 +161,7 @@ def _make_room(root: Path, target: Path, size: int, lock: Path, label: str) -> N
             used = [entry.path for entry in others if entry.path not in claimed]
             raise ConfigError(
                 f"{label}: no room for {_gb(size)} in the cache {root}: CACHE_MAX_GB is "
-                f"{_bound_gb:g}, and running processes use "
+                f"{cache.max_gb:g}, and running processes use "
                 f"{', '.join(path.parent.name for path in used)}; "
                 "raise CACHE_MAX_GB or stop what no longer needs them"
             )

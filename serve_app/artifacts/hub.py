@@ -30,7 +30,7 @@ from huggingface_hub.errors import (
 )
 
 from serve_app.artifacts import leases
-from serve_app.artifacts.eviction import disk_usage, reserved
+from serve_app.artifacts.eviction import Cache, disk_usage, reserved
 from serve_app.errors import ConfigError
 
 _REFERENCE = re.compile(
@@ -40,7 +40,7 @@ _REFERENCE = re.compile(
 _IGNORED = ["original/*", "onnx/*", "openvino/*", "*.onnx", "*.h5", "*.msgpack", "*.gguf"]
 
 
-def fetch_hub(reference: str, root: Path, token: str | None) -> Path:
+def fetch_hub(reference: str, cache: Cache, token: str | None) -> Path:
     """The directory of a snapshot of a model repository.
 
     A branch is looked up at each call; a commit hash needs no look-up once it is here. Where
@@ -48,7 +48,7 @@ def fetch_hub(reference: str, root: Path, token: str | None) -> Path:
 
     Args:
         reference: `hf://org/name`, or with `@` and a branch, tag or commit.
-        root: the cache directory.
+        cache: where it is kept.
         token: for private and gated repositories; None: none is sent, not even one that
             `hf auth login` left on this machine.
 
@@ -63,7 +63,7 @@ def fetch_hub(reference: str, root: Path, token: str | None) -> Path:
             "hf://ORG/NAME@REVISION"
         )
     repo, revision = match["repo"], match["revision"]
-    folder = root / "hub"
+    folder = cache.root / "hub"
     name = repo.replace("/", "--")
     fetch = partial(
         snapshot_download,
@@ -78,7 +78,7 @@ def fetch_hub(reference: str, root: Path, token: str | None) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         new = leases.hold(lease)  # from here on nobody removes the repository's folder
         with FileLock(folder / f"{name}.lock") as lock:
-            return _fetch(fetch, root, folder / f"models--{name}", Path(lock.lock_file))
+            return _fetch(fetch, cache, folder / f"models--{name}", Path(lock.lock_file))
     except ConfigError:
         if new:
             leases.release(lease)
@@ -92,7 +92,7 @@ def fetch_hub(reference: str, root: Path, token: str | None) -> Path:
         raise ConfigError(f"cannot fetch {reference}: {cause}") from None
 
 
-def _fetch(fetch: Callable[..., Any], root: Path, target: Path, lock: Path) -> Path:
+def _fetch(fetch: Callable[..., Any], cache: Cache, target: Path, lock: Path) -> Path:
     """Downloads into `target` what it lacks, with room made for it; the lock is held."""
     for orphan in target.glob("blobs/*.incomplete"):  # of a process that was killed
         orphan.unlink(missing_ok=True)
@@ -105,7 +105,7 @@ def _fetch(fetch: Callable[..., Any], root: Path, target: Path, lock: Path) -> P
     if not coming:
         return Path(fetch())
     size = disk_usage(target) + coming
-    with reserved(root, target, size, lock=lock, label=target.name):
+    with reserved(cache, target, size, lock=lock, label=target.name):
         return Path(fetch())
 
 

@@ -5,22 +5,21 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from serve_app.artifacts.downloads import Downloads
 from serve_app.artifacts.embedded import embedded_path
-from serve_app.artifacts.store import cache_root
 from serve_app.errors import ConfigError
 
 _FORMS = "a local directory or file, embedded:NAME, s3://BUCKET/PREFIX/ or hf://ORG/NAME[@REVISION]"
 
 
-def resolve(reference: str, *, cache_dir: str | None = None, hf_token: str | None = None) -> Path:
+def resolve(reference: str, downloads: Downloads | None = None) -> Path:
     """The local directory or file that `reference` stands for, fetched if it is remote.
 
     Args:
         reference: a local path, `embedded:NAME`, `s3://bucket/prefix/` (a directory),
             `s3://bucket/key` (a file, or a directory if there is no such key), or
             `hf://org/name[@revision]`.
-        cache_dir: where downloads are kept; unset: see `cache_root`.
-        hf_token: for `hf://`.
+        downloads: where and how it is fetched; None: `Downloads()`, whatever the settings say.
 
     Raises:
         ConfigError: the reference is malformed, missing or could not be fetched; the message
@@ -30,15 +29,16 @@ def resolve(reference: str, *, cache_dir: str | None = None, hf_token: str | Non
         raise ConfigError(f"an empty reference; give {_FORMS}")
     if reference.startswith("embedded:"):
         return embedded_path(reference.removeprefix("embedded:"))
+    downloads = downloads or Downloads()
     # Imported where they are used: boto3 and huggingface_hub cost every start a second.
     if reference.startswith("s3://"):
         from serve_app.artifacts.s3 import fetch_s3
 
-        return fetch_s3(reference, cache_root(cache_dir))
+        return fetch_s3(reference, downloads.cache())
     if reference.startswith("hf://"):
         from serve_app.artifacts.hub import fetch_hub
 
-        return fetch_hub(reference, cache_root(cache_dir), hf_token)
+        return fetch_hub(reference, downloads.cache(), downloads.hf_token)
     scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", reference)
     if scheme is not None:
         raise ConfigError(f"{reference!r}: scheme {scheme[1]!r} is not supported; give {_FORMS}")

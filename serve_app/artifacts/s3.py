@@ -16,6 +16,7 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from serve_app.artifacts.eviction import Cache
 from serve_app.artifacts.s3_client import (
     ATTEMPTS,
     UNREACHABLE,
@@ -46,7 +47,7 @@ _UNSURE = (_Unfinished, *UNREACHABLE)
 """What leaves open whether the copy fetched last is still the object; it is used then."""
 
 
-def fetch_s3(reference: str, root: Path) -> Path:
+def fetch_s3(reference: str, cache: Cache) -> Path:
     """The local copy of an object (a file) or of all objects under a prefix (a directory).
 
     `s3://bucket/x/` is the prefix; `s3://bucket/x` is the object of that key if there is
@@ -55,7 +56,7 @@ def fetch_s3(reference: str, root: Path) -> Path:
 
     Args:
         reference: as above.
-        root: the cache directory.
+        cache: where it is kept.
 
     Raises:
         ConfigError: the reference is malformed, nothing is there, access is denied, a key
@@ -66,7 +67,7 @@ def fetch_s3(reference: str, root: Path) -> Path:
     try:
         client = new_client()
         endpoint = client.meta.endpoint_url
-        artifact = Artifact(root, "s3", f"{endpoint}\n{bucket}\n{key}", f"{bucket}-{key}")
+        artifact = Artifact(cache, "s3", f"{endpoint}\n{bucket}\n{key}", f"{bucket}-{key}")
         for attempt in range(ATTEMPTS):
             try:
                 return _fetch(client, artifact, bucket, key, reference)

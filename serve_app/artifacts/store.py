@@ -25,7 +25,7 @@ from pathlib import Path, PurePosixPath
 from filelock import FileLock, Timeout
 
 from serve_app.artifacts import leases
-from serve_app.artifacts.eviction import MANIFEST, PARTIAL, VERSION, remove, reserved
+from serve_app.artifacts.eviction import MANIFEST, PARTIAL, VERSION, Cache, remove, reserved
 from serve_app.artifacts.staging import Staging, Wanted
 from serve_app.errors import ConfigError
 
@@ -84,18 +84,18 @@ class Artifact:
     """The versions of one artifact in the cache.
 
     Args:
-        root: the cache directory.
+        cache: what it is in.
         kind: the folder of its protocol there, such as `s3`.
         identity: what tells this artifact from others, such as endpoint, bucket and prefix.
         label: a readable name for its folder and messages.
     """
 
-    def __init__(self, root: Path, kind: str, identity: str, label: str) -> None:
+    def __init__(self, cache: Cache, kind: str, identity: str, label: str) -> None:
         digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
         readable = re.sub(r"[^A-Za-z0-9._-]+", "-", label).strip("-.")[-60:]
-        self.root = root
-        self.folder = root / kind / f"{readable}-{digest}"
+        self.folder = cache.root / kind / f"{readable}-{digest}"
         self.label = label
+        self._cache = cache
 
     def complete(self, version: str) -> Path | None:
         """The folder of `version` if every file of its manifest is there in its size.
@@ -210,7 +210,7 @@ class Artifact:
     ) -> None:
         total = sum(file.size for file in files)
         partial, lock = self.folder / PARTIAL, self.folder / "lock"
-        with reserved(self.root, partial, total, lock=lock, label=self.label):
+        with reserved(self._cache, partial, total, lock=lock, label=self.label):
             try:
                 staging = Staging(partial, files)
                 present = staging.present

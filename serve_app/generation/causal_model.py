@@ -17,7 +17,7 @@ from peft import PeftModel
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from serve_app.artifacts import resolve
+from serve_app.artifacts import Downloads, resolve
 from serve_app.errors import ConfigError
 from serve_app.model_files import LOAD_ERRORS, has_tokenizer
 
@@ -37,8 +37,7 @@ def load_causal_model(
     device: torch.device,
     dtype: torch.dtype,
     base_reference: str | None = None,
-    cache_dir: str | None = None,
-    hf_token: str | None = None,
+    downloads: Downloads | None = None,
 ) -> CausalModel:
     """Loads what `directory` holds onto `device`.
 
@@ -47,8 +46,7 @@ def load_causal_model(
         device: where the model runs.
         dtype: type of its weights; an adapter is merged in it.
         base_reference: the adapter's base; unset: as its adapter_config.json says.
-        cache_dir: for a base that has to be fetched; see `resolve`.
-        hf_token: for a base on the Hugging Face hub.
+        downloads: for a base that has to be fetched; see `resolve`.
 
     Raises:
         ConfigError: it is neither, or weights, tokenizer or base are missing or damaged.
@@ -56,13 +54,13 @@ def load_causal_model(
     if not directory.is_dir():
         raise ConfigError(f"{directory} is a file; a causal model is a directory")
     if (directory / "adapter_config.json").is_file():
-        base = _base_directory(directory, base_reference, cache_dir, hf_token)
-        config = _load_config(base)
-        tokenizer = _load_tokenizer(directory if has_tokenizer(directory) else base)
+        base = _base_directory(directory, base_reference, downloads)
+        config = load_config(base)
+        tokenizer = load_tokenizer(directory if has_tokenizer(directory) else base)
         model = _merge(_load_model(base, config, dtype), directory, len(tokenizer))
     elif (directory / "config.json").is_file():
-        config = _load_config(directory)
-        tokenizer = _load_tokenizer(directory)
+        config = load_config(directory)
+        tokenizer = load_tokenizer(directory)
         model = _load_model(directory, config, dtype)
     else:
         raise ConfigError(
@@ -72,11 +70,16 @@ def load_causal_model(
     return CausalModel(
         model=model.to(device=device, dtype=dtype).eval(),
         tokenizer=tokenizer,
-        context=_context(model, tokenizer),
+        context=context_of(model.config, tokenizer),
     )
 
 
-def _load_config(directory: Path) -> Any:
+def load_config(directory: Path) -> Any:
+    """The configuration of the causal model in `directory`.
+
+    Raises:
+        ConfigError: it cannot be read, or is of another kind of model.
+    """
     try:
         config = AutoConfig.from_pretrained(directory)
     except LOAD_ERRORS as error:
@@ -110,7 +113,12 @@ def _load_model(directory: Path, config: Any, dtype: torch.dtype) -> Any:
     return model
 
 
-def _load_tokenizer(directory: Path) -> Any:
+def load_tokenizer(directory: Path) -> Any:
+    """The tokenizer in `directory`.
+
+    Raises:
+        ConfigError: there is none, or it cannot be loaded.
+    """
     if not has_tokenizer(directory):
         raise ConfigError(
             f"{directory} has no tokenizer; copy tokenizer.json and tokenizer_config.json "
@@ -122,9 +130,7 @@ def _load_tokenizer(directory: Path) -> Any:
         raise ConfigError(f"cannot load the tokenizer in {directory}: {error}") from error
 
 
-def _base_directory(
-    adapter: Path, base_reference: str | None, cache_dir: str | None, hf_token: str | None
-) -> Path:
+def _base_directory(adapter: Path, base_reference: str | None, downloads: Downloads | None) -> Path:
     """Where the adapter's base is.
 
     Raises:
@@ -136,7 +142,7 @@ def _base_directory(
         if candidate.is_dir():
             return candidate
     try:
-        return resolve(named, cache_dir=cache_dir, hf_token=hf_token)
+        return resolve(named, downloads)
     except ConfigError as error:
         hint = ""
         if "://" not in named:
@@ -175,8 +181,9 @@ def _merge(base: Any, adapter: Path, tokens: int) -> Any:
         ) from error
 
 
-def _context(model: Any, tokenizer: Any) -> int | None:
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+def context_of(config: Any, tokenizer: Any) -> int | None:
+    """The most tokens a model takes; None: no limit is known."""
+    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
     if limit is None and tokenizer.model_max_length < 10**9:  # "unknown" is 1e30 there
         limit = tokenizer.model_max_length
     return None if limit is None else int(limit)

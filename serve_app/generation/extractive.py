@@ -24,6 +24,7 @@ from typing import cast
 import numpy as np
 
 from serve_app.generation.glossary import Glossary
+from serve_app.generation.params import require_params
 from serve_app.generation.passages import Passage, split_passages
 from serve_app.generation.protocol import (
     GenerationParams,
@@ -138,13 +139,10 @@ class ExtractiveGenerator:
         *,
         cancelled: Callable[[int], bool] | None = None,
     ) -> list[Summary]:
-        """One summary for each text; of `params`, only `max_new_tokens` (in words) counts for
-        variant 0, and `seed` too for the others.
+        """As the protocol says; of `params`, `max_new_tokens` counts words, and only `seed` and
+        `variant` count beside it.
 
         A text that is cancelled before its turn gets an empty summary that says so.
-
-        Raises:
-            InvalidInput: a text is empty or has no word.
         """
         # For those without a seed, one for the whole call: so their candidates differ too.
         fresh = int(np.random.default_rng().integers(2**63))
@@ -162,12 +160,9 @@ class ExtractiveGenerator:
         *,
         cancelled: Callable[[], bool] | None = None,
     ) -> PieceIterator:
-        """Yields the summary sentence by sentence, then the `Summary`.
-
-        Raises:
-            InvalidInput: as `generate`; raised here, before the first piece is asked for.
-        """
+        """As the protocol says; a piece is a sentence."""
         require_text(text, "text")
+        require_params(params)
         return self._stream(text, params, cancelled)
 
     def _stream(
@@ -185,6 +180,7 @@ class ExtractiveGenerator:
         self, original: str, params: GenerationParams, seed: int | None = None
     ) -> Summary:
         require_text(original, "text")
+        require_params(params)
         prepared = self._prepared(original, min(self.max_words, params.max_new_tokens))
         if isinstance(prepared, Summary):
             return prepared

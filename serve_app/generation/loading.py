@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from serve_app.artifacts import bound_cache
+from serve_app.artifacts import Downloads
 from serve_app.errors import ConfigError
 from serve_app.generation.protocol import Generator
 from serve_app.settings import Settings
@@ -16,7 +16,6 @@ def load_generator(settings: Settings) -> Generator:
             the targets or another setting is wrong.
         PlainMedError: the server of the openai engine is not up, or refuses us.
     """
-    bound_cache(settings.cache_max_gb)
     # Imported where needed: each engine brings libraries that the other can do without.
     if settings.generator_engine == "transformers":
         return _transformers(settings)
@@ -44,8 +43,7 @@ def _transformers(settings: Settings) -> Generator:
         batch_size=settings.generator_batch,
         timeout_s=settings.generation_timeout_s,
         base_reference=settings.model_base,
-        cache_dir=settings.cache_dir,
-        hf_token=settings.hf_token.get_secret_value() if settings.hf_token else None,
+        downloads=Downloads.of(settings),
     )
 
 

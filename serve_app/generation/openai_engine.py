@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from serve_app.errors import ConfigError, PlainMedError
 from serve_app.generation.async_calls import POLL_S, AsyncCalls
 from serve_app.generation.chat_messages import chat_messages
+from serve_app.generation.params import own_seed, require_params
 from serve_app.generation.protocol import GenerationParams, PieceIterator, Summary
 from serve_app.generation.text_stream import final_text
 from serve_app.metrics.text import require_text
@@ -141,23 +142,19 @@ class OpenAIGenerator:
         *,
         cancelled: Callable[[int], bool] | None = None,
     ) -> list[Summary]:
-        """One summary for each text; at most `batch_size` requests at a time, over all calls.
+        """As the protocol says; at most `batch_size` requests at a time, over all calls.
 
-        The first error ends the call and its other requests.
-
-        Args:
-            texts: originals.
-            params: one for each text.
-            cancelled: as the protocol says. A cancelled text has an empty summary: nothing
-                of it was received.
+        The first error ends the call and its other requests. A cancelled text has an empty
+        summary: nothing of it was received.
 
         Raises:
-            InvalidInput: a text is empty or does not fit the model's context.
+            InvalidInput: also `input_too_long`: a text does not fit the model's context.
             Unavailable: the server is overloaded, cannot be reached or takes too long.
             PlainMedError: `generation_failed`: it refuses the key, the model or the request.
         """
-        for text in texts:
+        for text, one in zip(texts, params, strict=True):
             require_text(text, "text")
+            require_params(one)
         works = [self._complete(*pair) for pair in zip(texts, params, strict=True)]
         found = self._calls.gather(works, cancelled)
         return [self._summary("", "cancelled") if item is None else item for item in found]
@@ -169,21 +166,15 @@ class OpenAIGenerator:
         *,
         cancelled: Callable[[], bool] | None = None,
     ) -> PieceIterator:
-        """Yields pieces of the summary, never empty, as they arrive, then the `Summary`.
-
-        The pieces joined are the summary's text. Closing the iterator closes the HTTP response.
-
-        Args:
-            text: the original.
-            params: how to generate.
-            cancelled: as the protocol says.
+        """As the protocol says; closing the iterator closes the HTTP response.
 
         Raises:
-            InvalidInput: the text is empty; raised here. That it does not fit the model's context
-                only the server knows: raised where the first piece is asked for.
+            InvalidInput: the text or a parameter; raised here. That a text does not fit the
+                model's context only the server knows: raised where the first piece is asked for.
             PlainMedError: as `generate`, where a piece is asked for.
         """
         require_text(text, "text")
+        require_params(params)
         return self._stream(text, params, cancelled)
 
     def close(self) -> None:
@@ -276,8 +267,9 @@ class OpenAIGenerator:
             "top_p": params.top_p,
             self._max_tokens_field: params.max_new_tokens,
         }
-        if params.seed is not None:
-            request["seed"] = (params.seed + params.variant * _VARIANT_STEP) % _SEEDS
+        seed = own_seed(params, variant_step=_VARIANT_STEP, below=_SEEDS)
+        if seed is not None:
+            request["seed"] = seed
         if self._repeat_penalty_field != "none" and params.repeat_penalty != 1:
             request["extra_body"] = {self._repeat_penalty_field: params.repeat_penalty}
         return request

@@ -40,8 +40,7 @@ class Prompter:
         if self._is_chat:
             self._before, self._after = _render_chat(tokenizer, system_prompt, user_prefix)
         else:
-            head = f"{system_prompt}\n\n" if system_prompt else ""
-            self._before, self._after = f"{head}{user_prefix}", "\n\n"
+            self._before, self._after = plain_frame(system_prompt, user_prefix)
         self._control_ids = _control_ids(tokenizer)
         self._control_texts = _control_texts(tokenizer, self._control_ids)
         self._frame = self._encode(self._before + self._after, first=True)
@@ -92,10 +91,20 @@ class Prompter:
         return ids
 
 
+def plain_frame(system_prompt: str, user_prefix: str) -> tuple[str, str]:
+    """What stands before and after the text in a prompt without chat messages.
+
+    >>> plain_frame("Be plain.", "Text: ")
+    ('Be plain.\\n\\nText: ', '\\n\\n')
+    """
+    head = f"{system_prompt}\n\n" if system_prompt else ""
+    return f"{head}{user_prefix}", "\n\n"
+
+
 def _render_chat(tokenizer: Any, system_prompt: str, user_prefix: str) -> tuple[str, str]:
     """What the template writes before and after the text of the user message."""
     marker = f"text{uuid.uuid4().hex}"
-    folded = f"{system_prompt}\n\n{user_prefix}" if system_prompt else user_prefix
+    folded, _ = plain_frame(system_prompt, user_prefix)
     attempts = [[{"role": "user", "content": folded + marker}]]
     if system_prompt:
         system = {"role": "system", "content": system_prompt}

@@ -103,7 +103,9 @@ class Generator(Protocol):
                 quick and must not raise.
 
         Raises:
-            InvalidInput: a text cannot be summarised (empty, or over the model's context).
+            InvalidInput: a text cannot be summarised (empty, or over the model's context), or a
+                parameter is out of range.
+            ValueError: not one params for each text.
         """
         ...
 
@@ -116,8 +118,9 @@ class Generator(Protocol):
     ) -> PieceIterator:
         """Yields pieces of the summary as they are written, then the `Summary` itself.
 
-        Closing the iterator stops the work, and so does `cancelled` (as in `generate`), which
-        ends the stream with a `Summary` of what it has.
+        No piece is empty; joined they are the summary's text, for a seed that of `generate`.
+        Closing the iterator stops the work, and so does `cancelled` (as in `generate`), which ends
+        the stream with a `Summary` of what it has.
 
         Raises:
             InvalidInput: as `generate`; raised by the call, before the first piece is asked for.

@@ -13,10 +13,11 @@ from dataclasses import replace
 from functools import partial
 from typing import Literal
 
-from serve_app.artifacts import resolve
+from serve_app.artifacts import Downloads, resolve
 from serve_app.errors import ConfigError, InvalidInput, Unavailable
 from serve_app.generation.causal_model import CausalModel, load_causal_model
 from serve_app.generation.decoding import Row
+from serve_app.generation.params import own_seed, require_params
 from serve_app.generation.prompting import Prompter
 from serve_app.generation.protocol import GenerationParams, PieceIterator, Summary
 from serve_app.generation.scheduler import Scheduler, Track
@@ -36,8 +37,8 @@ MIN_WINDOW_TOKENS = 32
 
 _BETWEEN_WINDOWS = "\n\n"
 _WORST_FIRST = ("cancelled", "time", "length", "stop")
-# Far apart, so that no window of one variant draws like a window of another.
-_WINDOW_STEP = 1_000_003
+_SEEDS = 2**63  # what torch's generators take
+# So far apart that no window of one variant draws like a window of another.
 _VARIANT_STEP = 7_919_000_000_033
 
 
@@ -112,8 +113,7 @@ class TransformersGenerator:
         batch_size: int = 16,
         timeout_s: float | None = None,
         base_reference: str | None = None,
-        cache_dir: str | None = None,
-        hf_token: str | None = None,
+        downloads: Downloads | None = None,
     ) -> TransformersGenerator:
         """Loads the model, or LoRA adapter and base, that `reference` stands for.
 
@@ -128,8 +128,7 @@ class TransformersGenerator:
             batch_size: most texts decoded at once, over all calls.
             timeout_s: seconds after which a text ends with what it has; None: no limit.
             base_reference: an adapter's base, in place of what its configuration names.
-            cache_dir: where downloads are kept.
-            hf_token: for hf:// references.
+            downloads: for references that have to be fetched; see `resolve`.
 
         Raises:
             ConfigError: the reference or what it holds cannot be used; the message says why.
@@ -137,12 +136,11 @@ class TransformersGenerator:
         if dtype not in DTYPES:
             raise ConfigError(f"dtype is {dtype!r}; choose one of {', '.join(DTYPES)}")
         loaded = load_causal_model(
-            resolve(reference, cache_dir=cache_dir, hf_token=hf_token),
+            resolve(reference, downloads),
             device=resolve_device(device),
             dtype=DTYPES[dtype],
             base_reference=base_reference,
-            cache_dir=cache_dir,
-            hf_token=hf_token,
+            downloads=downloads,
         )
         return cls(
             loaded,
@@ -169,21 +167,13 @@ class TransformersGenerator:
         *,
         cancelled: Callable[[int], bool] | None = None,
     ) -> list[Summary]:
-        """One summary for each text, in order.
-
-        Args:
-            texts: originals.
-            params: one for each text.
-            cancelled: asked before every token for each text not yet finished, by its
-                position, in the thread that decodes; True ends it with what it has and
-                finish_reason `cancelled`. It must be quick and must not raise.
+        """As the protocol says; `cancelled` is asked before every token, where it is decoded.
 
         Raises:
-            InvalidInput: a text is empty, a parameter out of range, or the prompt and
-                max_new_tokens together exceed the context (`input_too_long`).
+            InvalidInput: also `input_too_long`: the prompt and max_new_tokens together exceed the
+                context.
             PlainMedError: `generation_failed`, if the model fails or its output is not finite.
             Unavailable: `timeout`, if not a token of a text was written in timeout_s seconds.
-            ValueError: not one params for each text.
         """
         if len(texts) != len(params):
             raise ValueError(f"{len(texts)} texts but {len(params)} params")
@@ -211,19 +201,14 @@ class TransformersGenerator:
         *,
         cancelled: Callable[[], bool] | None = None,
     ) -> PieceIterator:
-        """Yields pieces of the summary, never empty, as they are written, then the `Summary`.
+        """As the protocol says; nothing is computed before the first piece is asked for.
 
-        The pieces joined are the summary's text, and equal to what `generate` returns. Nothing is
-        computed before the first piece is asked for. From then on the model does not wait
-        for the reader; closing the iterator stops it before its next pass.
-
-        Args:
-            text: the original.
-            params: how to generate.
-            cancelled: as in `generate`; True ends the stream with what it has.
+        From then on the model does not wait for the reader; closing the iterator stops it before
+        its next pass.
 
         Raises:
-            InvalidInput: as `generate`; raised here, before the first piece is asked for.
+            InvalidInput: as `generate`; raised here.
+            PlainMedError: as `generate`, where a piece is asked for.
         """
         return self._stream(self._plan(text, params), cancelled)
 
@@ -272,7 +257,7 @@ class TransformersGenerator:
     def _plan(self, text: str, params: GenerationParams) -> list[Row]:
         """The rows that summarise `text`: one, or one for each of its windows."""
         require_text(text, "text")
-        _require_params(params)
+        require_params(params)
         prompt = self._prompter.encode(text)
         if self.context is None or len(prompt) + params.max_new_tokens <= self.context:
             return [Row(tuple(prompt), _seeded(params, 0), params.max_new_tokens)]
@@ -334,11 +319,9 @@ def model_label(reference: str) -> str:
 
 
 def _seeded(params: GenerationParams, window: int) -> GenerationParams:
-    """Its own seed for each window and variant: with one for all, they would draw alike."""
-    if params.seed is None:
-        return params
-    seed = params.seed + window * _WINDOW_STEP + params.variant * _VARIANT_STEP
-    return replace(params, seed=seed % 2**63)
+    """The settings of one window, with its own seed."""
+    seed = own_seed(params, variant_step=_VARIANT_STEP, below=_SEEDS, window=window)
+    return replace(params, seed=seed)
 
 
 def _stop_ids(loaded: CausalModel) -> frozenset[int]:
@@ -351,26 +334,3 @@ def _stop_ids(loaded: CausalModel) -> frozenset[int]:
     if sentence_end is not None:
         ids.add(sentence_end)
     return frozenset(ids)
-
-
-def _require_params(params: GenerationParams) -> None:
-    """Raises `InvalidInput` naming the parameter that is out of range."""
-    checks = (
-        ("max_new_tokens", params.max_new_tokens >= 1, "at least 1"),
-        ("temperature", 0 <= params.temperature <= 2, "between 0 and 2"),
-        ("top_p", 0 < params.top_p <= 1, "above 0 and at most 1"),
-        (
-            "repeat_penalty",
-            params.repeat_penalty > 0 and math.isfinite(params.repeat_penalty),
-            "a finite number above 0",
-        ),
-        ("seed", params.seed is None or 0 <= params.seed < 2**63, "between 0 and 2^63 - 1"),
-        ("variant", params.variant >= 0, "at least 0"),
-    )
-    for name, holds, rule in checks:
-        if not holds:
-            raise InvalidInput(
-                f"{name} is {getattr(params, name)}; it must be {rule}",
-                field=name,
-                code="invalid_parameter",
-            )

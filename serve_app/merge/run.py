@@ -9,7 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from serve_app.artifacts import bound_cache, resolve
+from serve_app.artifacts import Downloads, resolve
 from serve_app.artifacts.s3_upload import UploadReport, require_bucket, upload_folder
 from serve_app.artifacts.store import cache_root
 from serve_app.errors import ConfigError
@@ -87,14 +87,13 @@ def plan_merge(
     Raises:
         ConfigError: no such adapter or bucket, no base is named, or access is denied.
     """
-    bound_cache(settings.cache_max_gb)
     name = require_model_name(model_name or derive_model_name(adapter))
     bucket = bucket or settings.model_s3_bucket
     if not bucket:
         raise ConfigError("no bucket is named; set MODEL_S3_BUCKET or give --bucket")
     place = out or cache_root(settings.cache_dir) / "merged" / name
     present = require_bucket(bucket, f"merged-models/{name}/")
-    directory = resolve(adapter, cache_dir=settings.cache_dir, hf_token=_token(settings))
+    directory = resolve(adapter, Downloads.of(settings))
     config = require_adapter(directory)
     named = base or config.get("base_model_name_or_path")
     if not isinstance(named, str) or not named.strip():
@@ -169,7 +168,7 @@ def _base(settings: Settings, plan: Plan) -> Path:
         if candidate.is_dir():
             return candidate
     try:
-        return resolve(plan.base, cache_dir=settings.cache_dir, hf_token=_token(settings))
+        return resolve(plan.base, Downloads.of(settings))
     except ConfigError as error:
         hint = "" if "://" in plan.base else f"; if it is on the hub, give hf://{plan.base} as base"
         raise ConfigError(
@@ -181,7 +180,3 @@ def _base(settings: Settings, plan: Plan) -> Path:
 def _public(reference: str) -> str:
     """A reference as others may see it: of a local path, its last part."""
     return reference if "://" in reference else Path(reference).name
-
-
-def _token(settings: Settings) -> str | None:
-    return settings.hf_token.get_secret_value() if settings.hf_token else None

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from serve_app.artifacts import resolve
+from serve_app.artifacts import Downloads, resolve
 from serve_app.errors import CheckpointError, ConfigError, InvalidInput, MetricFailed
 from serve_app.metrics.align_checkpoint import load_checkpoint
 from serve_app.metrics.align_model import (
@@ -177,8 +177,7 @@ class AlignScorer:
         dtype: str = "float32",
         token_budget: int = 8192,
         max_rows: int | None = None,
-        cache_dir: str | None = None,
-        hf_token: str | None = None,
+        downloads: Downloads | None = None,
     ) -> AlignScorer:
         """A scorer from weights references (see `serve_app.artifacts`).
 
@@ -188,14 +187,14 @@ class AlignScorer:
             ckpt: a published Lightning `.ckpt`, or None.
             eval_mode: None takes the compact model's own, and `nli_sp` for a checkpoint.
             chunk_words: None takes the compact model's own, and 350 for a checkpoint.
-            device: this and the rest as in the constructor; `cache_dir` and `hf_token` are for
-                references that are downloaded.
+            device: this and the rest as in the constructor; `downloads` is for references that
+                have to be fetched.
 
         Raises:
             ConfigError: a reference cannot be resolved.
             CheckpointError: what it leads to is not an AlignScore model.
         """
-        directory = resolve(model, cache_dir=cache_dir, hf_token=hf_token)
+        directory = resolve(model, downloads)
         compact = directory.is_dir() and is_compact(directory)
         if ckpt is not None:
             if compact:
@@ -203,7 +202,7 @@ class AlignScorer:
                     f"ALIGNSCORE_CKPT is set, but ALIGNSCORE_MODEL ({model}) is a whole model; "
                     "set it to the directory of the checkpoint's backbone, such as roberta-base"
                 )
-            path = resolve(ckpt, cache_dir=cache_dir, hf_token=hf_token)
+            path = resolve(ckpt, downloads)
             network, _ = load_checkpoint(path, directory)
             name, own_mode, own_words = path.stem, "nli_sp", DEFAULT_CHUNK_WORDS
         elif compact:

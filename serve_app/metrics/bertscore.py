@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from serve_app.artifacts import resolve
+from serve_app.artifacts import Downloads, resolve
 from serve_app.errors import ConfigError, InvalidInput, MetricFailed
 from serve_app.metrics.bertscore_layers import known_layer, reference_name
 from serve_app.metrics.bertscore_model import (
@@ -181,20 +181,20 @@ class BertScorer:
         dtype: str = "float32",
         token_budget: int = 8192,
         cache_bytes: int = 0,
-        cache_dir: str | None = None,
-        hf_token: str | None = None,
+        downloads: Downloads | None = None,
     ) -> BertScorer:
         """Loads an encoder directory, fetched if `model` is an `s3://` or `hf://` reference.
 
         Args:
             model: the reference; see `serve_app.artifacts`.
             layer: hidden layer; None looks the model up in `bertscore_layers`.
+            downloads: for a reference that has to be fetched; see `resolve`.
 
         Raises:
             ConfigError: the reference or a setting is wrong, or the layer is not known.
             CheckpointError: the directory holds no encoder with all its weights and tokenizer.
         """
-        directory = resolve(model, cache_dir=cache_dir, hf_token=hf_token)
+        directory = resolve(model, downloads)
         name = reference_name(model) or directory.resolve().name
         encoder = load_encoder(directory)
         if layer is None:

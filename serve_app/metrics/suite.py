@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from serve_app.artifacts import bound_cache
+from serve_app.artifacts import Downloads
 from serve_app.metrics.alignscore import AlignScorer, AlignScoreResult
 from serve_app.metrics.bertscore import BertScorer, BertScoreResult
 from serve_app.metrics.readability import Readability, readability
@@ -33,7 +33,6 @@ class Measured:
 
 def load_relevance(settings: Settings) -> BertScorer:
     """The relevance metric the settings name."""
-    bound_cache(settings.cache_max_gb)
     return BertScorer.from_reference(
         settings.bertscore_model,
         layer=settings.bertscore_layer,
@@ -42,14 +41,12 @@ def load_relevance(settings: Settings) -> BertScorer:
         dtype=settings.metrics_dtype,
         token_budget=settings.token_budget,
         cache_bytes=settings.bertscore_cache_mb * 2**20,
-        cache_dir=settings.cache_dir,
-        hf_token=_secret(settings),
+        downloads=Downloads.of(settings),
     )
 
 
 def load_factuality(settings: Settings) -> AlignScorer:
     """The factuality metric the settings name."""
-    bound_cache(settings.cache_max_gb)
     return AlignScorer.from_reference(
         settings.alignscore_model,
         ckpt=settings.alignscore_ckpt,
@@ -59,13 +56,8 @@ def load_factuality(settings: Settings) -> AlignScorer:
         dtype=settings.metrics_dtype,
         token_budget=settings.token_budget,
         max_rows=settings.alignscore_batch,
-        cache_dir=settings.cache_dir,
-        hf_token=_secret(settings),
+        downloads=Downloads.of(settings),
     )
-
-
-def _secret(settings: Settings) -> str | None:
-    return settings.hf_token.get_secret_value() if settings.hf_token else None
 
 
 class MetricSuite:

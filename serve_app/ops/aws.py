@@ -23,9 +23,8 @@ from botocore.exceptions import (
 
 from serve_app.ops.errors import OpsError
 
-# "Running On-Demand G and VT instances", in vCPUs; a g5.xlarge takes 4.
+# "Running On-Demand G and VT instances", in vCPUs.
 GPU_QUOTA = "L-DB2E81BA"
-GPU_VCPUS = 4
 _CONFIG = Config(
     connect_timeout=10, read_timeout=30, retries={"mode": "standard", "total_max_attempts": 3}
 )
@@ -81,12 +80,13 @@ class Aws:
         except ClientError as error:
             raise _explained(error, "check the credentials") from error
 
-    def model_problem(self, bucket: str, model: str | None) -> str | None:
+    def model_problem(self, bucket: str, model: str | None, *, merged: bool = False) -> str | None:
         """Why a model cannot be served from a bucket; None if it can.
 
         Args:
             bucket: MODEL_S3_BUCKET.
             model: MODEL_NAME; None asks after the bucket alone.
+            merged: whether a LoRA adapter will not do.
         """
         try:
             self._ask("s3", "head_bucket", Bucket=bucket)
@@ -95,6 +95,11 @@ class Aws:
             prefix = f"merged-models/{model}/"
             page = self._ask("s3", "list_objects_v2", Bucket=bucket, Prefix=prefix)
             names = {item["Key"].removeprefix(prefix) for item in page.get("Contents", [])}
+            if merged and "adapter_config.json" in names and "config.json" not in names:
+                return (
+                    f"s3://{bucket}/{prefix} is a LoRA adapter, and vLLM takes whole models: merge "
+                    "it with scripts/merge_and_upload.py, and name what that uploads"
+                )
             if names & {"config.json", "adapter_config.json"}:
                 return None
             if names:
@@ -115,8 +120,8 @@ class Aws:
         prefixes = page.get("CommonPrefixes", [])
         return [item["Prefix"].split("/")[1] for item in prefixes][:20]
 
-    def gpu_problem(self) -> str | None:
-        """Why no GPU node could start; None if one can, or if the quota cannot be told."""
+    def gpu_problem(self, node_vcpus: int) -> str | None:
+        """Why no GPU node of so many vCPUs could start; None if one can."""
         try:
             answer = self._ask(
                 "service-quotas", "get_service_quota", ServiceCode="ec2", QuotaCode=GPU_QUOTA
@@ -132,12 +137,13 @@ class Aws:
                 )
         else:
             vcpus = float(answer["Quota"]["Value"])
-        if vcpus >= GPU_VCPUS:
+        if vcpus >= node_vcpus:
             return None
         return (
             f"the quota for G instances in {self.region} is {vcpus:g} vCPUs and one node takes "
-            f"{GPU_VCPUS}; ask for more: aws service-quotas request-service-quota-increase "
-            f"--service-code ec2 --quota-code {GPU_QUOTA} --desired-value 8 --region {self.region}"
+            f"{node_vcpus}; ask for more: aws service-quotas request-service-quota-increase "
+            f"--service-code ec2 --quota-code {GPU_QUOTA} --desired-value {2 * node_vcpus} "
+            f"--region {self.region}"
         )
 
     def cluster_exists(self, name: str) -> bool:

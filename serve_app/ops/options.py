@@ -48,6 +48,22 @@ class Profile(StrEnum):
     CPU = "cpu"
     GPU = "gpu"
     HA = "ha"
+    VLLM = "vllm"
+
+    @property
+    def image(self) -> str:
+        """What its pods run: a target of the Dockerfile, and the repository of its images."""
+        return "cpu" if self is Profile.HA else self.value
+
+    @property
+    def node_vcpus(self) -> int:
+        """Of one GPU node, as in terraform-eks/environments/: g5.xlarge, g5.12xlarge; else 0."""
+        return {Profile.GPU: 4, Profile.VLLM: 48}.get(self, 0)
+
+    @property
+    def gpu(self) -> bool:
+        """Whether the generator's workers need GPUs. Metrics gain nothing by them."""
+        return self.node_vcpus > 0
 
 
 class Specs(StrEnum):
@@ -108,8 +124,16 @@ class Options:
                 f"MODEL_NAME {self.model_name!r} needs a bucket; set MODEL_S3_BUCKET to the one "
                 f"that holds merged-models/, or model_bucket in {self.account}; nothing was changed"
             )
-        if self.specs is Specs.MAX and self.profile is Profile.GPU:
-            raise OpsError("the gpu profile has one size; use --profile cpu for max specs")
+        if self.specs is Specs.MAX and self.profile is not None and self.profile.gpu:
+            raise OpsError(
+                f"the {self.profile.value} profile has one size; use --profile cpu for max specs"
+            )
+        serves = "generator" in self.target.services
+        if self.profile is Profile.VLLM and serves and not self.model_name:
+            raise OpsError(
+                "the vllm profile serves a model of merged-models/; set MODEL_NAME; nothing was "
+                "changed"
+            )
 
     @property
     def cluster(self) -> str:

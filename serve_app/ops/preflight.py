@@ -76,7 +76,8 @@ def check_before_changes(
         OpsError: listing every problem.
     """
     names = list(programs)
-    gpu = gpu_quota and options.profile is Profile.GPU and "generator" in options.target.services
+    profile = options.profile if "generator" in options.target.services else None
+    node_vcpus = profile.node_vcpus if profile is not None and gpu_quota else 0
     if runner.dry_run:
         parts = [f"{', '.join(names)} on PATH"]
         parts += ["Helm 4"] * ("helm" in names) + ["AWS credentials"]
@@ -84,7 +85,7 @@ def check_before_changes(
             parts.append(f"model s3://{model[0]}/merged-models/{model[1]}/")
         elif options.model_bucket:
             parts.append(f"bucket {options.model_bucket}")
-        if gpu:
+        if node_vcpus:
             parts.append("GPU quota")
         runner.note(f"would check: {'; '.join(parts)}")
         return
@@ -93,10 +94,11 @@ def check_before_changes(
         problems += filter(None, [helm_problem(runner)])
     aws.account()  # without credentials no further question makes sense
     if model is not None:
-        problems += filter(None, [aws.model_problem(*model)])
+        merged = profile is Profile.VLLM
+        problems += filter(None, [aws.model_problem(*model, merged=merged)])
     elif options.model_bucket:
         problems += filter(None, [aws.model_problem(options.model_bucket, None)])
-    if gpu:
-        problems += filter(None, [aws.gpu_problem()])
+    if node_vcpus:
+        problems += filter(None, [aws.gpu_problem(node_vcpus)])
     if problems:
         raise problems_error(problems)

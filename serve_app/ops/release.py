@@ -145,10 +145,10 @@ def wanted(options: Options, service: str, held: Release | None, region: str) ->
     """
     base = held or Release(service=service, repository="", tag="", region=region)
     profile = options.profile or base.profile
-    if service == "metrics" and profile is Profile.GPU:
-        profile = Profile.CPU  # only the generator gains by a GPU
+    if service == "metrics" and profile.gpu:
+        profile = Profile.CPU
     specs = options.specs or base.specs
-    if service == "metrics" or profile is Profile.GPU:
+    if service == "metrics" or profile.gpu:
         specs = Specs.NORMAL
     changed = replace(base, region=region, profile=profile, specs=specs)
     if service == "generator" and options.model_name is not None:

@@ -76,8 +76,16 @@ class Steps:
         for release in releases:
             if release.suspend:
                 continue
-            if release.model_name and release.model_bucket and not self.options.model_name:
-                found = self.aws.model_problem(release.model_bucket, release.model_name)
+            merged = release.profile is Profile.VLLM
+            # A name that was given was looked at before, but not by a profile that was not.
+            if (
+                release.model_name
+                and release.model_bucket
+                and (merged or not self.options.model_name)
+            ):
+                found = self.aws.model_problem(
+                    release.model_bucket, release.model_name, merged=merged
+                )
                 problems += [found] if found else []
             need = redis_need(release, self.options.chart)
             if need is not None:
@@ -157,7 +165,7 @@ class Steps:
         registry = f"ACCOUNT.dkr.ecr.{self.region}.amazonaws.com/{self.options.cluster}"
         shown = {
             "vpc_id": "VPC_ID",
-            "image_repositories": {target: f"{registry}/{target}" for target in ("cpu", "gpu")},
+            "image_repositories": {p.image: f"{registry}/{p.image}" for p in Profile},
         }
         placeholder = json.dumps({name: {"value": value} for name, value in shown.items()})
         text = self.runner.read(commands.terraform_output(self.options), placeholder=placeholder)
@@ -175,7 +183,7 @@ class Steps:
 
     def tools(self, outputs: dict[str, Any]) -> None:
         """Installs what the cluster needs before a release."""
-        gpu = self.options.profile is Profile.GPU
+        gpu = self.options.profile is not None and self.options.profile.gpu
         for tool in commands.tools(self.options.cluster, self.region, outputs["vpc_id"], gpu):
             self._recorded(tool.name, tool.namespace, "")
             self.runner.run(
@@ -282,8 +290,13 @@ class Steps:
             recorded = self.held(service)
             held = recorded.release if recorded else None
             release = wanted(self.options, service, held, self.region)
-            target = "gpu" if release.profile is Profile.GPU else "cpu"
-            repository = outputs["image_repositories"][target]
+            target = release.profile.image
+            repository = outputs["image_repositories"].get(target)
+            if repository is None:
+                raise OpsError(
+                    f"environment {self.options.environment.value} has no repository for {target} "
+                    "images: it was made before there were any; run `plainmed ops apply` first"
+                )
             releases.append(
                 (replace(release, repository=repository, tag=tag, suspend=False), target)
             )

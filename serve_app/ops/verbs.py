@@ -11,7 +11,7 @@ from dataclasses import replace
 from serve_app.ops import commands
 from serve_app.ops.errors import OpsError
 from serve_app.ops.kube import ServiceState
-from serve_app.ops.options import NAMESPACE, PORTS, Profile, release_name
+from serve_app.ops.options import NAMESPACE, PORTS, release_name
 from serve_app.ops.release import wanted
 from serve_app.ops.steps import TERRAFORM_HINT, Steps
 
@@ -38,7 +38,7 @@ class Verbs(Steps):
         self.check_first(("terraform", "helm", "aws", "docker", "git"), quota=not skip_quota)
         self.check_cluster()
         outputs = self.outputs()
-        if self.options.profile is Profile.GPU:
+        if self.options.profile is not None and self.options.profile.gpu:
             self.tools(outputs)  # the release may come from CPUs
         self.roll_out(outputs, self.image_tag(), build=True)
         self.endpoints()

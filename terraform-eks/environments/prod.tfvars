@@ -14,4 +14,6 @@ node_pools = {
   cpu-max = { instance_types = ["m6i.4xlarge", "m5.4xlarge"], min = 0, max = 6 }
   # One NVIDIA A10G, 4 vCPU, 16 GB.
   gpu = { instance_types = ["g5.xlarge"], min = 0, max = 4 }
+  # Four NVIDIA A10G, 48 vCPU, 192 GB: two workers of the vllm profile.
+  gpu-multi = { instance_types = ["g5.12xlarge"], min = 0, max = 2, disk_gib = 200 }
 }

@@ -97,8 +97,8 @@ run "public_access_only_for_named_addresses" {
 
 run "nodes" {
   assert {
-    condition     = toset(keys(aws_eks_node_group.pool)) == toset(["system", "cpu", "cpu-max", "gpu"])
-    error_message = "there are four pools"
+    condition     = toset(keys(aws_eks_node_group.pool)) == toset(["system", "cpu", "cpu-max", "gpu", "gpu-multi"])
+    error_message = "there are five pools"
   }
   assert {
     condition     = alltrue([for type in aws_eks_node_group.pool["cpu"].instance_types : can(regex("^m[0-9][a-z]*\\.xlarge$", type))])
@@ -109,7 +109,7 @@ run "nodes" {
     error_message = "the max size is 16 vCPU and 64 GB (an m *.4xlarge)"
   }
   assert {
-    condition     = alltrue([for pool in ["cpu", "cpu-max", "gpu"] : aws_eks_node_group.pool[pool].scaling_config[0].min_size == 0 && aws_eks_node_group.pool[pool].scaling_config[0].desired_size == 0])
+    condition     = alltrue([for pool in ["cpu", "cpu-max", "gpu", "gpu-multi"] : aws_eks_node_group.pool[pool].scaling_config[0].min_size == 0 && aws_eks_node_group.pool[pool].scaling_config[0].desired_size == 0])
     error_message = "every pool but system starts from zero nodes, so that a stopped service costs none"
   }
   assert {
@@ -121,11 +121,11 @@ run "nodes" {
     error_message = "nodes carry the label the chart's profiles select"
   }
   assert {
-    condition     = one(aws_eks_node_group.pool["gpu"].taint).key == "nvidia.com/gpu" && one(aws_eks_node_group.pool["gpu"].taint).effect == "NO_SCHEDULE" && aws_eks_node_group.pool["gpu"].ami_type == "AL2023_x86_64_NVIDIA"
+    condition     = alltrue([for pool in ["gpu", "gpu-multi"] : one(aws_eks_node_group.pool[pool].taint).key == "nvidia.com/gpu" && one(aws_eks_node_group.pool[pool].taint).effect == "NO_SCHEDULE" && aws_eks_node_group.pool[pool].ami_type == "AL2023_x86_64_NVIDIA"])
     error_message = "GPU nodes have drivers and take only pods that ask for a GPU"
   }
   assert {
-    condition     = alltrue([for name, pool in aws_eks_node_group.pool : length(pool.taint) == 0 if name != "gpu"])
+    condition     = alltrue([for name, pool in aws_eks_node_group.pool : length(pool.taint) == 0 if !contains(["gpu", "gpu-multi"], name)])
     error_message = "other nodes are not tainted"
   }
   assert {
@@ -228,7 +228,7 @@ run "what_the_ops_commands_read" {
 
 run "images" {
   assert {
-    condition     = toset(keys(output.image_repositories)) == toset(["cpu", "gpu"])
+    condition     = toset(keys(output.image_repositories)) == toset(["cpu", "gpu", "vllm"])
     error_message = "one repository an image target"
   }
   assert {

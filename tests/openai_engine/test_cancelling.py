@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -74,4 +75,16 @@ def test_an_empty_text_is_refused_before_anything_is_sent(
         subject.generate([TEXT, " "], [GREEDY, GREEDY])
     with pytest.raises(InvalidInput):
         subject.stream("", GREEDY)
+    assert proxy.bodies == []
+
+
+def test_a_parameter_out_of_range_is_refused_before_anything_is_sent(
+    proxy: FaultyProxy, engine: Callable[..., OpenAIGenerator]
+) -> None:
+    subject = engine(proxy.url)
+    with pytest.raises(InvalidInput) as caught:
+        subject.generate([TEXT, TEXT], [GREEDY, replace(GREEDY, top_p=0.0)])
+    assert caught.value.field == "top_p"
+    with pytest.raises(InvalidInput, match="max_new_tokens is 0; it must be at least 1"):
+        subject.stream(TEXT, replace(GREEDY, max_new_tokens=0))
     assert proxy.bodies == []

@@ -111,6 +111,8 @@ def test_each_variant_of_a_seed_has_a_seed_of_its_own_that_fits_any_server(
     engine(proxy.url).generate([TEXT] * 8, params)
     seeds = [body["seed"] for body in proxy.bodies]
     assert len(set(seeds)) == 8
+    # Other numbers would be other summaries for the seeds of earlier requests.
+    assert {0, 1_000_003, 2_000_006, 3_000_009} < set(seeds)
     assert all(0 <= seed < 2**31 for seed in seeds)
 
 

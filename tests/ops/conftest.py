@@ -28,7 +28,7 @@ def aws(s3_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     s3.create_bucket(Bucket="models")
     s3.put_object(Bucket="models", Key="merged-models/good/config.json", Body=b"{}")
     s3.put_object(Bucket="models", Key="merged-models/half/model.safetensors", Body=b"x")
-    for target in ("cpu", "gpu"):
+    for target in ("cpu", "gpu", "vllm"):
         client("ecr").create_repository(repositoryName=f"plainmed-dev/{target}")
     client("eks").create_cluster(
         name="plainmed-dev",

@@ -128,7 +128,7 @@ class Stage:
         outputs = {
             "cluster_name": "plainmed-dev",
             "vpc_id": "vpc-1",
-            "image_repositories": {t: f"{repository}/{t}" for t in ("cpu", "gpu")},
+            "image_repositories": {t: f"{repository}/{t}" for t in ("cpu", "gpu", "vllm")},
         }
         text = json.dumps({name: {"value": value} for name, value in outputs.items()})
         (folder / "answers" / "outputs-after-apply").write_text(text)

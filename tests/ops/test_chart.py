@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -35,6 +36,7 @@ RELEASES = {
     "stopped": replace(GENERATOR, suspend=True),
     "max": replace(GENERATOR, specs=Specs.MAX),
     "gpu": replace(GENERATOR, profile=Profile.GPU),
+    "vllm": replace(GENERATOR, profile=Profile.VLLM),
     "ha": replace(METRICS, profile=Profile.HA),
     "public": replace(METRICS, public_ranges=("198.51.100.0/24", "203.0.113.7/32")),
 }
@@ -110,6 +112,35 @@ def test_a_gpu_release_goes_to_the_gpu_pool_and_tolerates_its_taint() -> None:
     spec = worker("gpu")
     assert spec["nodeSelector"] == {"plainmed.io/pool": "gpu"}
     assert any(t["key"] == "nvidia.com/gpu" for t in spec["tolerations"])
+
+
+def test_a_vllm_release_goes_to_nodes_of_several_gpus_and_serves_the_model_from_its_bucket() -> (
+    None
+):
+    spec = worker("vllm")
+    assert spec["nodeSelector"] == {"plainmed.io/pool": "gpu-multi"}
+    assert any(t["key"] == "nvidia.com/gpu" for t in spec["tolerations"])
+    assert spec["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "2"
+    # Two workers fit the g5.12xlarge of terraform-eks/environments/, of 48 vCPU.
+    assert 2 * cpus(spec) < 48
+    config = yaml.safe_load(rendered(RELEASES["vllm"])["RayService"]["spec"]["serveConfigV2"])
+    (model,) = config["applications"][1]["args"]["llm_configs"]
+    source = model["model_loading_config"]["model_source"]
+    assert source == "s3://models/merged-models/pls-v1/"
+
+
+def test_every_gpu_profile_has_its_node_pool_in_every_environment() -> None:
+    files = sorted((ROOT / "terraform-eks" / "environments").glob("*.tfvars"))
+    assert len(files) == 2
+    for name in ("gpu", "vllm"):
+        pool = worker(name)["nodeSelector"]["plainmed.io/pool"]
+        for file in files:
+            text = file.read_text(encoding="utf-8")
+            found = re.search(rf'^  {pool} = .*"(g5\.\d*xlarge)"', text, re.MULTILINE)
+            assert found is not None, (name, file)
+            # A g5.NNxlarge has 4 vCPUs for each of its N; the quota is asked for that many.
+            size = int(found[1].removeprefix("g5.").removesuffix("xlarge") or 1)
+            assert RELEASES[name].profile.node_vcpus == 4 * size
 
 
 def test_the_model_reaches_the_pods() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from typing import Any
 
@@ -99,6 +100,67 @@ def test_no_gpu_quota_is_found_before_anything_is_built(
     assert values["image"]["repository"].endswith("/gpu")
     assert any("nvidia-device-plugin" in c for c in stage.calls("helm"))
     assert any(word.endswith("values-gpu.yaml") for word in stage.calls("helm")[-1])
+
+
+VLLM = ["--profile", "vllm", "--model-bucket", "models", "--model-name"]
+
+
+def test_vllm_without_a_model_is_refused_before_anything_changes(
+    stage: Stage, cluster: Cluster
+) -> None:
+    said = refused("deploy", "all", "--yes", "--profile", "vllm")
+    assert "the vllm profile serves a model" in said
+    assert "MODEL_NAME" in said
+    said = refused("deploy", "generator", "--yes", "--specs", "max", *VLLM, "good")
+    assert "the vllm profile has one size" in said
+    assert stage.calls() == []
+
+
+def test_vllm_is_not_given_an_adapter(stage: Stage, cluster: Cluster) -> None:
+    client("s3").put_object(
+        Bucket="models", Key="merged-models/lora/adapter_config.json", Body=b"{}"
+    )
+    said = refused("deploy", "generator", "--yes", "--skip-quota", *VLLM, "lora")
+    assert "merge it with scripts/merge_and_upload.py" in " ".join(said.split())
+    assert stage.changing() == []
+    done("deploy", "generator", "--yes", "--skip-quota", *VLLM, "good")
+    stage.forget_calls()
+    # The release holds the profile now.
+    refused("redeploy", "generator", "--tag", "v2", *VLLM[2:], "lora")
+    assert stage.changing() == []
+
+
+def test_vllm_asks_for_the_quota_of_its_nodes_and_brings_its_own_image_and_driver(
+    stage: Stage, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        ServiceQuotasBackend,
+        "get_service_quota",
+        lambda self, service_code, quota_code: {"QuotaCode": quota_code, "Value": 8.0},
+    )
+    said = refused("deploy", "all", "--yes", *VLLM, "good")
+    assert "is 8 vCPUs and one node takes 48" in " ".join(said.split())
+    done("deploy", "all", "--yes", "--skip-quota", *VLLM, "good")
+    assert stage.release(GENERATOR)["config"]["image"]["repository"].endswith("/vllm")
+    assert stage.release(METRICS)["config"]["image"]["repository"].endswith("/cpu")
+    built = [c for c in stage.calls("docker") if c[1] == "build"]
+    assert [c[c.index("--target") + 1] for c in built] == ["cpu", "vllm"]
+    assert any("nvidia-device-plugin" in c for c in stage.calls("helm"))
+    assert any(word.endswith("values-vllm.yaml") for word in stage.calls("helm")[-1])
+
+
+def test_an_environment_older_than_a_profile_says_what_to_run(
+    stage: Stage, cluster: Cluster
+) -> None:
+    deployed(stage, cluster)
+    answers = stage.folder / "answers" / "outputs"
+    outputs = json.loads(answers.read_text())
+    del outputs["image_repositories"]["value"]["vllm"]
+    stage.answer("outputs", json.dumps(outputs))
+    said = refused("redeploy", "generator", "--skip-quota", "--tag", "v2", *VLLM, "good")
+    assert "has no repository for vllm images" in said
+    assert "plainmed ops apply" in said
+    assert stage.calls("docker") == []
 
 
 def test_metrics_stay_on_cpus_when_the_generator_goes_to_gpus(

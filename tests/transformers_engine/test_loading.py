@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -16,29 +15,11 @@ from serve_app.errors import ConfigError
 from serve_app.generation.causal_model import load_causal_model
 from serve_app.generation.protocol import GenerationParams
 from serve_app.generation.transformers_engine import TransformersGenerator
-from tests.tiny_models import make_tokenizer, save_adapter, save_model
+from tests.tiny_models import make_tokenizer, save_adapter
+from tests.transformers_engine.engines import engine
 
 TEXT = "The trial included 120 adults."
 GREEDY = GenerationParams(max_new_tokens=30, temperature=0.0)
-pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("models")
-    save_model(root / "plain")
-    save_adapter(root / "adapter", root / "plain")
-    return root
-
-
-def engine(reference: Path, **options: Any) -> TransformersGenerator:
-    return TransformersGenerator.from_reference(
-        str(reference),
-        device="cpu",
-        system_prompt="You rewrite medical text.",
-        user_prefix="Summarise: ",
-        **options,
-    )
 
 
 def written(subject: TransformersGenerator) -> str:

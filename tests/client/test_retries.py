@@ -1,0 +1,133 @@
+"""The clients ask again, and wait, when that can help, and else do not."""
+
+from __future__ import annotations
+
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from typing import Any
+
+import pytest
+
+from serve_app.client import (
+    PlainMedAPIError,
+    PlainMedConnectionError,
+)
+from serve_app.demo import free_port
+from tests.client.answers import FAST, RELEVANCE, busy, error_body
+from tests.servers import Answer, ScriptedServer
+
+
+def test_retry_after_seconds_are_waited_for_and_the_same_request_is_sent_again(ask: Any) -> None:
+    with ScriptedServer([busy(**{"Retry-After": "1"}), RELEVANCE]) as server:
+        assert ask(server.url, "relevance", "a b", "a") == [0.5]
+    first, second = server.received
+    assert 1.0 <= server.gaps[0] < 1.5
+    assert first.body == second.body
+    assert first.headers["x-request-id"] == second.headers["x-request-id"]
+
+
+def test_retry_after_may_be_a_date(ask: Any) -> None:
+    moment = format_datetime(datetime.now(UTC) + timedelta(seconds=2.5), usegmt=True)
+    with ScriptedServer([busy(**{"Retry-After": moment}), RELEVANCE]) as server:
+        assert ask(server.url, "relevance", "a b", "a") == [0.5]
+    # An HTTP date has whole seconds, so up to one of the two and a half is cut off.
+    assert 1.2 < server.gaps[0] < 3.2
+
+
+@pytest.mark.parametrize("value", ["86400", "Fri, 31 Dec 2100 23:59:59 GMT"])
+def test_retry_after_is_capped(ask: Any, value: str) -> None:
+    with ScriptedServer([busy(**{"Retry-After": value}), RELEVANCE]) as server:
+        ask(server.url, "relevance", "a", "a", options={"max_wait": 0.3})
+    assert 0.3 <= server.gaps[0] < 0.8
+
+
+@pytest.mark.parametrize("value", ["soon", "-5", "Fri, 31 Dec 1999 23:59:59 GMT"])
+def test_a_retry_after_that_says_nothing_does_not_delay_or_break(ask: Any, value: str) -> None:
+    with ScriptedServer([busy(**{"Retry-After": value}), RELEVANCE]) as server:
+        assert ask(server.url, "relevance", "a", "a") == [0.5]
+    assert server.gaps[0] < 0.5
+
+
+@pytest.mark.parametrize("status", [502, 503, 504])
+def test_gateway_statuses_are_repeated_until_the_retries_are_used_up(ask: Any, status: int) -> None:
+    with (
+        ScriptedServer([Answer(status, b"<html>Bad gateway</html>")]) as server,
+        pytest.raises(PlainMedAPIError, match="3 attempts") as caught,
+    ):
+        ask(server.url, "relevance", "a", "a", options={**FAST, "retries": 2})
+    assert len(server.received) == 3
+    assert (caught.value.status, caught.value.attempts) == (status, 3)
+
+
+@pytest.mark.parametrize("status", [400, 404, 413, 422, 429, 500, 501])
+def test_other_statuses_are_not_repeated(ask: Any, status: int) -> None:
+    with (
+        ScriptedServer([Answer(status, error_body())]) as server,
+        pytest.raises(PlainMedAPIError) as caught,
+    ):
+        ask(server.url, "relevance", "a", "a")
+    assert len(server.received) == 1
+    assert caught.value.status == status
+
+
+def test_waits_double_with_jitter(ask: Any) -> None:
+    with ScriptedServer([busy()]) as server, pytest.raises(PlainMedAPIError):
+        ask(server.url, "relevance", "a", "a", options={"backoff": 0.2, "retries": 3})
+    assert len(server.gaps) == 3
+    for gap, full in zip(server.gaps, (0.2, 0.4, 0.8), strict=True):
+        assert full / 2 <= gap < full + 0.15
+
+
+def test_a_refused_connection_is_tried_again_until_the_server_is_up(ask: Any) -> None:
+    port = free_port()
+    started: list[ScriptedServer] = []
+    timer = threading.Timer(0.5, lambda: started.append(ScriptedServer([RELEVANCE], port)))
+    timer.start()
+    options = {"backoff": 0.2, "retries": 6}
+    assert ask(f"http://127.0.0.1:{port}", "relevance", "a", "a", options=options) == [0.5]
+    timer.join()
+    started[0].__exit__()
+    assert len(started[0].received) == 1
+
+
+def test_nobody_listening_is_a_connection_error_that_says_where(ask: Any) -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    with pytest.raises(PlainMedConnectionError) as caught:
+        ask(url, "relevance", "a", "a", options={**FAST, "retries": 2}, request_id="mine")
+    assert caught.value.attempts == 3
+    assert url in str(caught.value)
+    assert "request mine" in str(caught.value)
+
+
+def test_a_connection_that_breaks_before_the_answer_is_tried_again(ask: Any) -> None:
+    with ScriptedServer([Answer(hang_up=True), RELEVANCE]) as server:
+        assert ask(server.url, "relevance", "a", "a") == [0.5]
+    assert len(server.received) == 2
+
+
+def test_an_answer_that_does_not_come_in_time_is_not_asked_for_twice(ask: Any) -> None:
+    with ScriptedServer([Answer(delay=1.5)]) as server:
+        began = time.monotonic()
+        with pytest.raises(PlainMedConnectionError, match="did not answer in time"):
+            ask(server.url, "relevance", "a", "a", options={**FAST, "timeout": 0.3})
+        assert time.monotonic() - began < 1.2
+        assert len(server.received) == 1
+
+
+def test_the_deadline_ends_the_retries(ask: Any) -> None:
+    with ScriptedServer([busy(**{"Retry-After": "1"})]) as server:
+        began = time.monotonic()
+        with pytest.raises(PlainMedAPIError) as caught:
+            ask(server.url, "loss", "a", "a", options={**FAST, "retries": 50, "deadline": 1.5})
+        assert time.monotonic() - began < 1.5
+    assert len(server.received) == caught.value.attempts == 2
+
+
+def test_the_deadline_cuts_a_slow_answer_short(ask: Any) -> None:
+    with ScriptedServer([Answer(delay=2.0)]) as server:
+        began = time.monotonic()
+        with pytest.raises(PlainMedConnectionError):
+            ask(server.url, "loss", "a", "a", options={"deadline": 0.4})
+        assert time.monotonic() - began < 1.2
