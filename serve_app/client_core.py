@@ -46,7 +46,8 @@ class ClientCore(ABC):
             limit. A stream must begin within it.
         backoff: first wait before a retry, in seconds; it doubles each time. Half is random.
         max_wait: longest single wait, Retry-After included, in seconds.
-        headers: sent with every request, such as Authorization.
+        api_key: where the server asks for one; default PLAINMED_API_KEY, else none is sent.
+        headers: sent with every request.
 
     Raises:
         ConfigError: the URL is not an http or https URL, or a limit makes no sense.
@@ -62,6 +63,7 @@ class ClientCore(ABC):
         deadline: float | None = 900.0,
         backoff: float = 0.5,
         max_wait: float = 30.0,
+        api_key: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
         self.base_url = base_url or os.environ.get("METRICS_API_URL") or DEFAULT_URL
@@ -84,9 +86,15 @@ class ClientCore(ABC):
         self._max_wait = max_wait
         # A proxy named by the environment cannot reach this machine's own loopback.
         loopback = url.host in ("localhost", "::1") or url.host.startswith("127.")
+        key = api_key or os.environ.get("PLAINMED_API_KEY", "").strip()
+        if key and not (key.isascii() and key.isprintable()):
+            raise ConfigError("PLAINMED_API_KEY: this is no API key; it has characters none has")
+        own = {"User-Agent": f"plainmed/{__version__}"}
+        if key:
+            own["Authorization"] = f"Bearer {key}"
         self._options: dict[str, Any] = {
             "base_url": url,
-            "headers": {"User-Agent": f"plainmed/{__version__}", **(headers or {})},
+            "headers": {**own, **(headers or {})},
             "trust_env": not loopback,
         }
         self._connect()
@@ -100,8 +108,11 @@ class ClientCore(ABC):
         left = float("inf")
         if self._deadline is not None:
             left = max(0.001, self._deadline - (time.monotonic() - started))
-        timeout = httpx.Timeout(min(self._timeout, left), connect=min(self._connect_timeout, left))
-        arguments = {"headers": call.headers, "content": call.body, "timeout": timeout}
+        patience = min(self._timeout, left)
+        timeout = httpx.Timeout(patience, connect=min(self._connect_timeout, left))
+        # The server then computes for nobody who has given up.
+        headers = {**call.headers, "X-Request-Timeout": f"{patience:.3f}"}
+        arguments = {"headers": headers, "content": call.body, "timeout": timeout}
         return {"method": call.method, "url": call.path, **arguments}
 
     @contextmanager

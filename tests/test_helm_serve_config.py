@@ -62,7 +62,7 @@ def test_overrides_reach_the_serve_config() -> None:
     by_name = {item["name"]: item for item in document["applications"][0]["deployments"]}
     assert "autoscaling_config" not in by_name["Relevance"]
     assert by_name["Relevance"]["num_replicas"] == 3
-    assert by_name["Relevance"]["user_config"]["batch_chars"] == 200000
+    assert by_name["Relevance"]["user_config"]["batch_chars"] == 32000
     assert "num_replicas" not in by_name["Gateway"]
     assert document["applications"][0]["args"]["settings"] == {"loss_steepness": "legacy"}
     assert document["logging_config"]["log_level"] == "WARNING"
