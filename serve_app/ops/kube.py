@@ -317,12 +317,6 @@ class Kube:
         ingress = found.status.load_balancer.ingress or []
         return (ingress[0].hostname or ingress[0].ip or "", port) if ingress else ("", port)
 
-    def load_balancers(self) -> list[str]:
-        """Services of our namespace that still hold a load balancer."""
-        found = self._ask(self.core.list_namespaced_service, self.namespace)
-        items = found.items if found else []
-        return [item.metadata.name for item in items if item.spec.type == "LoadBalancer"]
-
     def logs(
         self, release: str, tail: int, follow: bool, previous: bool, write: Callable[[str], None]
     ) -> int:
