@@ -63,12 +63,12 @@ class Verbs(Steps):
         """What `apply` makes of a release; its image stays, so its profile's must be the same."""
         release = wanted(self.options, held.service, held, self.region)
         if release.profile.image != held.profile.image:
+            profile = release.profile
             raise OpsError(
-                f"{held.name} runs the {held.profile.image} image, and profile "
-                f"{release.profile.value} takes the {release.profile.image} one, which `apply` does "
-                f"not build; run `plainmed ops redeploy {held.service} --profile "
-                f"{release.profile.value}`. The infrastructure is up to date, the releases are as "
-                "they were"
+                f"{held.name} runs the {held.profile.image} image, and profile {profile.value} takes "
+                f"the {profile.image} one, which `apply` does not build; run `plainmed ops redeploy "
+                f"{held.service} --profile {profile.value}`. The infrastructure is up to date, the "
+                "releases are as they were"
             )
         return release
 
