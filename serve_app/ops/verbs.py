@@ -65,10 +65,10 @@ class Verbs(Steps):
         if release.profile.image != held.profile.image:
             profile = release.profile
             raise OpsError(
-                f"{held.name} runs the {held.profile.image} image, and profile {profile.value} takes "
-                f"the {profile.image} one, which `apply` does not build; run `plainmed ops redeploy "
-                f"{held.service} --profile {profile.value}`. The infrastructure is up to date, the "
-                "releases are as they were"
+                f"{held.name} runs the {held.profile.image} image, and profile {profile.value} "
+                f"takes the {profile.image} one, which `apply` does not build; run `plainmed ops "
+                f"redeploy {held.service} --profile {profile.value}`. The infrastructure is up to "
+                "date, the releases are as they were"
             )
         return release
 
