@@ -43,7 +43,7 @@ def intervals(
     Args:
         table: (rows, columns), at least 2 rows, finite. A resample draws whole rows.
         resamples: how many, >= 1. The time is that of `resamples` passes over the table; the
-            memory does not grow with the rows but for one column.
+            memory does not grow with the rows but for a few columns of numbers.
         confidence: the share of the intervals that hold the true value, in (0, 1).
         seed: of the draws; the same gives the same intervals.
     """

@@ -1,8 +1,7 @@
 """Measures the pairs of a corpus and makes targets of them, resuming where a killed run was.
 
-Keeps each metric's mean, sample standard deviation, quantiles and confidence intervals, and what
-they were made with. How rows are read, measured and kept is in `serve_app.corpus`; no model is
-known here, and texts are held no longer than a block.
+How rows are read, measured and kept is in `serve_app.corpus`; no model is known here, and texts are
+held no longer than a block.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import tempfile
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -27,26 +25,23 @@ from rich.progress import (
 )
 
 from serve_app import __version__
-from serve_app.calibration.bootstrap import CONFIDENCE, RESAMPLES, Floats, intervals
+from serve_app.calibration.bootstrap import Floats
+from serve_app.calibration.document import make_targets
 from serve_app.calibration.pairs import SOURCE, TARGET, Selection, select
 from serve_app.calibration.picture import draw
 from serve_app.corpus.job import RAY_ROWS, Engine, keep_results, rows_of_a_block
 from serve_app.corpus.journal import SUFFIX, Journal, alone
 from serve_app.corpus.places import Place, place
 from serve_app.corpus.reading import Block
-from serve_app.corpus.scoring import BlockResult, Models, RowError, Task
+from serve_app.corpus.scoring import BlockResult, RowError, Task
 from serve_app.errors import ConfigError, InvalidInput, MetricFailed
 from serve_app.loss import METRICS, Targets
 from serve_app.settings import load_settings
-from serve_app.targets_format import FORMAT, QUANTILES
 
 if TYPE_CHECKING:
     from serve_app.metrics.suite import MetricSuite
 
 EngineName = Literal["auto", "local", "ray"]
-
-_PACKAGES = ("torch", "transformers", "tokenizers", "numpy")  # what the metrics are computed with
-_DIGITS = 9  # of an interval's ends: far more than resampling settles
 
 
 def calibrate_targets(
@@ -131,12 +126,13 @@ def calibrate_targets(
         }
         journal = Journal(out, run)
         table = _measure(measurer, selection, chunk_size, journal, progress)
-        details = _details(table, selection, journal.models, seed) | {
-            "split": split,
-            "subset": subset,
-            "settings": measurer.described_settings,
-        }
-        targets = _targets(table, journal.models, details, str(path))
+        targets = make_targets(
+            table,
+            selection,
+            journal.models,
+            seed,
+            {"split": split, "subset": subset, "settings": measurer.described_settings},
+        )
         if save_to is not None:
             targets.save(Path(save_to).expanduser())
         if picture is not None:
@@ -281,62 +277,6 @@ def _whole(
                     name = selection.corpus.source.name
                     raise kind(f"{name}: row {number} cannot be measured: {row.message}")
             yield result
-
-
-# --- what is made of it -----------------------------------------------------------------
-
-
-def _details(table: Floats, selection: Selection, models: Models, seed: int) -> dict[str, Any]:
-    """What the targets file says besides its ten numbers: nothing that a date or a folder is in."""
-    found = intervals(table, seed=seed)
-    distributions = {}
-    for index, metric in enumerate(METRICS):
-        column = table[:, index]
-        shares = np.quantile(column, np.array(QUANTILES) / 100)
-        distributions[metric] = {
-            "n": len(column),
-            "mean": float(table[:, index].mean()),
-            "mean_interval": [float(f"{end:.{_DIGITS}g}") for end in found.mean[index]],
-            "sd": float(column.std(ddof=1)),
-            "sd_interval": [float(f"{end:.{_DIGITS}g}") for end in found.sd[index]],
-            "quantiles": {
-                str(percent): float(value) for percent, value in zip(QUANTILES, shares, strict=True)
-            },
-        }
-    return {
-        "format": FORMAT,
-        "n": len(table),
-        "corpus": Path(selection.corpus.source.name).name,
-        "seed": seed,
-        "eval_mode": models.eval_mode,
-        "version": __version__,
-        "versions": {name: version(name) for name in _PACKAGES},
-        "probe": [float(value) for value in models.probe],
-        "fingerprint": selection.fingerprint,
-        "bootstrap": {
-            "method": "BCa",
-            "resamples": RESAMPLES,
-            "confidence": CONFIDENCE,
-            "seed": seed,
-        },
-        "distributions": distributions,
-    }
-
-
-def _targets(table: Floats, models: Models, details: dict[str, Any], path: str) -> Targets:
-    distributions = details["distributions"]
-    try:
-        return Targets(
-            mean=tuple(distributions[metric]["mean"] for metric in METRICS),
-            sigma=tuple(distributions[metric]["sd"] for metric in METRICS),
-            models=models.names,
-            details=details,
-        )
-    except ConfigError as error:
-        raise ConfigError(
-            f"{path}: these {len(table)} summaries do not make targets, {error.message}; "
-            "calibrate on more, and more varied, texts"
-        ) from error
 
 
 # --- around it --------------------------------------------------------------------------
