@@ -15,7 +15,10 @@ import typer
 from typer.core import TyperGroup
 
 from serve_app import __version__
+from serve_app.cli_calibrate import calibrate
 from serve_app.cli_keys import app as keys_app
+from serve_app.cli_options import Address, Engine, Workers
+from serve_app.cli_targets import app as targets_app
 from serve_app.errors import PlainMedError
 from serve_app.ops.cli import app as ops_app
 
@@ -23,14 +26,6 @@ if TYPE_CHECKING:
     from serve_app.client import SamplingOptions
 
 SERVICES = ("metrics", "generator")
-
-
-class Engine(StrEnum):
-    """Who scores a table or a corpus."""
-
-    AUTO = "auto"
-    LOCAL = "local"
-    RAY = "ray"
 
 
 class Selection(StrEnum):
@@ -59,20 +54,13 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,  # it would print the user's texts as local variables
 )
+app.add_typer(targets_app)
 app.add_typer(keys_app)
 app.add_typer(ops_app)
 
 Url = Annotated[
     str | None,
     typer.Option(help="Use the server at this URL; without it, the models load in this process."),
-]
-Address = Annotated[
-    str | None,
-    typer.Option(help="A running Ray cluster: auto, HOST:PORT or ray://HOST:PORT."),
-]
-Workers = Annotated[
-    int | None,
-    typer.Option(help="Most sets of models on Ray; default: one for each CPU (or GPU).", min=1),
 ]
 Config = Annotated[
     Path | None, typer.Argument(help="A Serve config such as serve_config.yaml.", dir_okay=False)
@@ -321,40 +309,7 @@ def demo(
     raise typer.Exit(run_demo(command, f"http://127.0.0.1:{port}", timeout, Console()))
 
 
-@app.command()
-def calibrate(
-    source: Annotated[
-        str,
-        typer.Argument(
-            help="CSV, .jsonl or .parquet with source_text, target_text and split: a path or "
-            "s3://BUCKET/KEY.",
-            metavar="INPUT",
-        ),
-    ],
-    out: Annotated[Path, typer.Option(help="Where to write the targets file.")],
-    subset: Annotated[float, typer.Option(help="Share of the rows to use, in (0, 1].")] = 1.0,
-    chunk_size: Annotated[int, typer.Option(help="Pairs measured at once.", min=1)] = 16,
-    engine: Annotated[
-        Engine, typer.Option(help="Measure in this process (auto, local) or on Ray.")
-    ] = Engine.AUTO,
-    address: Address = None,
-    workers: Workers = None,
-) -> None:
-    """Compute targets (means and deviations) from human-written summaries."""
-    from serve_app.calibration import calibrate_targets
-
-    if engine is Engine.LOCAL and (address is not None or workers is not None):
-        raise typer.BadParameter("--address and --workers are for Ray; leave --engine local out")
-    targets = calibrate_targets(
-        source,
-        out,
-        subset,
-        chunk_size,
-        engine="ray" if engine is Engine.RAY else "local",
-        address=address,
-        workers=workers,
-    )
-    typer.echo(f"targets of {targets.details.get('n', '?')} pairs written to {out}", err=True)
+app.command()(calibrate)
 
 
 @app.command()

@@ -10,16 +10,10 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from serve_app.loss import METRIC_NAMES
 from serve_app.schemas import CandidateOut, EvaluationOut
 from serve_app.settings import Settings
 
-_LABELS = {
-    "relevance": "Relevance (BERTScore F1)",
-    "factuality": "Factuality (AlignScore)",
-    "fkgl": "Flesch-Kincaid grade",
-    "smog": "SMOG grade",
-    "dale_chall": "Dale-Chall score",
-}
 _HEADS = ("Relevance", "Factuality", "FKGL", "SMOG", "Dale-\nChall")
 
 
@@ -33,7 +27,7 @@ def metrics_table(
         table.add_column(name, justify="right")
     table.columns[3].footer = f"{result.loss:.4f}"
     table.add_column("Model")
-    for (metric, label), weight in zip(_LABELS.items(), weights, strict=True):
+    for (metric, label), weight in zip(METRIC_NAMES.items(), weights, strict=True):
         table.add_row(
             label,
             f"{getattr(result.metrics, metric):.4f}",
@@ -55,10 +49,10 @@ def candidates_table(candidates: Sequence[CandidateOut]) -> Table:
     for one in candidates:
         numbers: list[str] = []
         if one.scores is not None:
-            metrics = [getattr(one.scores.metrics, metric) for metric in _LABELS]
+            metrics = [getattr(one.scores.metrics, metric) for metric in METRIC_NAMES]
             numbers = [f"{one.scores.loss:.4f}", *(f"{value:.2f}" for value in metrics)]
         elif scored:
-            numbers = [""] * (1 + len(_LABELS))
+            numbers = [""] * (1 + len(METRIC_NAMES))
         words = one.summary.split()
         # Of the text, not the column: the column shrinks to what the terminal leaves it.
         begins = Text(" ".join(words[:12]), no_wrap=True, overflow="ellipsis")

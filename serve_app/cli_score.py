@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from serve_app.client import PlainMedAPIError, PlainMedClient
 from serve_app.corpus import Engine, Models, Outcome, RowError, ScoreJob, Scores
+from serve_app.corpus.job import RAY_ROWS
 from serve_app.corpus.local import LocalEngine
 from serve_app.errors import InvalidInput, PlainMedError
 from serve_app.loss import METRICS, LossFunction, check_weights
@@ -23,9 +24,6 @@ from serve_app.schemas import EvaluateResponse
 Scorer = Callable[[Sequence[str], Sequence[str]], EvaluateResponse]
 Warn = Callable[[str], None]
 EngineName = Literal["auto", "local", "ray"]
-
-# From about here on Ray's start, and a set of models for each core, pay; an estimate.
-RAY_ROWS = 2000
 
 
 # --- one pair ---------------------------------------------------------------------------

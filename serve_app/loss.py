@@ -19,13 +19,23 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from serve_app.errors import ConfigError, InvalidInput
+from serve_app.targets_format import Calibration, read_calibration
 
 METRICS = ("relevance", "factuality", "fkgl", "smog", "dale_chall")
+METRIC_NAMES = {  # for people
+    "relevance": "Relevance (BERTScore F1)",
+    "factuality": "Factuality (AlignScore)",
+    "fkgl": "Flesch-Kincaid grade",
+    "smog": "SMOG grade",
+    "dale_chall": "Dale-Chall score",
+}
 DEFAULT_WEIGHTS = (0.2,) * len(METRICS)
 WEIGHT_TOLERANCE = 1e-6
 
 # Metrics where more is better; of the others (grade levels) less is.
 _LARGER_IS_BETTER = np.array([True, True, False, False, False])
+CURVED = METRICS[2:]
+"""Metrics whose error is a curve of steepness k = `steepness_factor` / sigma."""
 _FILE_KEYS = ("RELEVANCE", "FACTUALITY", "FKGL", "SMOG", "DALECHALL")
 
 Direction = Literal["two_sided", "one_sided"]
@@ -40,7 +50,8 @@ class Targets:
         mean: five means in the order of `METRICS`.
         sigma: their standard deviations, each > 0.
         models: which models made them: keys `relevance` and `factuality`.
-        details: whatever else the file holds (n, corpus, date), kept as it is.
+        details: whatever else the file holds (n, corpus, date), kept as it is; `calibration`
+            is what it says.
     """
 
     mean: tuple[float, ...]
@@ -58,6 +69,15 @@ class Targets:
                 if label == "SIGMA" and value <= 0:
                     raise ConfigError(f"SIGMA_{key} must be above 0, not {value}")
 
+    @property
+    def calibration(self) -> Calibration | None:
+        """Distributions, models' versions and texts; None where the file does not say them.
+
+        Raises:
+            ConfigError: the details are not what their format asks for.
+        """
+        return read_calibration(self.details)
+
     def to_dict(self) -> dict[str, Any]:
         """The document of a targets file: `TARGET_*`, `SIGMA_*`, `models` and the details."""
         document: dict[str, Any] = {}
@@ -74,7 +94,8 @@ class Targets:
         """Reads such a document.
 
         Raises:
-            ConfigError: a key is missing or a value is not a usable number; the key is named.
+            ConfigError: a key is missing or a value is not a usable number, or what the file
+                says of its calibration is not what its format asks for; the key is named.
         """
         rest = dict(document)
         values: dict[str, list[float]] = {"TARGET": [], "SIGMA": []}
@@ -93,6 +114,7 @@ class Targets:
         models = rest.pop("models", {})
         if not isinstance(models, dict) or not all(isinstance(v, str) for v in models.values()):
             raise ConfigError("models must map each metric to a model name")
+        read_calibration(rest)
         return cls(tuple(values["TARGET"]), tuple(values["SIGMA"]), models, rest)
 
     @classmethod
@@ -137,11 +159,12 @@ class Targets:
         return [
             f"targets for {metric} were made with {self.models[metric]}, but {model} is serving"
             for metric, model in serving.items()
-            if metric in self.models and not _same_model(self.models[metric], model)
+            if metric in self.models and not same_model(self.models[metric], model)
         ]
 
 
-def _same_model(one: str, other: str) -> bool:
+def same_model(one: str, other: str) -> bool:
+    """True if two names are of one model, where only one of them may name the organisation."""
     if "/" in one and "/" in other:
         return one == other
     return one.rpartition("/")[2] == other.rpartition("/")[2]

@@ -159,6 +159,20 @@ def tiny_align(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_align(tmp_path_factory.mktemp("align") / "tiny")
 
 
+@pytest.fixture(scope="session")
+def tiny_suite(tiny_align: Path) -> Any:
+    """The real metrics on the embedded encoder and `tiny_align`."""
+    from serve_app.metrics.alignscore import AlignScorer
+    from serve_app.metrics.bertscore import BertScorer
+    from serve_app.metrics.suite import MetricSuite
+    from tests.tiny_suite import ENCODER
+
+    return MetricSuite(
+        BertScorer.from_reference(ENCODER, device="cpu"),
+        AlignScorer.from_reference(str(tiny_align), device="cpu"),
+    )
+
+
 @pytest.fixture
 def in_process(tiny_align: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`plainmed` without a server: settings by which it takes small models, on the processor."""

@@ -5,29 +5,29 @@ from __future__ import annotations
 import csv
 import statistics
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
+import numpy as np
 import pytest
+from scipy import stats
 
-from serve_app.calibration import calibrate_targets, choose, read_pairs
+from serve_app import __version__
+from serve_app.calibration import calibrate_targets, choose, read_pairs, run
+from serve_app.calibration.pairs import select
+from serve_app.corpus.suite_scorer import _PROBE
 from serve_app.errors import ConfigError
-from serve_app.loss import LossFunction, Targets
+from serve_app.loss import METRICS, LossFunction, Targets
 from serve_app.metrics.suite import MetricSuite
 from serve_app.settings import load_settings
 from serve_app.targets import EMBEDDED_TARGETS, load_targets
-from tests.tiny_suite import make_suite
+from tests.calibration_corpus import HEADER, ROWS, make_pair, write_pairs
 
-HEADER = ["source_text", "target_text", "split"]
-ROWS = [
-    [
-        f"We included {n} randomised trials of drug {n}. Mortality did not differ between groups. "
-        "The certainty of the evidence was low because of imprecision.",
-        f"We found {n} studies. {'People lived as long with the drug as without it. ' * n}"
-        f"We are {'un' * (n % 2)}certain about this result{' because trials were small' * n}.",
-        split,
-    ]
-    for n, split in [(1, "train"), (2, "test"), (3, "train"), (4, "train"), (5, "train")]
-]
+
+def sample_sd(values: np.ndarray, axis: int = -1) -> np.ndarray:
+    return np.std(values, axis=axis, ddof=1)
+
 
 WriteCsv = Callable[..., Path]
 
@@ -35,17 +35,14 @@ WriteCsv = Callable[..., Path]
 @pytest.fixture
 def write_csv(tmp_path: Path) -> WriteCsv:
     def write(rows: list[list[str]], header: list[str] | None = None, name: str = "p.csv") -> Path:
-        path = tmp_path / name
-        with path.open("w", encoding="utf-8", newline="") as file:
-            csv.writer(file).writerows([HEADER if header is None else header, *rows])
-        return path
+        return write_pairs(tmp_path / name, rows, header)
 
     return write
 
 
-@pytest.fixture(scope="module")
-def suite(tmp_path_factory: pytest.TempPathFactory) -> MetricSuite:
-    return make_suite(tmp_path_factory.mktemp("align") / "tiny")
+@pytest.fixture
+def suite(tiny_suite: MetricSuite) -> MetricSuite:
+    return tiny_suite
 
 
 def test_targets_are_mean_and_sample_deviation_of_the_train_rows(write_csv, suite) -> None:
@@ -61,6 +58,80 @@ def test_targets_are_mean_and_sample_deviation_of_the_train_rows(write_csv, suit
     assert targets.details["corpus"] == "p.csv"
     assert targets.details["split"] == "train"
     assert targets.details["eval_mode"] == "nli_sp"
+
+
+def test_each_metric_has_its_quantiles_and_intervals(write_csv, suite) -> None:
+    pairs = [make_pair(number, "train") for number in range(20)]
+    targets = calibrate_targets(write_csv(pairs), suite=suite, progress=False)
+    measured = suite.measure([row[0] for row in pairs], [row[1] for row in pairs])
+    for index, metric in enumerate(METRICS):
+        column = np.array([item.values[index] for item in measured])
+        found = getattr(targets.calibration.distributions, metric)
+        assert (found.n, found.mean, found.sd) == (20, targets.mean[index], targets.sigma[index])
+        for percent, value in found.quantiles.items():
+            assert value == pytest.approx(np.percentile(column, int(percent)), abs=1e-6)
+        for ends, statistic in ((found.mean_interval, np.mean), (found.sd_interval, sample_sd)):
+            # Two sets of resamples: the ends agree to a part of the interval's length.
+            wanted = stats.bootstrap(
+                (column,), statistic, n_resamples=5000, rng=np.random.default_rng(1)
+            ).confidence_interval
+            room = 0.12 * (wanted.high - wanted.low)
+            assert ends == pytest.approx([wanted.low, wanted.high], abs=room)
+
+
+def test_the_file_says_what_it_was_made_with(write_csv, suite, tmp_path: Path) -> None:
+    path = write_csv(ROWS)
+    calibrate_targets(path, tmp_path / "a.json", suite=suite, progress=False, seed=7)
+    calibrate_targets(path, tmp_path / "b.json", suite=suite, progress=False, seed=7)
+    content = (tmp_path / "a.json").read_text()
+    assert content == (tmp_path / "b.json").read_text()  # no date, nothing random
+    assert str(tmp_path) not in content
+    found = Targets.load(tmp_path / "a.json").calibration
+    assert found is not None
+    assert found.versions["torch"] == version("torch")
+    assert found.version == __version__
+    assert found.fingerprint == select(path, "train", 1.0, 7).fingerprint
+    assert found.bootstrap.model_dump() == {
+        "method": "BCa",
+        "resamples": 5000,
+        "confidence": 0.95,
+        "seed": 7,
+    }
+    (probe,) = suite.measure([_PROBE[0]], [_PROBE[1]])
+    assert found.probe == pytest.approx(probe.values, abs=1e-6)
+
+
+def test_a_plot_shows_the_targets_that_were_made(write_csv, suite, tmp_path: Path) -> None:
+    drawing = tmp_path / "d.svg"
+    targets = calibrate_targets(
+        write_csv(ROWS), tmp_path / "t.json", suite=suite, progress=False, plot=drawing
+    )
+    text = drawing.read_text(encoding="utf-8")
+    assert ET.fromstring(text).tag.endswith("svg")
+    for mean in targets.mean:
+        assert f"mean {mean:.4g}," in text
+
+
+def test_a_plot_that_cannot_be_written_is_refused_before_the_work(write_csv, tmp_path) -> None:
+    for place in (tmp_path / "no-folder" / "d.svg", "s3://bucket/d.svg", tmp_path / "t.json"):
+        with pytest.raises(ConfigError, match=r"cannot (write|both be)"):
+            calibrate_targets(write_csv(ROWS), tmp_path / "t.json", plot=place)
+
+
+def test_texts_in_many_blocks_are_on_ray_where_auto_says_so(write_csv, monkeypatch) -> None:
+    made: list[tuple[bool, object]] = []
+
+    def noted(on_ray: bool, address: str | None, workers: int | None):
+        made.append((on_ray, address))
+        raise ConfigError("far enough")
+
+    monkeypatch.setattr(run, "_on_settings", noted)
+    monkeypatch.setattr(run, "RAY_ROWS", 4)
+    for path in (write_csv(ROWS), write_csv(ROWS[:4], name="few.csv")):
+        for engine in ("auto", "local", "ray"):
+            with pytest.raises(ConfigError, match="far enough"):
+                calibrate_targets(path, engine=engine)
+    assert [on_ray for on_ray, _ in made] == [True, False, True, False, False, True]
 
 
 def test_the_saved_file_is_what_was_returned_and_can_serve(write_csv, suite, tmp_path) -> None:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.cli_score import RAY_ROWS, with_models
+from serve_app.cli_score import with_models
 from serve_app.corpus import ScoreJob
 from serve_app.corpus.distributed import RayEngine, RayOptions
+from serve_app.corpus.job import RAY_ROWS
 from serve_app.corpus.local import LocalEngine
 from serve_app.corpus.suite_scorer import LossTerms, SuiteRecipe, SuiteScorer
 from serve_app.evaluation import evaluate

@@ -100,7 +100,9 @@ def upload_folder(
     files = _scan(folder)
     try:
         return _Upload(new_client(), bucket, prefix, files, on_bytes).run()
-    except (BotoCoreError, ClientError) as error:
+    except ConfigError:
+        raise
+    except (BotoCoreError, ClientError, ValueError) as error:  # ValueError: a bad endpoint URL
         raise explained(error, where, doing="upload") from error
 
 
@@ -112,11 +114,9 @@ def require_bucket(bucket: str, prefix: str) -> list[str]:
     """
     try:
         return [item.key for item in list_objects(new_client(), bucket, prefix)]
-    except (BotoCoreError, ClientError) as error:
-        raise explained(error, f"s3://{bucket}/{prefix}", doing="upload") from error
-    except ValueError as error:
-        if isinstance(error, ConfigError):
-            raise
+    except ConfigError:
+        raise
+    except (BotoCoreError, ClientError, ValueError) as error:  # ValueError: a bad endpoint URL
         raise explained(error, f"s3://{bucket}/{prefix}", doing="upload") from error
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,14 @@ ORIGINAL_COLUMNS = ("original", "source_text", "texts_original")
 GENERATED_COLUMNS = ("generated", "target_text", "summary", "texts_generated")
 
 MOST_BLOCKS = 4096  # each is a file while a run is unfinished
+
+# From about here on Ray's start, and a set of models for each core, pay; an estimate.
+RAY_ROWS = 2000
+
+
+def rows_of_a_block(rows: int, batch_size: int) -> int:
+    """Rows finished at once: a batch, and more where there would be over `MOST_BLOCKS` blocks."""
+    return max(batch_size, math.ceil(rows / MOST_BLOCKS))
 
 
 class Engine(Protocol):
@@ -101,7 +110,7 @@ class ScoreJob:
             batch_size,
         )
         if block_rows is None:
-            block_rows = max(batch_size, math.ceil(corpus.rows / MOST_BLOCKS))
+            block_rows = rows_of_a_block(corpus.rows, batch_size)
         return cls(corpus, task, target, prefix, corpus.blocks(block_rows))
 
     def describe(self, scoring: Mapping[str, Any]) -> dict[str, Any]:
@@ -149,7 +158,13 @@ class ScoreJob:
             todo = sum(block.count for block in waiting)
             on_start(self.corpus.rows - todo, self.corpus.rows)
             if waiting:
-                self._score(make_engine(), waiting, journal, on_rows, on_models)
+                keep_results(
+                    make_engine().run(self.corpus.source, waiting, self.task),
+                    {block.number for block in waiting},
+                    journal,
+                    on_rows,
+                    on_models,
+                )
             failed = write_scored(
                 self.out,
                 self.corpus,
@@ -160,26 +175,40 @@ class ScoreJob:
             journal.remove()
         return Outcome(self.corpus.rows, failed)
 
-    def _score(
-        self,
-        engine: Engine,
-        waiting: Sequence[Block],
-        journal: Journal,
-        on_rows: Callable[[int], None],
-        on_models: Callable[[Models], None],
-    ) -> None:
-        known = False
-        # Closed, not left to the garbage collector: a Ray of ours stops before anything else.
-        with closing(engine.run(self.corpus.source, waiting, self.task)) as results:
-            for result in results:
-                if not known and result.models.names:
-                    on_models(result.models)
-                    known = True
-                journal.add(result)
-                on_rows(len(result.rows))
-        missing = {block.number for block in waiting} - journal.finished
-        if missing:
-            raise Unavailable(
-                f"{len(missing)} blocks came back from no worker; what is finished is kept in "
-                f"{journal.name}, so run it again"
-            )
+
+def keep_results(
+    results: Generator[BlockResult, None, None],
+    numbers: AbstractSet[int],
+    journal: Journal,
+    on_rows: Callable[[int], None],
+    on_models: Callable[[Models], None] = lambda models: None,
+) -> None:
+    """Keeps what an engine finishes in the journal, block after block, and closes the engine's run.
+
+    Args:
+        results: of the engine.
+        numbers: of the blocks that it was given.
+        journal: of the run.
+        on_rows: called with the number of rows of each block kept.
+        on_models: called once, when the models are known.
+
+    Raises:
+        InvalidInput: blocks are made by different models, or one cannot be written.
+        Unavailable: not every block came back.
+        PlainMedError: the engine gave up; what is finished is kept.
+    """
+    known = False
+    # Closed, not left to the garbage collector: a Ray of ours stops before anything else.
+    with closing(results):
+        for result in results:
+            if not known and result.models.names:
+                on_models(result.models)
+                known = True
+            journal.add(result)
+            on_rows(len(result.rows))
+    missing = numbers - journal.finished
+    if missing:
+        raise Unavailable(
+            f"{len(missing)} blocks came back from no worker; what is finished is kept in "
+            f"{journal.name}, so run it again"
+        )

@@ -50,6 +50,11 @@ class Journal:
         """Where it is."""
         return self._store.name
 
+    @property
+    def models(self) -> Models:
+        """Which models made the blocks that are finished."""
+        return self._models
+
     def _resume(self, names: set[str]) -> None:
         try:
             manifest = json.loads(self._store.read(_MANIFEST))

@@ -415,23 +415,23 @@ def _parquet_rows(source: Source, block: Block, columns: Sequence[str] | None) -
     rows: list[Row] = []
     parquet = open_parquet(source)
     try:
-        for span in block.spans:
-            end = span.first + span.count
-            at, groups = 0, []
-            first = None
-            for group in range(parquet.metadata.num_row_groups):
-                size = parquet.metadata.row_group(group).num_rows
-                if at < end and at + size > span.first:
-                    groups.append(group)
-                    first = at if first is None else first
-                at += size
-            at = first or 0
-            for batch in parquet_batches(source.name, parquet, groups, wanted):
-                low, high = max(span.first - at, 0), min(end - at, batch.num_rows)
-                if low < high:
-                    rows += batch.slice(low, high - low).to_pylist()
+        # Each group is decoded once for all spans: a random subset has one for nearly every row.
+        start = 0
+        for group in range(parquet.metadata.num_row_groups):
+            end = start + parquet.metadata.row_group(group).num_rows
+            spans = [s for s in block.spans if s.first < end and s.first + s.count > start]
+            at, start = start, end
+            if not spans:
+                continue
+            last = spans[-1].first + spans[-1].count
+            for batch in parquet_batches(source.name, parquet, [group], wanted):
+                for span in spans:
+                    low = max(span.first - at, 0)
+                    high = min(span.first + span.count - at, batch.num_rows)
+                    if low < high:
+                        rows += batch.slice(low, high - low).to_pylist()
                 at += batch.num_rows
-                if at >= end:
+                if at >= last:
                     break
     finally:
         parquet.close(force=True)

@@ -252,7 +252,7 @@ class Kube:
             "rayservices",
             name,
         )
-        pods = self._pods(name)
+        pods = tuple(map(_pod, self._pods(name)))
         if found is None:
             return ServiceState(name=name, exists=False, pods=pods)
         spec, status = found["spec"], found.get("status") or {}
@@ -281,13 +281,13 @@ class Kube:
             events=self._events(name),
         )
 
-    def _pods(self, release: str) -> tuple[PodState, ...]:
+    def _pods(self, release: str) -> list[Any]:
         found = self._ask(
             self.core.list_namespaced_pod,
             self.namespace,
             label_selector=f"app.kubernetes.io/instance={release}",
         )
-        return tuple(_pod(item) for item in (found.items if found else []))
+        return found.items if found else []
 
     def _events(self, name: str) -> tuple[EventLine, ...]:
         """The newest events about the release's objects, which all begin with its name."""
@@ -317,12 +317,6 @@ class Kube:
         ingress = found.status.load_balancer.ingress or []
         return (ingress[0].hostname or ingress[0].ip or "", port) if ingress else ("", port)
 
-    def load_balancers(self) -> list[str]:
-        """Services of our namespace that still hold a load balancer."""
-        found = self._ask(self.core.list_namespaced_service, self.namespace)
-        items = found.items if found else []
-        return [item.metadata.name for item in items if item.spec.type == "LoadBalancer"]
-
     def logs(
         self, release: str, tail: int, follow: bool, previous: bool, write: Callable[[str], None]
     ) -> int:
@@ -338,14 +332,9 @@ class Kube:
         Returns:
             How many containers there were.
         """
-        found = self._ask(
-            self.core.list_namespaced_pod,
-            self.namespace,
-            label_selector=f"app.kubernetes.io/instance={release}",
-        )
         streams = [
             (pod.metadata.name, container.name)
-            for pod in (found.items if found else [])
+            for pod in self._pods(release)
             for container in pod.spec.containers
         ]
         lock = threading.Lock()
@@ -381,16 +370,17 @@ class Kube:
                 _preload_content=False,
                 _request_timeout=(10, _FOLLOW_S) if follow else _TIMEOUT,
             )
+            rest = b""
+            for chunk in answer.stream(65536):
+                *whole, rest = (rest + chunk).split(b"\n")
+                yield from (line.decode("utf-8", "replace") for line in whole)
+            if rest:
+                yield rest.decode("utf-8", "replace")
         except ApiException as error:
             # A container that has not started has no log yet; the others do.
             yield f"(no log: {error.reason})"
-            return
-        rest = b""
-        for chunk in answer.stream(65536):
-            *whole, rest = (rest + chunk).split(b"\n")
-            yield from (line.decode("utf-8", "replace") for line in whole)
-        if rest:
-            yield rest.decode("utf-8", "replace")
+        except urllib3.exceptions.HTTPError as error:
+            yield f"(the log broke off: {type(error).__name__}; run the same command again)"
 
     # --- change ------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from serve_app.ops import commands
 from serve_app.ops.errors import OpsError
 from serve_app.ops.kube import ServiceState
 from serve_app.ops.options import NAMESPACE, PORTS, release_name
-from serve_app.ops.release import wanted
+from serve_app.ops.release import Release, wanted
 from serve_app.ops.steps import TERRAFORM_HINT, Steps
 
 _CLUSTER = ("helm", "aws")  # kubeconfig takes its tokens from the AWS CLI
@@ -57,7 +57,20 @@ class Verbs(Steps):
         self.connect()
         self.tools(outputs)
         self.check_cluster()
-        self.each_release(lambda held: wanted(self.options, held.service, held, self.region))
+        self.each_release(self._updated)
+
+    def _updated(self, held: Release) -> Release:
+        """What `apply` makes of a release; its image stays, so its profile's must be the same."""
+        release = wanted(self.options, held.service, held, self.region)
+        if release.profile.image != held.profile.image:
+            profile = release.profile
+            raise OpsError(
+                f"{held.name} runs the {held.profile.image} image, and profile {profile.value} "
+                f"takes the {profile.image} one, which `apply` does not build; run `plainmed ops "
+                f"redeploy {held.service} --profile {profile.value}`. The infrastructure is up to "
+                "date, the releases are as they were"
+            )
+        return release
 
     def stop(self) -> None:
         """Scales to nothing; load balancers, configuration and images stay."""

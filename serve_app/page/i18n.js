@@ -10,8 +10,6 @@ export function t(key, values = {}) {
   return text.replace(/\{(\w+)\}/g, (whole, name) => (name in values ? String(values[name]) : whole));
 }
 
-export const currentLanguage = () => language;
-
 /** A number with so many decimals, as the language writes it. */
 export function number(value, decimals = 2) {
   const form = { minimumFractionDigits: decimals, maximumFractionDigits: decimals };

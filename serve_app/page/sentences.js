@@ -73,6 +73,7 @@ export function showSentences(sentences) {
   items = sentences;
   focused = Math.min(focused, Math.max(0, items.length - 1));
   hovered = null;
+  speak("off");
   byId("support-home").append(byId("support")); // it may stand in the list that goes
   byId("sentences").replaceChildren(...items.map(line));
   legend(items.some((item) => item.score !== null));
@@ -115,6 +116,7 @@ function piece({ text, mark }) {
 
 function select(index) {
   focused = index;
+  speak("polite");
   update();
 }
 
@@ -122,8 +124,12 @@ function hover(index) {
   // Where the support stands inside the list, hovering would move the list under the pointer.
   if (narrow()) return;
   hovered = index;
+  speak("off");
   update();
 }
+
+/** Whether a screen reader tells what is shown next: for the keyboard yes, for a passing mouse no. */
+const speak = (how) => byId("support-short").setAttribute("aria-live", how);
 
 const narrow = () => matchMedia("(max-width: 52rem)").matches;
 

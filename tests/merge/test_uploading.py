@@ -147,3 +147,6 @@ def test_an_upload_over_a_line_that_breaks_names_the_destination(
     monkeypatch.setenv("AWS_ENDPOINT_URL", direct)
     with pytest.raises(ConfigError, match="there is no bucket 'absent-bucket'"):
         upload_folder(folder, "absent-bucket", "m/")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "no url")
+    with pytest.raises(ConfigError, match=rf"cannot upload s3://{bucket}/m/: Invalid endpoint"):
+        upload_folder(folder, bucket, "m/")

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
+from urllib3.exceptions import ProtocolError
+from urllib3.response import HTTPResponse
 
 from tests.ops.command import GENERATOR, METRICS, deployed, done, refused
 from tests.ops.fakes import Cluster, Stage, event
@@ -54,3 +58,23 @@ def test_logs_name_the_pod_of_each_line(stage: Stage, cluster: Cluster, follow: 
     assert any("tailLines=3" in request for request in cluster.requests)
     done("stop", "metrics")
     assert "no pods" in refused("logs", "metrics")
+
+
+@pytest.mark.parametrize("follow", [[], ["--follow"]])
+def test_a_log_that_breaks_off_says_so_and_the_others_go_on(
+    stage: Stage, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, follow: list[str]
+) -> None:
+    deployed(stage, cluster)
+    whole = HTTPResponse.stream
+
+    def cut(self: HTTPResponse, *size: int) -> Iterator[bytes]:
+        yield next(iter(whole(self, *size)))[:7]
+        if METRICS in str(self.url):
+            raise ProtocolError("the connection was reset")
+
+    monkeypatch.setattr(HTTPResponse, "stream", cut)
+    lines = done("logs", "all", "--tail", "3", *follow).splitlines()
+    where = f"[{METRICS}-worker-1 ray-worker]"
+    again = "run the same command again"
+    assert f"{where} (the log broke off: ProtocolError; {again})" in lines
+    assert any(line.startswith(f"[{GENERATOR}-worker-1 ray-worker] line 0") for line in lines)

@@ -112,6 +112,16 @@ def test_apply_updates_infrastructure_and_keeps_what_is_deployed(
     assert stage.release(GENERATOR)["version"] == 1
 
 
+def test_apply_does_not_put_a_profile_on_an_image_that_is_not_its_own(
+    stage: Stage, cluster: Cluster
+) -> None:
+    deployed(stage, cluster, "--tag", "v1")
+    said = refused("apply", "all", "--yes", "--profile", "gpu")
+    assert "run `plainmed ops redeploy generator --profile gpu`" in " ".join(said.split())
+    assert stage.release(GENERATOR)["version"] == 1
+    assert stage.release(METRICS)["version"] == 1
+
+
 def test_a_verb_on_what_is_not_deployed_says_so(stage: Stage, cluster: Cluster) -> None:
     said = done("stop", "metrics")
     assert "plainmed-metrics is not deployed" in said

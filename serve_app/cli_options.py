@@ -1,0 +1,26 @@
+"""Options that several commands of `plainmed` take alike."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+
+class Engine(StrEnum):
+    """Who scores a table or a corpus."""
+
+    AUTO = "auto"
+    LOCAL = "local"
+    RAY = "ray"
+
+
+Address = Annotated[
+    str | None,
+    typer.Option(help="A running Ray cluster: auto, HOST:PORT or ray://HOST:PORT."),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(help="Most sets of models on Ray; default: one for each CPU (or GPU).", min=1),
+]
