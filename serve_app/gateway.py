@@ -14,6 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import Route
 
 from serve_app import __version__, candidates, schemas
 from serve_app.access.gate import access_gates, may_call
@@ -23,27 +24,33 @@ from serve_app.checks import ERRORS, check_count, check_limits, check_texts, par
 from serve_app.errors import InvalidInput, NotAllowed, NotServed, PlainMedError
 from serve_app.generate_routes import add_generate
 from serve_app.generation.best_of import Candidates
-from serve_app.limits import RequestGuard, Traffic, error_body, logger
+from serve_app.limits import ERROR_CODE, RequestGuard, Traffic, error_body, logger
 from serve_app.loss import check_weights
 from serve_app.metrics.text import require_pairs
 from serve_app.page_routes import add_page
 from serve_app.responses import chosen_out, evaluation_out, explanations_out, scored_of
 from serve_app.settings import Settings
+from serve_app.telemetry import Telemetry
 
 Result = TypeVar("Result")
 
 _HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 400: "invalid_body"}
 
 
-def create_app(backend: Backend, settings: Settings, traffic: Traffic) -> RequestGuard:
+def create_app(
+    backend: Backend, settings: Settings, traffic: Traffic, telemetry: Telemetry | None = None
+) -> RequestGuard:
     """The whole ASGI application: the API inside the guard that ids, counts and limits requests."""
+    api = create_api(backend, settings)
     return RequestGuard(
-        create_api(backend, settings),
+        api,
         max_body_bytes=settings.max_body_bytes,
         retry_after_s=settings.retry_after_s,
         timeout_s=settings.request_timeout_s,
         traffic=traffic,
         gates=[*access_gates(settings), load_gate(settings)],
+        telemetry=telemetry,
+        routes=frozenset(route.path for route in api.routes if isinstance(route, Route)),
     )
 
 
@@ -77,7 +84,10 @@ def create_api(backend: Backend, settings: Settings) -> FastAPI:
 def _add_errors(app: FastAPI, settings: Settings) -> None:
     """Every error, expected or not, in the one JSON shape."""
 
-    def answer(status: int, code: str, message: str, field: str | None = None) -> Response:
+    def answer(
+        request: Request, status: int, code: str, message: str, field: str | None = None
+    ) -> Response:
+        request.scope[ERROR_CODE] = code
         headers = {"Retry-After": str(settings.retry_after_s)} if status == 503 else None
         return JSONResponse(error_body(code, message, field), status, headers)
 
@@ -85,24 +95,26 @@ def _add_errors(app: FastAPI, settings: Settings) -> None:
     async def on_plainmed_error(request: Request, error: PlainMedError) -> Response:
         if error.status >= 500:
             logger.error("%s: %s", error.code, error.message)
-        return answer(error.status, error.code, error.message, error.field)
+        return answer(request, error.status, error.code, error.message, error.field)
 
     @app.exception_handler(RequestValidationError)
     async def on_validation_error(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         if first["type"] == "json_invalid":
-            return answer(400, "invalid_json", f"the body is not JSON: {first['ctx']['error']}")
+            return answer(
+                request, 400, "invalid_json", f"the body is not JSON: {first['ctx']['error']}"
+            )
         field = _field_name(first["loc"])
         if first["type"] == "extra_forbidden":
-            return answer(422, "unknown_field", f"there is no field {field}", field)
+            return answer(request, 422, "unknown_field", f"there is no field {field}", field)
         if first["type"] == "missing":
             if field is None:
-                return answer(422, "missing_body", "send a JSON body")
-            return answer(422, "missing_field", f"{field} is required", field)
+                return answer(request, 422, "missing_body", "send a JSON body")
+            return answer(request, 422, "missing_field", f"{field} is required", field)
         if field is None:
             message = "the body must be a JSON object, sent as application/json"
-            return answer(422, "invalid_input", message)
-        return answer(422, "invalid_input", f"{field}: {first['msg']}", field)
+            return answer(request, 422, "invalid_input", message)
+        return answer(request, 422, "invalid_input", f"{field}: {first['msg']}", field)
 
     @app.exception_handler(HTTPException)
     async def on_http_error(request: Request, error: HTTPException) -> Response:
@@ -112,7 +124,7 @@ def _add_errors(app: FastAPI, settings: Settings) -> None:
             message = f"there is no route {request.url.path}; see /docs"
         elif error.status_code == 405:
             message = f"{request.url.path} does not take {request.method}; see /docs"
-        response = answer(error.status_code, code, message)
+        response = answer(request, error.status_code, code, message)
         response.headers.update(error.headers or {})
         return response
 
@@ -120,7 +132,9 @@ def _add_errors(app: FastAPI, settings: Settings) -> None:
     async def on_unexpected(request: Request, error: Exception) -> Response:
         # The message may hold the user's text, so it stays out of the answer.
         logger.exception("unexpected %s", type(error).__name__)
-        return answer(500, "internal_error", "an internal error; see the server's log by its id")
+        return answer(
+            request, 500, "internal_error", "an internal error; see the server's log by its id"
+        )
 
 
 def _field_name(location: Sequence[int | str]) -> str | None:

@@ -10,19 +10,23 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serve_app.telemetry import Telemetry, Unrecorded
 from serve_app.ticket import CURRENT, Ticket
 
 REQUEST_ID_HEADER = "x-request-id"
 
 TIMEOUT_HEADER = "x-request-timeout"
 """Seconds after which the client no longer waits."""
+
+ERROR_CODE = "plainmed.error_code"
+"""Where a request's scope holds the code of the error it was answered with."""
 
 CALLER_ID = "plainmed.caller_id"
 """Where a request's scope may hold a public id of its caller, for the log."""
@@ -39,7 +43,15 @@ class Traffic:
     draining: bool = False
 
 
-def error_body(code: str, message: str, field: str | None = None) -> dict[str, object]:
+def route_path(scope: Scope) -> str:
+    """The path below the application's own prefix."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", "").rstrip("/"))
+
+
+def error_body(
+    code: str, message: str, field: str | None = None
+) -> dict[str, dict[str, str | None]]:
     """The one JSON shape of every error."""
     return {"error": {"code": code, "message": message, "field": field}}
 
@@ -89,6 +101,8 @@ class RequestGuard:
         timeout_s: longest time of a request; its client may ask for less.
         traffic: counts requests under way.
         gates: asked in this order.
+        telemetry: is told of every request.
+        routes: paths that metrics name; others count as `other`.
     """
 
     def __init__(
@@ -100,6 +114,8 @@ class RequestGuard:
         timeout_s: float,
         traffic: Traffic,
         gates: Sequence[Gate] = (),
+        telemetry: Telemetry | None = None,
+        routes: Container[str] = (),
     ) -> None:
         self.app = app
         self.max_body_bytes = max_body_bytes
@@ -107,6 +123,8 @@ class RequestGuard:
         self.timeout_s = timeout_s
         self.traffic = traffic
         self.gates = gates
+        self.telemetry = telemetry or Unrecorded()
+        self.routes = routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request; anything but HTTP passes through."""
@@ -117,7 +135,7 @@ class RequestGuard:
         # Serve's proxy passes the caller's id on, or makes one, and puts it on the answer.
         request_id = headers.get(REQUEST_ID_HEADER, "-")
         started = time.perf_counter()
-        status = 0
+        status = size = 0
         entered: list[Leave] = []
 
         async def send_noting_status(message: Message) -> None:
@@ -126,7 +144,7 @@ class RequestGuard:
                 status = message["status"]
             await send(message)
 
-        self.traffic.in_flight += 1
+        self._count(1)
         try:
             if self.traffic.draining:
                 raise Refused(503, "shutting_down", "the server is shutting down; try again")
@@ -134,22 +152,52 @@ class RequestGuard:
                 entered.append(gate.enter(scope, headers))
             CURRENT.set(self._ticket(scope, headers))
             body = await self._read(headers, receive)
+            size = len(body)
             await self.app(scope, _replay(body, receive), send_noting_status)
         except Refused as refused:
+            scope[ERROR_CODE] = refused.body["error"]["code"]
             await self._refuse(refused, send_noting_status)
         finally:
             for leave in reversed(entered):
                 leave(status)
-            self.traffic.in_flight -= 1
-            logger.info(
-                "http %s %s %d %.1fms id=%s caller=%s",
-                scope["method"],
-                scope["path"],
-                status,
-                (time.perf_counter() - started) * 1000,
-                request_id,
-                scope.get(CALLER_ID, "-"),
-            )
+            self._count(-1)
+            self._tell(scope, status, size, time.perf_counter() - started, request_id)
+
+    def _count(self, more: int) -> None:
+        self.traffic.in_flight += more
+        self.telemetry.record("plainmed_requests_under_way", self.traffic.in_flight)
+
+    def _tell(self, scope: Scope, status: int, size: int, seconds: float, request_id: str) -> None:
+        """One line of the access log, and the metrics of one request."""
+        path = route_path(scope)
+        route = path if path in self.routes else "other"
+        record, code = self.telemetry.record, scope.get(ERROR_CODE)
+        record("plainmed_requests", route=route, status=str(status))
+        record("plainmed_request_seconds", seconds, route=route)
+        if size:
+            record("plainmed_request_bytes", size, route=route)
+        if code is not None:
+            record("plainmed_errors", code=code)
+        caller = scope.get(CALLER_ID, "-")
+        logger.info(
+            "http %s %s %d %.1fms id=%s caller=%s",
+            scope["method"],
+            scope["path"],
+            status,
+            seconds * 1000,
+            request_id,
+            caller,
+            # Fields of their own where the log is JSON.
+            extra={
+                "method": scope["method"],
+                "path": scope["path"],
+                "status": status,
+                "seconds": round(seconds, 4),
+                "bytes": size,
+                "caller": caller,
+                "code": code,
+            },
+        )
 
     def _ticket(self, scope: Scope, headers: Headers) -> Ticket:
         timeout = self.timeout_s

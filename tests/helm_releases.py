@@ -21,6 +21,8 @@ helm = pytest.importorskip("helm_python", reason="needs helm-python-sdk, of the 
 import chart_files as chart_files  # noqa: E402
 from chart_files import render  # noqa: E402
 
+from serve_app.telemetry import SPECS, exported  # noqa: E402
+
 ROOT = Path(__file__).resolve().parent.parent
 METRICS: dict[str, Any] = {"services": ["metrics"]}
 GENERATOR: dict[str, Any] = {"services": ["generator"]}
@@ -144,13 +146,17 @@ def at(tree: Any, path: tuple[str | int, ...]) -> Any:
     return tree
 
 
+SUFFIXES = {"counter": [""], "gauge": [""], "histogram": ["_bucket", "_sum", "_count"]}
+"""Of the names `exported` gives."""
+
+
 @functools.cache
-def exported_by_ray() -> set[str]:
-    """Names under which Ray 2.60's sources export metrics, read from those sources."""
+def exported_metrics() -> set[str]:
+    """Names under which metrics are exported: Ray 2.60's, read from its sources, and our own."""
     import ray
 
     folder = Path(ray.__file__).parent
-    names: set[str] = set()
+    names = {exported(name) + end for name, spec in SPECS.items() for end in SUFFIXES[spec.kind]}
     for path in [*folder.glob("serve/_private/*.py"), folder / "serve" / "batching.py"]:
         text = path.read_text(encoding="utf-8")
         text = text.replace("{protocol_name}", "http")

@@ -1,17 +1,17 @@
-"""The Helm chart's alerts, dashboard and drain look at metrics that Ray exports."""
+"""The Helm chart's alerts, dashboard and drain look at metrics that Ray and PlainMed export."""
 
 from __future__ import annotations
 
 import json
 import re
 
-from tests.helm_releases import exported_by_ray, objects, one, pods, render
+from tests.helm_releases import exported_metrics, objects, one, pods, render
 
 # --- monitoring: only metrics that Ray exports ------------------------------------------
 
 
-def test_alerts_and_dashboard_use_metrics_that_ray_exports() -> None:
-    exported = exported_by_ray()
+def test_alerts_and_dashboard_use_metrics_that_are_exported() -> None:
+    exported = exported_metrics()
     assert "ray_serve_num_http_requests_total" in exported
     items = objects("ha")
     dashboard = next(iter(one(items, "ConfigMap")["data"].values()))
@@ -42,8 +42,8 @@ def test_a_stopped_release_does_not_alert_that_it_is_down() -> None:
 # --- the drain before a pod stops, run as the kubelet would -----------------------------
 
 
-def test_the_drain_looks_at_metrics_that_ray_exports() -> None:
+def test_the_drain_looks_at_metrics_that_are_exported() -> None:
     script = pods(objects("ha"))["head"]["spec"]["containers"][0]["lifecycle"]["preStop"]
     pattern = re.search(r"ray_serve_\(([a-z_|]+)\)", script["exec"]["command"][-1])
     assert pattern is not None
-    assert {f"ray_serve_{name}" for name in pattern[1].split("|")} <= exported_by_ray()
+    assert {f"ray_serve_{name}" for name in pattern[1].split("|")} <= exported_metrics()

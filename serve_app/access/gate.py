@@ -12,7 +12,7 @@ from starlette.types import Scope
 from serve_app.access.keys import KeyEntry, Service
 from serve_app.access.quota import Quota
 from serve_app.access.source import KeySource
-from serve_app.limits import CALLER_ID, Gate, Leave, Refused
+from serve_app.limits import CALLER_ID, Gate, Leave, Refused, route_path
 from serve_app.settings import Settings
 
 OPEN_PATHS = frozenset({"/healthz", "/", ""})
@@ -60,7 +60,7 @@ class AccessGate:
         Raises:
             Refused: as above.
         """
-        path = scope["path"].removeprefix(scope.get("root_path", "").rstrip("/"))
+        path = route_path(scope)
         # A browser asks OPTIONS without the key, before it sends the request that has it.
         if path in OPEN_PATHS or path.startswith(_OPEN_FOLDER) or scope["method"] == "OPTIONS":
             return _nothing

@@ -9,6 +9,7 @@ soon after its client has gone.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from typing import Generic, TypeVar
 
 from serve_app.deployments.worker import failure, run_batch
 from serve_app.errors import PlainMedError, Unavailable, moved
+from serve_app.telemetry import Telemetry, Unrecorded
 from serve_app.ticket import Ticket
 
 Item = TypeVar("Item")
@@ -31,6 +33,7 @@ class _Job(Generic[Item, Result]):
     done: asyncio.Future[list[Result]]
     results: dict[int, Result | PlainMedError] = field(default_factory=dict)
     taken: int = 0
+    came: float = field(default_factory=time.perf_counter)
 
     def deliver(self, index: int, outcome: Result | PlainMedError) -> None:
         self.results[index] = outcome
@@ -52,6 +55,7 @@ class FairBatcher(Generic[Item, Result]):
         weigh: how much of a batch an item takes, >= 0.
         most: a batch closes at this weight; an item that is heavier is a batch of its own.
         wait_s: how long a first request waits for others.
+        telemetry: is told of batches and waits.
     """
 
     def __init__(
@@ -61,7 +65,10 @@ class FairBatcher(Generic[Item, Result]):
         *,
         most: int,
         wait_s: float,
+        telemetry: Telemetry | None = None,
     ) -> None:
+        self._telemetry = telemetry or Unrecorded()
+        self._waiting = 0
         self._work, self._weigh = work, weigh
         self.most, self.wait_s = most, wait_s
         self._shares: OrderedDict[str, deque[_Job[Item, Result]]] = OrderedDict()
@@ -78,20 +85,32 @@ class FairBatcher(Generic[Item, Result]):
             return []
         job: _Job[Item, Result] = _Job(items, ticket, asyncio.get_running_loop().create_future())
         self._shares.setdefault(ticket.share, deque()).append(job)
+        self._count(len(items))
         if self._running is None or self._running.done():
             self._running = asyncio.create_task(self._run())
-        return await job.done
+        try:
+            return await job.done
+        finally:
+            self._count(job.taken - len(items))  # what was not begun never will be
+            job.taken = len(items)
 
     async def _run(self) -> None:
         await asyncio.sleep(self.wait_s)
         while batch := self._take():
+            started = time.perf_counter()
             outcomes: Sequence[Result | PlainMedError]
             try:
                 outcomes = await run_batch(self._work, [job.items[index] for job, index in batch])
             except Exception as error:  # of no kind we know, but nobody may wait for ever
                 outcomes = [failure(error)] * len(batch)
+            self._telemetry.record("plainmed_batch_items", len(batch))
+            self._telemetry.record("plainmed_batch_seconds", time.perf_counter() - started)
             for (job, index), outcome in zip(batch, outcomes, strict=True):
                 job.deliver(index, outcome)
+
+    def _count(self, more: int) -> None:
+        self._waiting += more
+        self._telemetry.record("plainmed_queued_items", self._waiting)
 
     def _take(self) -> list[tuple[_Job[Item, Result], int]]:
         """The items of the next batch: one of each share in turn, until it is full."""
@@ -108,9 +127,12 @@ class FairBatcher(Generic[Item, Result]):
             added = self._weigh(job.items[job.taken])
             if batch and weight + added > self.most:
                 break
+            if not job.taken:
+                self._telemetry.record("plainmed_queue_seconds", time.perf_counter() - job.came)
             batch.append((job, job.taken))
             weight += added
             job.taken += 1
+            self._count(-1)
             self._shares.move_to_end(share)
         return batch
 

@@ -13,6 +13,7 @@ from ray.serve.handle import DeploymentHandle
 from serve_app.backend import Component, Health, Scores
 from serve_app.deployments.calls import call, cause_of, in_pieces, pair_sizes
 from serve_app.deployments.metrics import Description
+from serve_app.deployments.telemetry import ServeTelemetry
 from serve_app.errors import PlainMedError, Unavailable
 from serve_app.evaluation import Evaluation
 from serve_app.gateway import create_app
@@ -177,7 +178,7 @@ class Gateway:
         self._backend = HandleBackend(handles, app_name)
 
     def __serve_build_asgi_app__(self) -> RequestGuard:
-        return create_app(self._backend, self._settings, self._traffic)
+        return create_app(self._backend, self._settings, self._traffic, ServeTelemetry())
 
     async def reconfigure(self, config: dict[str, Any]) -> None:
         """Serve calls this on every replica when only `user_config` changes."""

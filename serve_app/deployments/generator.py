@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import time
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from ray import serve
 
 from serve_app.deployments.metrics import Description
+from serve_app.deployments.telemetry import ServeTelemetry
 from serve_app.deployments.worker import failure, set_threads
 from serve_app.errors import FAILURES, PlainMedError
 from serve_app.generation.loading import load_generator
@@ -33,6 +35,10 @@ class Generator:
         set_threads(settings)
         self._engine = load_generator(settings)
         self._engine.generate([_WARM_UP], [GenerationParams(max_new_tokens=16, seed=0)])
+        self._telemetry = ServeTelemetry()
+        self._telemetry.record(
+            "plainmed_model", model=self._engine.name, device=self._engine.device
+        )
         # Twice what the engine has under way, so that its next texts are at hand when some end.
         self._threads = ThreadPoolExecutor(
             2 * self._engine.batch_size, thread_name_prefix="generate"
@@ -50,9 +56,10 @@ class Generator:
         def unwanted(_: int) -> bool:
             return gone.is_set() or (ticket is not None and ticket.left() == 0)
 
+        started = time.perf_counter()
         work = self._threads.submit(self._engine.generate, texts, params, cancelled=unwanted)
         try:
-            return await asyncio.wrap_future(work)
+            return self._recorded(started, await asyncio.wrap_future(work))
         except PlainMedError:
             raise
         except FAILURES as error:
@@ -63,6 +70,7 @@ class Generator:
     async def stream(self, text: str, params: GenerationParams) -> AsyncIterator[str | Summary]:
         """Pieces of one summary as they are written, then the summary."""
         gone = threading.Event()
+        started = time.perf_counter()
         pieces = self._engine.stream(text, params, cancelled=gone.is_set)
         step: Future[str | Summary | None] | None = None
         try:
@@ -73,6 +81,8 @@ class Generator:
                 piece = await asyncio.shield(asyncio.wrap_future(step))
                 if piece is None:
                     return
+                if isinstance(piece, Summary):
+                    self._recorded(started, [piece])
                 yield piece
         except PlainMedError:
             raise
@@ -83,6 +93,16 @@ class Generator:
             if step is not None and not step.cancel():
                 await asyncio.wait([asyncio.wrap_future(step)])
             pieces.close()
+
+    def _recorded(self, started: float, summaries: list[Summary]) -> list[Summary]:
+        """The same, counted."""
+        record, model = self._telemetry.record, self._engine.name
+        record("plainmed_generation_seconds", time.perf_counter() - started, model=model)
+        for one in summaries:
+            record("plainmed_summaries", model=model, finish_reason=one.finish_reason)
+            record("plainmed_prompt_tokens", one.prompt_tokens, model=model)
+            record("plainmed_completion_tokens", one.completion_tokens, model=model)
+        return summaries
 
     async def describe(self) -> Description:
         """The model, its device and this replica's process."""

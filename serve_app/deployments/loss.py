@@ -13,8 +13,9 @@ from ray.serve.handle import DeploymentHandle
 
 from serve_app.deployments.calls import call, in_pieces, pair_sizes
 from serve_app.deployments.metrics import Description
+from serve_app.deployments.telemetry import ServeTelemetry
 from serve_app.evaluation import Evaluation, evaluate
-from serve_app.loss import LossFunction
+from serve_app.loss import METRICS, LossFunction
 from serve_app.metrics.suite import Measured
 from serve_app.settings import Settings
 from serve_app.targets import load_targets
@@ -41,6 +42,8 @@ class Loss:
         self._relevance = relevance
         self._factuality = factuality
         self._readability = readability
+        self._telemetry = ServeTelemetry()
+        self._names: dict[str, str] = {}
         self._warnings = await self._foreign_targets()
         for warning in self._warnings:
             logger.warning(warning)
@@ -50,8 +53,8 @@ class Loss:
         described = await asyncio.gather(
             call(self._relevance.describe.remote), call(self._factuality.describe.remote)
         )
-        serving = {"relevance": described[0].model, "factuality": described[1].model}
-        return self._loss.targets.made_with_other_models(serving)
+        self._names = {"relevance": described[0].model, "factuality": described[1].model}
+        return self._loss.targets.made_with_other_models(self._names)
 
     async def evaluate(
         self,
@@ -65,9 +68,29 @@ class Loss:
         count, ticket = len(originals), ticket or Ticket()
         if human is None or not self._per_sample:
             measured = await self._measure(originals, generated, ticket)
-            return evaluate(measured, self._loss, weights=weights)
+            return self._recorded(evaluate(measured, self._loss, weights=weights))
         measured = await self._measure([*originals, *originals], [*generated, *human], ticket)
-        return evaluate(measured[:count], self._loss, weights=weights, human=measured[count:])
+        return self._recorded(
+            evaluate(measured[:count], self._loss, weights=weights, human=measured[count:])
+        )
+
+    def _recorded(self, evaluations: list[Evaluation]) -> list[Evaluation]:
+        """The same, counted: how scores are spread says when texts or a model have changed."""
+        record = self._telemetry.record
+        for one in evaluations:
+            record("plainmed_loss", one.loss)
+            truncated = {
+                "relevance": one.measured.relevance.truncated_reference
+                or one.measured.relevance.truncated_candidate,
+                "factuality": one.measured.factuality.truncated,
+            }
+            for metric, value in zip(METRICS, one.measured.values, strict=True):
+                if metric in truncated:
+                    record("plainmed_score", value, metric=metric, model=self._names[metric])
+                    record("plainmed_truncations", float(truncated[metric]), metric=metric)
+                else:
+                    record("plainmed_grade", value, metric=metric)
+        return evaluations
 
     async def _measure(
         self, originals: Sequence[str], generated: Sequence[str], ticket: Ticket

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
 
 from serve_app.deployments.batcher import FairBatcher
+from serve_app.deployments.telemetry import ServeTelemetry
 from serve_app.deployments.worker import set_threads
 from serve_app.metrics.alignscore import AlignScoreResult
 from serve_app.metrics.bertscore import BertScoreResult
@@ -70,15 +71,30 @@ class _PairMetric(_Batched):
 
     def __init__(self, scorer: Any) -> None:
         self._scorer = scorer
-        self._batcher = FairBatcher(self._score, _weigh_pair, most=BATCH_CHARS, wait_s=BATCH_WAIT_S)
+        self._telemetry = ServeTelemetry()
+        self._telemetry.record("plainmed_model", model=scorer.name, device=scorer.device)
+        self._batcher = FairBatcher(
+            self._score,
+            _weigh_pair,
+            most=BATCH_CHARS,
+            wait_s=BATCH_WAIT_S,
+            telemetry=self._telemetry,
+        )
         # Ready means a model that has scored: a broken one must fail here, not on a request.
         self._score([_WARM_UP])
 
     def _score(self, pairs: Sequence[Pair]) -> list[Any]:
+        before = self._counters()
         scores: list[Any] = self._scorer.score(
             [original for original, _ in pairs], [generated for _, generated in pairs]
         )
+        for name, value in self._counters().items():
+            self._telemetry.record(name, value - before[name])
         return scores
+
+    def _counters(self) -> dict[str, int]:
+        """What the scorer has counted so far, by metric."""
+        return {"plainmed_tokens": self._scorer.tokens}
 
     async def _results(
         self, originals: Sequence[str], generated: Sequence[str], ticket: Ticket | None
@@ -98,6 +114,11 @@ class Relevance(_PairMetric):
     def __init__(self, settings: Settings) -> None:
         set_threads(settings)
         super().__init__(load_relevance(settings))
+
+    def _counters(self) -> dict[str, int]:
+        cache = self._scorer.cache
+        kept = {"plainmed_cache_hits": cache.hits, "plainmed_cache_misses": cache.misses}
+        return {**super()._counters(), **kept}
 
     async def score(
         self, originals: Sequence[str], generated: Sequence[str], ticket: Ticket | None = None
@@ -130,7 +151,9 @@ class ReadabilityDeployment(_Batched):
     """FKGL, SMOG and Dale-Chall: no model, but its requests share one core as fairly."""
 
     def __init__(self, settings: Settings) -> None:
-        self._batcher = FairBatcher(_measure_all, len, most=BATCH_CHARS, wait_s=0.0)
+        self._batcher = FairBatcher(
+            _measure_all, len, most=BATCH_CHARS, wait_s=0.0, telemetry=ServeTelemetry()
+        )
         _measure_all([_WARM_UP[1]])
 
     async def score(self, texts: Sequence[str], ticket: Ticket | None = None) -> list[Readability]:

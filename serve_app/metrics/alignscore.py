@@ -225,6 +225,11 @@ class AlignScorer:
             max_rows=max_rows,
         )
 
+    @property
+    def tokens(self) -> int:
+        """Tokens encoded so far."""
+        return self._runtime.tokens
+
     def score(
         self,
         contexts: Sequence[str],

@@ -216,6 +216,11 @@ class BertScorer:
             cache_bytes=cache_bytes,
         )
 
+    @property
+    def tokens(self) -> int:
+        """Tokens encoded so far."""
+        return self._runtime.tokens
+
     def score(self, references: Sequence[str], candidates: Sequence[str]) -> list[BertScoreResult]:
         """BERTScore of each candidate against the reference at its position.
 

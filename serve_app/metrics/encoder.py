@@ -166,6 +166,8 @@ class EncoderRuntime:
         self.pad_token_id = pad_token_id
         self.token_budget = token_budget
         self.max_rows = max_rows
+        self.tokens = 0
+        """Tokens encoded so far, padding not counted."""
 
     @property
     def batch_tokens(self) -> int:
@@ -204,6 +206,7 @@ class EncoderRuntime:
                 if len(rows) != len(indices):
                     raise ValueError(f"consume gave {len(rows)} results for {len(indices)} rows")
                 results.update(zip(indices, rows, strict=True))
+                self.tokens += sum(batch.lengths)
         return [results[index] for index in range(len(sequences))]
 
     def _forward(self, batch: Batch) -> Any:

@@ -1,0 +1,156 @@
+"""The application's metrics: what is recorded, by whom, and that the dashboard shows all of it."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from serve_app.deployments.batcher import FairBatcher
+from serve_app.errors import MetricFailed
+from serve_app.gateway import create_app
+from serve_app.limits import Traffic
+from serve_app.metrics.readability import Readability
+from serve_app.settings import load_settings
+from serve_app.telemetry import SPECS, Unrecorded, check, exported
+from serve_app.ticket import Ticket
+from tests.servers import LightBackend
+
+ROOT = Path(__file__).resolve().parents[1]
+TEXTS = {"texts": ["Aspirin makes a stroke less likely."]}
+SECRET = "Jane Roe has lupus"
+
+
+class Kept:
+    """Keeps what is recorded."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, float, dict[str, str]]] = []
+
+    def record(self, name: str, value: float = 1.0, **labels: str) -> None:
+        check(name, labels)
+        self.seen.append((name, value, labels))
+
+    def of(self, name: str) -> list[tuple[float, dict[str, str]]]:
+        return [(value, labels) for seen, value, labels in self.seen if seen == name]
+
+
+class Broken(LightBackend):
+    """Cannot compute readability."""
+
+    async def readability(self, texts: Sequence[str]) -> list[Readability]:
+        raise MetricFailed(f"no number for {SECRET}")
+
+
+def client(kept: Kept, backend: LightBackend | None = None, **settings: Any) -> httpx.AsyncClient:
+    app = create_app(backend or LightBackend(), load_settings(**settings), Traffic(), kept)
+    transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
+    return httpx.AsyncClient(transport=transport, base_url="http://test")
+
+
+async def test_a_request_is_counted_with_its_route_status_time_and_size() -> None:
+    kept = Kept()
+    async with client(kept) as http:
+        await http.post("/metrics/readability", json=TEXTS)
+    assert kept.of("plainmed_requests") == [(1, {"route": "/metrics/readability", "status": "200"})]
+    [(seconds, _)] = kept.of("plainmed_request_seconds")
+    assert 0 < seconds < 10
+    [(size, _)] = kept.of("plainmed_request_bytes")
+    assert size == len(httpx.Request("POST", "http://x", json=TEXTS).content)
+    assert [value for value, _ in kept.of("plainmed_requests_under_way")] == [1, 0]
+    assert not kept.of("plainmed_errors")
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "settings", "code", "status"),
+    [
+        ("/metrics/readability", {"texts": [""]}, {}, "empty_text", "422"),
+        ("/metrics/readability", {"texts": ["A text."], "more": 1}, {}, "unknown_field", "422"),
+        ("/metrics/readability", TEXTS, {"max_body_bytes": 1024}, None, "200"),
+        ("/nothing", TEXTS, {}, "not_found", "404"),
+    ],
+)
+async def test_an_error_is_counted_by_its_code(
+    path: str, body: Any, settings: dict[str, Any], code: str | None, status: str
+) -> None:
+    kept = Kept()
+    async with client(kept, **settings) as http:
+        await http.post(path, json=body)
+    assert kept.of("plainmed_errors") == ([] if code is None else [(1, {"code": code})])
+    [(_, labels)] = kept.of("plainmed_requests")
+    assert labels["status"] == status
+
+
+async def test_what_the_guard_refuses_and_what_fails_is_counted_too() -> None:
+    kept = Kept()
+    async with client(kept, Broken(), max_body_bytes=1024) as http:
+        await http.post("/metrics/readability", json={"texts": ["word " * 1000]})
+        await http.post("/metrics/readability", json=TEXTS)
+    assert [labels["code"] for _, labels in kept.of("plainmed_errors")] == [
+        "body_too_large",
+        "metric_failed",
+    ]
+
+
+async def test_paths_that_clients_make_up_are_one_series_and_texts_are_in_none() -> None:
+    kept = Kept()
+    async with client(kept, Broken()) as http:
+        for number in range(5):
+            await http.get(f"/{SECRET}/{number}")
+        await http.post("/metrics/readability", json={"texts": [SECRET]})
+    assert {labels["route"] for _, labels in kept.of("plainmed_requests")} == {
+        "other",
+        "/metrics/readability",
+    }
+    assert "lupus" not in str(kept.seen)
+
+
+async def test_batches_and_waits_are_recorded_and_nothing_is_left_waiting() -> None:
+    kept = Kept()
+    fair: FairBatcher[int, int] = FairBatcher(list, lambda _: 1, most=2, wait_s=0.0, telemetry=kept)
+    await fair.submit([1, 2, 3], Ticket())
+    assert [value for value, _ in kept.of("plainmed_batch_items")] == [2, 1]
+    assert len(kept.of("plainmed_queue_seconds")) == 1
+    assert next(value for value, _ in kept.of("plainmed_queued_items")) == 3
+    assert [value for value, _ in kept.of("plainmed_queued_items")][-1] == 0
+
+
+def test_a_metric_that_is_not_in_the_list_or_has_other_labels_is_refused() -> None:
+    for name, labels in (
+        ("plainmed_typo", {}),
+        ("plainmed_loss", {"model": "x"}),
+        ("plainmed_requests", {"route": "/"}),
+    ):
+        with pytest.raises(KeyError):
+            Unrecorded().record(name, 1.0, **labels)
+
+
+def test_the_dashboard_is_the_one_its_script_writes() -> None:
+    done = subprocess.run(
+        [sys.executable, "scripts/dashboard.py", "--check"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_metric_of_the_list_is_on_the_dashboard() -> None:
+    file = ROOT / "helm" / "plainmed" / "files" / "grafana-dashboard.json"
+    expressions = " ".join(
+        target["expr"]
+        for panel in json.loads(file.read_text(encoding="utf-8"))["panels"]
+        for target in panel["targets"]
+    )
+    shown = set(re.findall(r"ray_plainmed_\w+", expressions))
+    # Of bytes, prompts and whole calls Prometheus has the numbers; no panel needs them.
+    unshown = {"plainmed_request_bytes", "plainmed_prompt_tokens", "plainmed_generation_seconds"}
+    for name in SPECS.keys() - unshown:
+        assert any(one.startswith(exported(name)) for one in shown), name
