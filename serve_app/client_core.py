@@ -1,7 +1,7 @@
 """What both Python clients share: where the server is, time limits, what is worth repeating.
 
 Sends nothing itself. Every call only computes, so repeating one is safe: connection errors
-and the statuses 502, 503 and 504 are retried with jittered exponential backoff, and
+and the statuses 429, 502, 503 and 504 are retried with jittered exponential backoff, and
 Retry-After is honoured up to `max_wait`. A call that was sent but not answered within
 `timeout` is not repeated: the server may still be busy with it.
 """
@@ -27,7 +27,7 @@ from serve_app.client_wire import Call, PlainMedAPIError, PlainMedConnectionErro
 from serve_app.errors import ConfigError
 
 DEFAULT_URL = "http://127.0.0.1:8000"
-RETRIED_STATUSES = frozenset({502, 503, 504})
+RETRIED_STATUSES = frozenset({429, 502, 503, 504})
 
 T = TypeVar("T")
 
