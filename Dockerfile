@@ -1,8 +1,10 @@
-# The PlainMed image. Two targets: `cpu` (the default) and `gpu`. Both run as user 1000 and hold Python,
-# the locked dependencies, serve_app and the embedded models; no compiler, no pip cache, no weights from S3.
+# The PlainMed image. Three targets: `cpu` (the default), `gpu` and `vllm`. All run as user 1000 and hold Python,
+# the locked dependencies, serve_app and the embedded models; no pip cache, no weights from S3, and no compiler but
+# the one that vLLM calls while it runs.
 #
 #   docker build -t plainmed:0.1.0 --build-arg BASE_DIGEST=sha256:... .
 #   docker build -t plainmed:0.1.0-gpu --target gpu --build-arg BASE_DIGEST=sha256:... .
+#   docker build -t plainmed:0.1.0-vllm --target vllm --build-arg BASE_DIGEST=sha256:... .
 #
 # BASE_DIGEST pins the base image. It has no default: a digest has to be looked up where the registry can be reached
 # (docs/kubernetes.md says how). Without it the tag decides, and two builds may differ.
@@ -38,6 +40,18 @@ RUN python3 -m pip --python /opt/plainmed/bin/python install --no-deps \
         --index-url "${TORCH_GPU_INDEX}" torch==2.13.0 \
     && python3 -m pip --python /opt/plainmed/bin/python install \
         --constraint constraints.txt --requirement requirements.txt
+
+# As `gpu`, with the extra `vllm`. vLLM wants an older FastAPI than constraints.txt has: it has a lock of its own.
+FROM environment AS dependencies-vllm
+ARG TORCH_GPU_INDEX=https://pypi.org/simple
+COPY constraints-vllm.txt ./
+RUN python3 -c "import tomllib; \
+print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['vllm'], sep='\n')" \
+    > requirements-vllm.txt
+RUN python3 -m pip --python /opt/plainmed/bin/python install --no-deps \
+        --index-url "${TORCH_GPU_INDEX}" torch==2.13.0 \
+    && python3 -m pip --python /opt/plainmed/bin/python install \
+        --constraint constraints-vllm.txt --requirement requirements.txt --requirement requirements-vllm.txt
 
 # --- the application alone, laid out as it will lie in the image -----------------------------
 FROM environment AS application
@@ -83,6 +97,20 @@ CMD ["plainmed", "serve", "/opt/plainmed/serve_config.yaml"]
 FROM runtime AS gpu
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 COPY --from=dependencies-gpu /opt/plainmed /opt/plainmed
+COPY --from=application /application/ /
+USER 1000:1000
+
+FROM runtime AS vllm
+# Triton, which vLLM's kernels are written in, compiles their launchers with the C compiler of the machine they run on.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends gcc g++ libc6-dev \
+    && rm -rf /var/lib/apt/lists/*
+ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility \
+    VLLM_CACHE_ROOT=/var/cache/plainmed/vllm \
+    TRITON_CACHE_DIR=/var/cache/plainmed/triton \
+    VLLM_NO_USAGE_STATS=1
+COPY --from=dependencies-vllm /opt/plainmed /opt/plainmed
 COPY --from=application /application/ /
 USER 1000:1000
 

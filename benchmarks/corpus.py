@@ -188,7 +188,8 @@ def markdown(found: Sequence[Measured], words: int) -> str:
     return (
         "\n" + "\n".join(lines) + f"\n\nTexts: {texts.load().source}, {cut}repeated; "
         f"{os.cpu_count()} cores whose load was {os.getloadavg()[2]:.1f}. Peaks, sampled every "
-        f"{EVERY_S:g} s; times include every start.\n\n```\n"
+        f"{EVERY_S:g} s; times include every start.\n\n"
+        "<!-- not run: takes many minutes on a quiet machine -->\n```bash\n"
         f"python -m benchmarks.corpus {shlex.join(sys.argv[1:])}\n```\n\n"
     )
 

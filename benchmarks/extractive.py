@@ -115,7 +115,9 @@ def compare(
         f"took {np.median(cpu):.1f} s of processor time (median; 95 % within "
         f"{np.quantile(cpu, 0.95):.1f} s), {np.median(wall):.1f} s by the clock, with "
         f"{torch.get_num_threads()} thread(s) on {cores} cores whose load was "
-        f"{os.getloadavg()[1]:.1f}.\n\n```\npython {shlex.join(sys.argv)}\n```\n"
+        f"{os.getloadavg()[1]:.1f}.\n\n"
+        "<!-- not run: takes minutes, and reads a folder that is no part of the repository -->\n"
+        f"```bash\npython {shlex.join(sys.argv)}\n```\n"
     )
     typer.echo(table)
     if docs:

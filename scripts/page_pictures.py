@@ -71,14 +71,14 @@ def _open(
 
 def _save(page: Page, name: str, *, height: int, top: str | None = None) -> None:
     """Writes the page from `top` on, at most `height` pixels of it, in 256 colours."""
-    image = Image.open(io.BytesIO(page.screenshot(full_page=True)))
+    image = Image.open(io.BytesIO(page.screenshot(full_page=True))).convert("RGB")
     begin = 0
     if top is not None:
         begin = int(page.evaluate(_TOP, top))
         begin = max(0, begin + int(page.evaluate("scrollY")) - 12)
     image = image.crop((0, begin, image.width, min(image.height, begin + height)))
     path = IMAGES / name
-    image.convert("RGB").quantize(256).save(path, optimize=True)
+    image.quantize(256).save(path, optimize=True)
     size = path.stat().st_size
     if size > MOST_BYTES:
         raise SystemExit(f"{path} has {size} bytes; at most {MOST_BYTES} are wanted")

@@ -155,7 +155,6 @@ def main(
             plan,
             on_event=lambda event: console.print(event, markup=False, soft_wrap=True),
             on_log=lambda *log: show(console, *log),
-            progress_bar=console.is_terminal,
         )
     except PlainMedError as error:
         console.print(f"error: {error.message}", style="red", markup=False, soft_wrap=True)

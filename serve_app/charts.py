@@ -89,7 +89,9 @@ def histogram(
         if count:
             height = count / tallest * (base - top)
             parts.append(
-                _rect("bar", x(start) + 0.5, base - height, x(end) - x(start) - 1, height, _BARS)
+                _rect(
+                    "bar", x(start) + 0.5, base - height, x(end) - x(start) - 1, height, _BARS, 0.8
+                )
             )
     if band is not None and low <= band.centre <= high:
         parts.append(_line("centre", x(band.centre), top - 4, x(band.centre), base, _LINE, 2))
@@ -171,10 +173,12 @@ def _box(places: Sequence[float], middle: float) -> list[str]:
     ]
 
 
-def _rect(name: str, x: float, y: float, width: float, height: float, colour: str) -> str:
+def _rect(
+    name: str, x: float, y: float, width: float, height: float, colour: str, opacity: float = 1
+) -> str:
     return (
         f'<rect class="{name}" x="{x:.2f}" y="{y:.2f}" width="{max(width, 0):.2f}" '
-        f'height="{max(height, 0):.2f}" fill="{colour}"/>'
+        f'height="{max(height, 0):.2f}" fill="{colour}" fill-opacity="{opacity:g}"/>'
     )
 
 

@@ -18,6 +18,7 @@ from serve_app import __version__
 from serve_app.cli_calibrate import calibrate
 from serve_app.cli_keys import app as keys_app
 from serve_app.cli_options import Address, Engine, Workers
+from serve_app.cli_report import compare, report
 from serve_app.cli_targets import app as targets_app
 from serve_app.errors import PlainMedError
 from serve_app.ops.cli import app as ops_app
@@ -310,6 +311,8 @@ def demo(
 
 
 app.command()(calibrate)
+app.command()(report)
+app.command()(compare)
 
 
 @app.command()

@@ -157,7 +157,7 @@ def run_job(job: ScoreJob, choice: Choice, restart: bool, console: Console, warn
     Raises:
         PlainMedError: what went wrong; finished blocks are kept.
     """
-    with _progress(console) as progress:
+    with progress_bar(console) as progress:
         bar = progress.add_task("scoring", total=job.corpus.rows)
 
         def started(done: int, total: int) -> None:
@@ -216,7 +216,8 @@ def _about_texts(error: PlainMedError) -> bool:
     return isinstance(error, InvalidInput)
 
 
-def _progress(console: Console) -> Progress:
+def progress_bar(console: Console) -> Progress:
+    """Rows done of all; only on a terminal."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),

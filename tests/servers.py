@@ -251,9 +251,9 @@ class LightBackend:
 
 
 @contextmanager
-def api_server(**options: Any) -> Iterator[str]:
-    """The URL of the real gateway over a `LightBackend`."""
-    app = create_app(LightBackend(**options), load_settings(), Traffic())
+def api_server(backend: LightBackend | None = None, **options: Any) -> Iterator[str]:
+    """The URL of the real gateway over `backend`, else over a `LightBackend` of these options."""
+    app = create_app(backend or LightBackend(**options), load_settings(), Traffic())
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

@@ -14,14 +14,14 @@ from serve_app.errors import ConfigError
 from serve_app.loss import Targets
 from serve_app.settings import load_settings
 from serve_app.targets import load_targets
-from tests.calibration_corpus import ROWS, write_pairs
+from tests.calibration_corpus import ROWS, make_pair, write_pairs
 
 pytestmark = pytest.mark.usefixtures("in_process")
 
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    return write_pairs(tmp_path / "p.csv", ROWS * 3)
+    return write_pairs(tmp_path / "p.csv", [make_pair(at, "train") for at in range(12)])
 
 
 def test_the_four_earlier_arguments_go_by_place_or_by_name(source: Path, tmp_path: Path) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 from serve_app import __version__
 
@@ -60,30 +64,65 @@ def test_the_base_is_pinned_by_an_argument_and_no_other_image_is_used() -> None:
     assert not re.search("sha256:[0-9a-f]{8}", DOCKERFILE.read_text(encoding="utf-8"))
 
 
-def test_both_targets_run_as_a_numbered_user_and_the_cpu_is_the_default() -> None:
+TARGETS = ("cpu", "gpu", "vllm")
+
+
+def test_all_targets_run_as_a_numbered_user_and_the_cpu_is_the_default() -> None:
     stages = _stages()
-    assert list(stages)[-2:] == ["gpu", "cpu"]
-    for target in ("cpu", "gpu"):
+    assert list(stages)[-3:] == ["gpu", "vllm", "cpu"]
+    for target in TARGETS:
         assert stages[target][-1] == ("USER", "1000:1000")
 
 
+def test_the_ops_commands_and_the_chart_know_the_targets() -> None:
+    from serve_app.ops.options import Profile
+
+    assert {profile.image for profile in Profile} == set(TARGETS)
+    schema = json.loads((ROOT / "helm/plainmed/values.schema.json").read_text(encoding="utf-8"))
+    variants = schema["properties"]["image"]["properties"]["variant"]["enum"]
+    assert {variant or "cpu" for variant in variants} == set(TARGETS)
+
+
 def test_what_runs_has_nothing_that_builds() -> None:
-    """Final layers are copies: nothing is installed in them, by apt or by pip."""
+    """Final layers are copies: nothing is installed in them, by apt or by pip.
+
+    But one: vLLM's kernels compile their launchers while it runs.
+    """
     stages = _stages()
-    for stage in ("runtime", "cpu", "gpu"):
+    for stage in ("runtime", *TARGETS):
         runs = " ".join(arguments for name, arguments in stages[stage] if name == "RUN")
-        assert not re.search(r"\b(apt|apt-get|pip|gcc|make|curl|wget)\b", runs)
+        runs = runs.replace("apt-get install --yes --no-install-recommends gcc g++ libc6-dev", "+")
+        assert ("+" in runs) == (stage == "vllm")
+        assert not re.search(r"\b(apt-get install|pip|gcc|make|curl|wget)\b", runs)
+        assert ("apt-get" in runs) == (stage == "vllm")
     assert "PIP_NO_CACHE_DIR=1" in dict(stages["environment"])["ENV"]
 
 
-def test_torch_is_the_locked_version_in_both_variants() -> None:
-    constraints = (ROOT / "constraints.txt").read_text(encoding="utf-8")
-    locked = re.search(r"^torch==(\S+)$", constraints, re.MULTILINE)
-    assert locked is not None
-    for variant in ("cpu", "gpu"):
-        runs = dict(_stages()[f"dependencies-{variant}"])["RUN"]
-        assert re.findall(r"torch==(\S+)", runs) == [locked[1]]
-        assert "--constraint constraints.txt" in runs
+def _locked(file: str) -> dict[str, str]:
+    """Versions by package name."""
+    lines = (ROOT / file).read_text(encoding="utf-8").splitlines()
+    return dict(line.split("==") for line in lines if "==" in line)
+
+
+def test_torch_is_the_locked_version_in_every_variant() -> None:
+    for variant in TARGETS:
+        file = "constraints-vllm.txt" if variant == "vllm" else "constraints.txt"
+        runs = dict(_stages()[f"dependencies-{variant}"])["RUN"]  # the last one
+        assert re.findall(r"torch==(\S+)", runs) == [_locked(file)["torch"]]
+        assert f"--constraint {file}" in runs
+
+
+def test_the_lock_of_the_vllm_image_has_our_versions_but_for_what_vllm_decides() -> None:
+    ours, theirs = _locked("constraints.txt"), _locked("constraints-vllm.txt")
+    assert theirs["vllm"] == "0.29.0"  # Ray 2.60's own pin: tests/test_vllm_config.py
+    assert Version(theirs["fastapi"]) < Version("0.137")
+    for name in ("ray", "torch", "transformers", "tokenizers", "peft", "openai", "safetensors"):
+        assert theirs[name] == ours[name], name
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    needed = [*project["dependencies"], *project["optional-dependencies"]["vllm"]]
+    for requirement in map(Requirement, needed):
+        version = theirs[re.sub(r"[-_.]+", "-", requirement.name).lower()]
+        assert requirement.specifier.contains(version), requirement
 
 
 def test_the_image_is_labelled_and_checks_its_health() -> None:

@@ -30,6 +30,7 @@ ALLOWED = {
     "evaluation": _LIBRARY,
     "corpus": _LIBRARY,
     "calibration": _LIBRARY | {"corpus", "charts", "targets_format"},
+    "report": _LIBRARY | {"corpus", "calibration", "charts", "explanation", "cli_tables"},
     "generation": _LIBRARY,
     "merge": _BASE,
     "schemas": set[str](),

@@ -109,16 +109,17 @@ def difference(a: Targets, b: Targets, factor: float) -> TargetsDifference:
     changes = []
     for index, metric in enumerate(METRICS):
         sd = (a.sigma[index], b.sigma[index])
-        overlaps = [
+        means, sds = (
             _overlap(*(_interval(targets, metric, kind) for targets in (a, b)))
             for kind in ("mean", "sd")
-        ]
+        )
         changes.append(
             MetricChange(
-                metric,
-                (a.mean[index], b.mean[index]),
-                sd,
-                *overlaps,
+                metric=metric,
+                mean=(a.mean[index], b.mean[index]),
+                sd=sd,
+                means_overlap=means,
+                sds_overlap=sds,
                 k=(factor / sd[0], factor / sd[1]) if metric in CURVED else None,
             )
         )

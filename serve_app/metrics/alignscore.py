@@ -268,6 +268,19 @@ class AlignScorer:
             for index, (chunks, sentences) in enumerate(samples)
         ]
 
+    def truncates(self, contexts: Sequence[str], claims: Sequence[str]) -> list[bool]:
+        """Whether a part of each pair would not be read, as `score` finds. Tokenises only."""
+        samples = [
+            self._split(context, claim, self.eval_mode)
+            for context, claim in zip(contexts, claims, strict=True)
+        ]
+        texts = list(dict.fromkeys(text for sample in samples for part in sample for text in part))
+        tokens = dict(zip(texts, self._pairs.encode(texts), strict=True))
+        return [
+            any(self._pairs.join(tokens[c], tokens[s])[1] for c in chunks for s in sentences)
+            for chunks, sentences in samples
+        ]
+
     def _split(self, context: str, claim: str, mode: EvalMode) -> tuple[list[str], list[str]]:
         if mode.endswith("_sp"):
             return context_chunks(context, self.chunk_words), split_sentences(claim)

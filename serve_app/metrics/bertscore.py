@@ -268,6 +268,10 @@ class BertScorer:
             )
         return results
 
+    def truncates(self, texts: Sequence[str]) -> list[bool]:
+        """Whether the end of each text would not be read. Tokenises only."""
+        return [item.truncated for item in self._encode([text.strip() for text in texts])]
+
     def _tokenize(self, texts: list[str], special_tokens_mask: bool = False) -> Any:
         return self._tokenizer(
             texts,

@@ -144,6 +144,9 @@ function update() {
   if (byId("support").parentNode !== home) home.append(byId("support"));
   byId("support-short").replaceChildren(...short(item, index));
   byId("support-whole").replaceChildren(...whole(item));
+  const mark = byId("support-whole").querySelector("mark");
+  // Within its own box: the page itself stays where the reader is.
+  if (mark) mark.parentNode.scrollTop = mark.offsetTop - mark.parentNode.offsetTop - 24;
 }
 
 function short(item, index) {

@@ -159,7 +159,6 @@ def train_generator(
     scorer: PairScorer | None = None,
     on_event: OnEvent | None = None,
     on_log: OnLog | None = None,
-    progress_bar: bool = False,
 ) -> TrainOutcome:
     """Runs all stages that are not finished, and leaves the adapter in the output folder.
 
@@ -169,7 +168,6 @@ def train_generator(
         scorer: who scores; None: as the options say.
         on_event: told what is being done, in the first process alone.
         on_log: see `run_stage`.
-        progress_bar: see `run_stage`.
 
     Raises:
         ConfigError: a model cannot be loaded.
@@ -183,8 +181,9 @@ def train_generator(
     if state.is_main_process:
         options.out.mkdir(parents=True, exist_ok=True)
         (options.out / RECORD).write_text(json.dumps(_record(plan), indent=2) + "\n")
-    if options.log_to == "mlflow":
-        os.environ.setdefault("MLFLOW_TRACKING_URI", (options.out / "mlruns").resolve().as_uri())
+    if options.log_to == "mlflow" and "MLFLOW_TRACKING_URI" not in os.environ:
+        os.environ["MLFLOW_TRACKING_URI"] = (options.out / "mlruns").resolve().as_uri()
+        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # without it, no folder will do
     state.wait_for_everyone()
     before = after = None
     if plan.to_judge and scorer is not None and state.is_main_process:
@@ -208,7 +207,6 @@ def train_generator(
                 scorer=scorer,
                 place=place,
                 on_log=on_log,
-                progress_bar=progress_bar,
             )
             _free_memory()
         begin = place.adapter

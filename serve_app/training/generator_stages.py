@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import TrainerCallback, set_seed
+from transformers import PrinterCallback, TrainerCallback, set_seed
 
 from serve_app.errors import ConfigError
 from serve_app.generation.causal_model import load_causal_model
@@ -85,7 +85,6 @@ def run_stage(
     scorer: PairScorer | None,
     place: StagePlace,
     on_log: OnLog | None = None,
-    progress_bar: bool = False,
 ) -> list[dict[str, float]]:
     """Trains one stage to its end, from its newest checkpoint if it has one.
 
@@ -99,7 +98,6 @@ def run_stage(
         scorer: who scores completions; for `grpo`.
         place: where checkpoints and the finished adapter go.
         on_log: told of every logged step, in the first process alone.
-        progress_bar: whether the trainer shows its own.
 
     Returns:
         What was logged, oldest first.
@@ -114,9 +112,10 @@ def run_stage(
     model = _adapted(loaded.model, options, begin)
     model.peft_config["default"].base_model_name_or_path = base_name
     make = _sft_trainer if stage == "sft" else _grpo_trainer
-    common = _common(stage, options, place.folder, progress_bar)
+    common = _common(stage, options, place.folder)
     callback = _Reporter(stage, on_log)
     trainer = make(model, loaded.tokenizer, options, examples, scorer, common, callback)
+    trainer.remove_callback(PrinterCallback)  # it prints every number there is
     checkpoint = place.checkpoint
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     if trainer.is_world_process_zero():
@@ -152,7 +151,7 @@ def _adapted(model: Any, options: TrainOptions, begin: Path | None) -> Any:
         raise ConfigError(f"--target-modules: {error}") from error
 
 
-def _common(stage: Stage, options: TrainOptions, folder: Path, bar: bool) -> dict[str, Any]:
+def _common(stage: Stage, options: TrainOptions, folder: Path) -> dict[str, Any]:
     """Arguments both trainers take."""
     return {
         "output_dir": str(folder),
@@ -166,7 +165,7 @@ def _common(stage: Stage, options: TrainOptions, folder: Path, bar: bool) -> dic
         "save_steps": options.save_steps,
         "save_total_limit": 2,
         "report_to": [] if options.log_to == "none" else [options.log_to],
-        "disable_tqdm": not bar,
+        "disable_tqdm": True,
     }
 
 
