@@ -154,3 +154,10 @@ def test_every_metric_of_the_list_is_on_the_dashboard() -> None:
     unshown = {"plainmed_request_bytes", "plainmed_prompt_tokens", "plainmed_generation_seconds"}
     for name in SPECS.keys() - unshown:
         assert any(one.startswith(exported(name)) for one in shown), name
+
+
+def test_every_metric_of_the_list_is_documented() -> None:
+    page = (ROOT / "docs" / "observability.md").read_text(encoding="utf-8")
+    for name, spec in SPECS.items():
+        labels = ", ".join(f"`{label}`" for label in spec.labels)
+        assert f"| `{exported(name)}` | {labels} | {spec.help} ({spec.kind}) |" in page, name
