@@ -15,8 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from scripts.page_pictures import IMAGES, save
-from tests.browser import chromium
+from tests.browser import chromium, save_picture
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT.parent / "shared" / "data" / "reference_metrics.jsonl"
@@ -36,7 +35,7 @@ def take(report: Path) -> None:
         page = browser.new_page(viewport={"width": 1180, "height": 900}, color_scheme="light")
         page.goto(report.resolve().as_uri())
         end = page.locator("#correlations").evaluate("it => it.getBoundingClientRect().top")
-        save(page, "report.png", height=int(end))
+        save_picture(page, "report.png", height=int(end))
 
 
 def main() -> None:
@@ -44,7 +43,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Takes the picture of a report in docs/images.")
     parser.add_argument("--report", type=Path, help="a report's page; default: made now")
     arguments = parser.parse_args()
-    IMAGES.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         report = arguments.report
         if report is None:
