@@ -1,11 +1,13 @@
 """A real browser for the tests of the page: Debian's Chromium, driven by Playwright.
 
 Knows how to start it, what it must not do on any page of ours (ask another host, break the page's
-own policy), and how to run axe. Knows nothing of what the page shows.
+own policy), how to run axe, and how a picture for the documentation is taken. Knows nothing of what
+a page shows.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 from collections.abc import Iterator
@@ -14,10 +16,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 AXE = Path(__file__).resolve().parent / "vendor" / "axe-core" / "axe.min.js"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+IMAGES = Path(__file__).resolve().parent.parent / "docs" / "images"
+MOST_PICTURE_BYTES = 400_000
 WAIT_MS = 20_000
 """How long a test waits for what it expects: the machine may be busy."""
 
@@ -96,3 +101,25 @@ def axe(page: Page) -> list[str]:
         for rule in found["violations"]
         for node in rule["nodes"]
     ]
+
+
+def save_picture(page: Page, name: str, *, height: int, top: str | None = None) -> None:
+    """Writes docs/images/`name`: the page from the element `top` on, at most `height` pixels of it.
+
+    Raises:
+        ValueError: the picture is too large for the repository.
+    """
+    image = Image.open(io.BytesIO(page.screenshot(full_page=True))).convert("RGB")
+    begin = 0
+    if top is not None:
+        begin = page.locator(top).evaluate("it => it.getBoundingClientRect().top + scrollY - 12")
+    image = image.crop((0, int(begin), image.width, min(image.height, int(begin) + height)))
+    path = IMAGES / name
+    path.parent.mkdir(exist_ok=True)
+    image.save(path, optimize=True)
+    if path.stat().st_size > MOST_PICTURE_BYTES:
+        image.quantize(256).save(path, optimize=True)
+    size = path.stat().st_size
+    if size > MOST_PICTURE_BYTES:
+        raise ValueError(f"{path} has {size} bytes; at most {MOST_PICTURE_BYTES} are wanted")
+    print(f"{path.name}: {image.width} x {image.height}, {size} bytes")

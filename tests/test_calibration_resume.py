@@ -215,6 +215,16 @@ def test_a_damaged_block_makes_no_targets(
     assert not out.exists()
 
 
+def test_texts_that_make_no_targets_leave_nothing_in_the_way(
+    tmp_path: Path, tiny_suite: MetricSuite
+) -> None:
+    alike = write_pairs(tmp_path / "alike.csv", [make_pair(1, "train")] * 3)
+    out = tmp_path / "t.json"
+    with pytest.raises(ConfigError, match="do not make targets"):
+        calibrate_targets(alike, out, suite=tiny_suite, progress=False)
+    assert not (tmp_path / "t.json.parts").exists()
+
+
 def test_without_a_file_nothing_is_kept_and_nothing_can_be_restarted(
     source: Path, tmp_path: Path, tiny_suite: MetricSuite, monkeypatch: pytest.MonkeyPatch
 ) -> None:

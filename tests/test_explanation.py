@@ -83,6 +83,13 @@ def test_the_closest_sentence_is_of_the_passage_and_shares_the_rarest_words() ->
     assert evidence("Strokes fell by 20%.", chunk).closest is None
 
 
+def test_a_long_sentence_is_not_closest_for_its_length_alone() -> None:
+    long = "Aspirin lowered fever, stroke, death and pain in men, women and children."
+    original = f"{long} Aspirin lowered pain."
+    found = evidence("Aspirin lowered pain.", original, original)
+    assert cut(original, found.closest) == "Aspirin lowered pain."
+
+
 def test_equal_sentences_of_a_summary_have_places_of_their_own() -> None:
     text = "😀 It helped. It helped. It helped."
     found = explain(ORIGINAL, text, measured(text, [ORIGINAL])).sentences

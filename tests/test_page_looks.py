@@ -15,7 +15,7 @@ expect = pytest.importorskip("playwright.sync_api").expect
 
 PHONE = {"width": 360, "height": 740}
 # Long words, and a text that could push a page wider than a phone.
-WIDE = f"{ORIGINALS[0]} {'immunoelectrophoresis' * 12} {'https://example.org/' + 'x' * 200}"
+WIDE = f"{'Immunoelectrophoresis' * 12} {'https://example.org/' + 'x' * 200} {ORIGINALS[0]}"
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +120,10 @@ def test_a_phone_shows_everything_without_scrolling_sideways(
     )
     assert not too_wide
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    table = page.locator("#loss-part .scroll")
+    assert table.evaluate("it => it.scrollWidth <= it.clientWidth")
+    for head in page.locator("#parts th").all():
+        assert (head.bounding_box() or {})["height"] < 50  # its word in one line
     # What supports a sentence stands below it, where a finger can reach it.
     page.locator("#sentences button").first.tap()
     expect(page.locator("#sentences li #support")).to_be_visible()

@@ -126,13 +126,13 @@ def calibrate_targets(
         }
         journal = Journal(out, run)
         table = _measure(measurer, selection, chunk_size, journal, progress)
-        targets = make_targets(
-            table,
-            selection,
-            journal.models,
-            seed,
-            {"split": split, "subset": subset, "settings": measurer.described_settings},
-        )
+        how = {"split": split, "subset": subset, "settings": measurer.described_settings}
+        try:
+            targets = make_targets(table, selection, journal.models, seed, how)
+        except ConfigError:
+            # Never targets, however often it is continued; and it would stand in a new run's way.
+            journal.remove()
+            raise
         if save_to is not None:
             targets.save(Path(save_to).expanduser())
         if picture is not None:

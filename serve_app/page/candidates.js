@@ -23,9 +23,13 @@ export function showCandidates(candidates, chosen, fractions, onChoose) {
       { class: isChosen ? "card chosen" : "card" },
       el("h4", { id: name }, t("candidate_n", { n: index + 1 })),
       verdict(losses[index], least),
-      el("p", { class: "hint" }, t("words", { n: number(countWords(candidate.summary), 0) })),
-      el("p", { class: "summary", lang: "en" }, candidate.summary || t("no_text")),
       candidate.scores ? figures(candidate.scores.metrics) : null,
+      el("p", { class: "hint" }, t("words", { n: number(countWords(candidate.summary), 0) })),
+      el(
+        "div",
+        { class: "summary scroll", tabindex: 0, role: "group", "aria-labelledby": name, lang: "en" },
+        candidate.summary || t("no_text"),
+      ),
       el(
         "button",
         {

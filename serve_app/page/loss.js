@@ -21,13 +21,16 @@ export function buildLoss(errors, weights, onMove) {
         onMove();
       },
     });
+    // The roles are those of a table; a phone shows its rows as grids, which would lose them.
+    const key = el("span", { class: `key m${index}`, "aria-hidden": "true" });
+    const share = el("span", { id: `percent-${metric}`, class: "percent" });
     return el(
       "tr",
-      {},
-      el("th", { scope: "row" }, el("span", { class: `key m${index}`, "aria-hidden": "true" }), t(metric)),
-      el("td", { class: "number" }, number(errors[metric], 3)),
-      el("td", { class: "weight" }, slider, el("span", { id: `percent-${metric}`, class: "percent" })),
-      el("td", { class: "number", id: `part-${metric}` }),
+      { role: "row" },
+      el("th", { role: "rowheader" }, key, t(metric)),
+      el("td", { role: "cell", class: "number" }, number(errors[metric], 3)),
+      el("td", { role: "cell", class: "weight" }, slider, share),
+      el("td", { role: "cell", class: "number", id: `part-${metric}` }),
     );
   });
   byId("parts").replaceChildren(...rows);

@@ -20,7 +20,15 @@ import numpy as np
 
 from serve_app.cli_tables import read_text
 from serve_app.corpus.reading import Corpus, Row, read_rows, scan
-from serve_app.corpus.scoring import RowError, RowResult, Scorer, Scores, Task, score_block
+from serve_app.corpus.scoring import (
+    Models,
+    RowError,
+    RowResult,
+    Scorer,
+    Scores,
+    Task,
+    score_block,
+)
 from serve_app.corpus.suite_scorer import SuiteScorer
 from serve_app.errors import InvalidInput
 from serve_app.loss import METRICS
@@ -173,12 +181,12 @@ class _Measured:
 class _ReferenceScorer:
     """BERTScore against the human summary, as a `Scorer`."""
 
-    def __init__(self, relevance: BertScorer, models: Any) -> None:
+    def __init__(self, relevance: BertScorer, models: Models) -> None:
         self._relevance = relevance
         self.models = models
 
-    def __call__(self, references: Sequence[str], predictions: Sequence[str]) -> list[Scores]:
-        found = self._relevance.score(references, predictions)
+    def __call__(self, originals: Sequence[str], generated: Sequence[str]) -> list[Scores]:
+        found = self._relevance.score(originals, generated)
         return [Scores((one.f1,)) for one in found]
 
 

@@ -77,6 +77,7 @@ def examples(
     """
     order = np.argsort(-np.where(system.scored, losses, -np.inf), kind="stable")[:count]
     chosen = [int(at) for at in order if system.scored[at]]
+    keys = system.keys.get(column, ()) if column is not None else ()
     found = []
     for at, texts in zip(chosen, system.texts(chosen), strict=True):
         sentences, source = texts.sentences, "file"
@@ -88,7 +89,7 @@ def examples(
         found.append(
             Example(
                 int(system.numbers[at]) + 1,
-                system.keys[column][at] if column in system.keys else "",
+                keys[at] if keys else "",
                 float(losses[at]),
                 dict(zip(METRICS, system.values[at].tolist(), strict=True)),
                 dict(zip(METRICS, parts[at].tolist(), strict=True)),

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from serve_app.loss import METRIC_NAMES, METRICS
 from serve_app.report.analysis import Comparison, Report, SystemReport
 from serve_app.report.marking import UNSUPPORTED
-from serve_app.report.pairing import SAME_ORIGINAL
+from serve_app.report.reading import SAME_ORIGINAL
 from serve_app.report.statistics import Difference, Summary
 from serve_app.report.texts import SAMPLE, Truncated
 

@@ -106,13 +106,13 @@ def test_hover_and_focus_show_what_supports_a_sentence(page: Any, http: httpx.Cl
     ]
     rows = page.locator("#sentences button")
     first, other = _two(closest)
-    rows.nth(first).focus()
-    expect(page.locator("#support-short")).to_contain_text(closest[first])
-    expect(page.locator("#support-whole mark")).to_have_text(closest[first], use_inner_text=False)
-    rows.nth(other).hover()
+    rows.nth(other).focus()  # not the one that is shown at first
     expect(page.locator("#support-short")).to_contain_text(closest[other])
-    page.locator("h1").hover()
+    expect(page.locator("#support-whole mark")).to_have_text(closest[other], use_inner_text=False)
+    rows.nth(first).hover()
     expect(page.locator("#support-short")).to_contain_text(closest[first])
+    page.locator("h1").hover()
+    expect(page.locator("#support-short")).to_contain_text(closest[other])
     words = result["explanation"]["plain_words"]
     assert words
     known = page.locator("#sentences .word.known")
