@@ -28,7 +28,7 @@ SETTINGS = frozenset(name.upper() for name in Settings.model_fields)
 OTHERS = re.compile(
     r"(?:AWS|RAY|HF|CUDA|OMP|KUBE)_[A-Z0-9_]+"  # what libraries read
     r"|METRICS_API_(?:URL|TIMEOUT)"  # the clients
-    r"|PLAINMED_(?:ENV|STATE_BUCKET|TEST_DEPLOY)|OPS|TERRAFORM_PLUGIN_DIR|CHECKOV"  # operations
+    r"|PLAINMED_(?:API_KEY|ENV|STATE_BUCKET|TEST_DEPLOY)|OPS|TERRAFORM_PLUGIN_DIR|CHECKOV"  # operations
     r"|PYTHONPATH|PYTHONUNBUFFERED|COLUMNS|KEY|TEXT"
 )
 """Environment variables that are no settings of ours."""
