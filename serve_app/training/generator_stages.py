@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import accelerate
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PrinterCallback, TrainerCallback, set_seed
@@ -37,6 +38,11 @@ def require_libraries(options: TrainOptions) -> None:
     missing = [name for name in _NEEDED[options.log_to] if find_spec(name) is None]
     if missing:
         raise ConfigError(f"{', '.join(missing)} is missing: pip install 'plainmed[train]'")
+
+
+def processes() -> accelerate.PartialState:
+    """This process among those that train together, as the launcher's environment says."""
+    return accelerate.PartialState(cpu=not torch.accelerator.is_available())
 
 
 def uses_bf16(options: TrainOptions) -> bool:
@@ -158,6 +164,7 @@ def _common(stage: Stage, options: TrainOptions, folder: Path) -> dict[str, Any]
         "run_name": f"{options.out.name}-{stage}",
         "seed": options.seed,
         "bf16": uses_bf16(options),
+        "use_cpu": not torch.accelerator.is_available(),
         "gradient_checkpointing": options.gradient_checkpointing,
         "gradient_accumulation_steps": options.accumulation,
         "logging_steps": options.logging_steps,
@@ -255,7 +262,7 @@ def _save(model: Any, tokenizer: Any, adapter: Path) -> None:
     partial.rename(adapter)
 
 
-class _Reporter(TrainerCallback):
+class _Reporter(TrainerCallback):  # type: ignore[misc]  # transformers is not typed here
     """Passes on what a trainer logs, in the first process."""
 
     def __init__(self, stage: Stage, on_log: OnLog | None) -> None:
