@@ -2,7 +2,7 @@
 
     python scripts/train_generator.py pairs.csv --base hf://org/model --dry-run
     python scripts/train_generator.py pairs.csv --base hf://org/model --eval-split test
-    accelerate launch scripts/train_generator.py pairs.csv --base hf://org/model
+    torchrun --nproc_per_node 4 scripts/train_generator.py pairs.csv --base hf://org/model
 
 DATA has the columns source_text, target_text and split. The prompt is the one the server writes
 (SYSTEM_PROMPT, USER_PREFIX); the reward, that of the settings' metrics and targets, or of the
