@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 from serve_app import __version__
 from serve_app.cli_calibrate import calibrate
 from serve_app.cli_keys import app as keys_app
-from serve_app.cli_options import Address, Engine, Workers
+from serve_app.cli_options import Address, Engine, Restart, Workers
 from serve_app.cli_report import compare, report
 from serve_app.cli_targets import app as targets_app
 from serve_app.errors import PlainMedError
@@ -113,9 +113,7 @@ def score(
     ] = Engine.AUTO,
     address: Address = None,
     workers: Workers = None,
-    restart: Annotated[
-        bool, typer.Option("--restart", help="Forget what a killed run has finished.")
-    ] = False,
+    restart: Restart = False,
     original_column: Annotated[
         str | None, typer.Option(help="Default: original, source_text or texts_original.")
     ] = None,

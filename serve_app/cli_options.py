@@ -24,3 +24,4 @@ Workers = Annotated[
     int | None,
     typer.Option(help="Most sets of models on Ray; default: one for each CPU (or GPU).", min=1),
 ]
+Restart = Annotated[bool, typer.Option("--restart", help="Forget what a killed run has finished.")]
