@@ -125,6 +125,7 @@ def report(
         systems, scores = _score(submissions, loaded)
         choices = _with_suite(choices, scores, loaded)
     if loaded is not None:
+        typer.echo("the models read the worst examples; --no-models leaves that out", err=True)
         choices = _with_models(choices, loaded)
     _finish(systems, choices, outputs)
     typer.echo(f"the report is in {out}", err=True)
