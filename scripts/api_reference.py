@@ -197,11 +197,10 @@ def _link(name: str) -> str:
 
 def _range(kind: Mapping[str, Any]) -> str:
     low, above, high = (kind.get(key) for key in ("minimum", "exclusiveMinimum", "maximum"))
-    least = None if low is None and above is None else f"{_number(low if above is None else above)}"
-    if high is None:
-        return "" if least is None else f", {'above' if low is None else 'at least'} {least}"
-    start = "" if least is None else (f"above {least}, " if low is None else f"{least} to ")
-    return f", {start}{'at most ' if start.endswith(', ') or not start else ''}{_number(high)}"
+    if low is not None and high is not None:
+        return f", {_number(low)} to {_number(high)}"
+    words = (("at least", low), ("above", above), ("at most", high))
+    return "".join(f", {word} {_number(value)}" for word, value in words if value is not None)
 
 
 def _number(value: float) -> str:

@@ -2,7 +2,7 @@
 
     python scripts/train_generator.py pairs.csv --base hf://org/model --dry-run
     python scripts/train_generator.py pairs.csv --base hf://org/model --eval-split test
-    accelerate launch scripts/train_generator.py pairs.csv --base hf://org/model
+    torchrun --nproc_per_node 4 scripts/train_generator.py pairs.csv --base hf://org/model
 
 DATA has the columns source_text, target_text and split. The prompt is the one the server writes
 (SYSTEM_PROMPT, USER_PREFIX); the reward, that of the settings' metrics and targets, or of the
@@ -107,7 +107,8 @@ def main(
     dry_run: Annotated[bool, typer.Option(help="check everything, say the plan, stop")] = False,
 ) -> None:
     """Train an adapter for --base on DATA."""
-    console = Console(stderr=True)
+    # Of several processes the first speaks for all, but each of its own errors.
+    console = Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0")
     try:
         settings = load_settings()
         options = TrainOptions(
@@ -157,7 +158,8 @@ def main(
             on_log=lambda *log: show(console, *log),
         )
     except PlainMedError as error:
-        console.print(f"error: {error.message}", style="red", markup=False, soft_wrap=True)
+        message = f"error: {error.message}"
+        Console(stderr=True).print(message, style="red", markup=False, soft_wrap=True)
         sys.exit(1)
     report(console, outcome)
 
@@ -176,30 +178,37 @@ def describe(console: Console, plan: TrainPlan) -> None:
     lines = {
         "base": options.base,
         "adapter": f"{options.adapter}, gone on with" if options.adapter else new,
-        "data": f"{options.data}: {len(examples.used)} rows, {tokens:,} tokens of summaries, "
-        f"longest row {longest} of {plan.context or 'any number of'} tokens",
+        "data": f"{options.data}: {_count(len(examples.used), 'row')}, {tokens:,} tokens of "
+        f"summaries, longest row {longest} of {plan.context or 'any number of'} tokens",
         "stages": ", ".join(f"{stage}, {count} steps" for stage, count in plan.steps.items()),
         "arithmetic": ("bfloat16" if uses_bf16(options) else "float32")
-        + f", {plan.processes} process{'es' if plan.processes > 1 else ''}",
+        + f", {_count(plan.processes, 'process', 'processes')}",
     }
     if "grpo" in options.stages:
         where = options.reward_url or "the models of the settings, in this process"
         lines["reward"] = f"{options.reward}, by {where}"
         lines["a GRPO step"] = (
-            f"{options.prompts_a_step(plan.processes)} prompts x {options.num_generations} "
+            f"{_count(options.prompts_a_step(plan.processes), 'prompt')} x "
+            f"{options.num_generations} "
             f"completions of up to {options.max_new_tokens} tokens"
         )
     if plan.to_judge:
-        lines["judged"] = f"{len(plan.to_judge)} rows of {options.eval_split}, before and after"
+        lines["judged"] = (
+            f"{_count(len(plan.to_judge), 'row')} of {options.eval_split}, before and after"
+        )
     lines["log"] = options.log_to
     lines["to"] = str(options.out)
     for name, line in lines.items():
         console.print(f"{name:<12}{line}", markup=False, highlight=False, soft_wrap=True)
     for reason, rows in examples.reasons.items():
         some = ", ".join(map(str, rows[:5])) + (", ..." if len(rows) > 5 else "")
-        warn(console, f"{len(rows)} rows are left out: {reason} (rows {some})")
+        warn(console, f"left out, {_count(len(rows), 'row')}: {reason} (row {some})")
     if examples.duplicates:
-        warn(console, f"{examples.duplicates} originals occur in more than one row")
+        warn(console, f"in more than one row: {_count(examples.duplicates, 'original')}")
+
+
+def _count(number: int, one: str, many: str | None = None) -> str:
+    return f"{number} {one if number == 1 else many or f'{one}s'}"
 
 
 def warn(console: Console, message: str) -> None:

@@ -168,9 +168,9 @@ def spread(rewards: Sequence[float]) -> str:
 
 @app.command(help=__doc__)
 def main(
-    steps: int = 40,
+    steps: int = 24,
     seed: int = 0,
-    learning_rate: float = 5e-3,
+    learning_rate: float = 1e-2,
     reward_url: Annotated[
         str | None, typer.Option(help="a PlainMed server that scores; unset: models in here")
     ] = None,

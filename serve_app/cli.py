@@ -17,7 +17,15 @@ from typer.core import TyperGroup
 from serve_app import __version__
 from serve_app.cli_calibrate import calibrate
 from serve_app.cli_keys import app as keys_app
-from serve_app.cli_options import Address, Engine, Workers
+from serve_app.cli_options import (
+    Address,
+    Engine,
+    GeneratedColumn,
+    OriginalColumn,
+    Restart,
+    Weights,
+    Workers,
+)
 from serve_app.cli_report import compare, report
 from serve_app.cli_targets import app as targets_app
 from serve_app.errors import PlainMedError
@@ -113,22 +121,12 @@ def score(
     ] = Engine.AUTO,
     address: Address = None,
     workers: Workers = None,
-    restart: Annotated[
-        bool, typer.Option("--restart", help="Forget what a killed run has finished.")
-    ] = False,
-    original_column: Annotated[
-        str | None, typer.Option(help="Default: original, source_text or texts_original.")
-    ] = None,
-    generated_column: Annotated[
-        str | None,
-        typer.Option(help="Default: generated, target_text, summary or texts_generated."),
-    ] = None,
+    restart: Restart = False,
+    original_column: OriginalColumn = None,
+    generated_column: GeneratedColumn = None,
     prefix: Annotated[str, typer.Option(help="Put before the names of the new columns.")] = "",
     batch_size: Annotated[int, typer.Option(help="Pairs scored at once.", min=1, max=1024)] = 16,
-    weights: Annotated[
-        str | None,
-        typer.Option(help="relevance,factuality,fkgl,smog,dale_chall; default 0.2 each."),
-    ] = None,
+    weights: Weights = None,
     original_file: Annotated[
         Path | None, typer.Option(help="One original, as a text file.")
     ] = None,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from serve_app.cli_options import Address, Engine, Workers
+from serve_app.cli_options import Address, Engine, Restart, Workers
 
 
 def calibrate(
@@ -41,9 +41,7 @@ def calibrate(
     ] = Engine.AUTO,
     address: Address = None,
     workers: Workers = None,
-    restart: Annotated[
-        bool, typer.Option("--restart", help="Forget what a killed run has finished.")
-    ] = False,
+    restart: Restart = False,
     progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
 ) -> None:
     """Compute targets from human-written summaries: means, deviations, quantiles, intervals.

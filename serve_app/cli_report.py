@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from serve_app.cli_options import GeneratedColumn, OriginalColumn, Weights
+
 if TYPE_CHECKING:
     from serve_app.loss import LossFunction
     from serve_app.metrics.suite import MetricSuite
@@ -54,10 +56,6 @@ Prefix = Annotated[str, typer.Option(help="What stands before the names of the s
 TargetsFile = Annotated[
     Path | None, typer.Option(help="Targets of the loss; default: those of the settings.")
 ]
-Weights = Annotated[
-    str | None,
-    typer.Option(help="relevance,factuality,fkgl,smog,dale_chall; default 0.2 each."),
-]
 MarkdownFile = Annotated[Path | None, typer.Option(help="Also write the Markdown summary here.")]
 JsonFile = Annotated[Path | None, typer.Option("--json", help="Also write all numbers here.")]
 
@@ -68,13 +66,8 @@ def report(
     name: Names = None,
     id_column: Id = None,
     model_column: ModelColumn = None,
-    original_column: Annotated[
-        str | None, typer.Option(help="Default: original, source_text or texts_original.")
-    ] = None,
-    generated_column: Annotated[
-        str | None,
-        typer.Option(help="Default: generated, target_text, summary or texts_generated."),
-    ] = None,
+    original_column: OriginalColumn = None,
+    generated_column: GeneratedColumn = None,
     prefix: Prefix = "",
     targets: TargetsFile = None,
     weights: Weights = None,
@@ -125,6 +118,7 @@ def report(
         systems, scores = _score(submissions, loaded)
         choices = _with_suite(choices, scores, loaded)
     if loaded is not None:
+        typer.echo("the models read the worst examples; --no-models leaves that out", err=True)
         choices = _with_models(choices, loaded)
     _finish(systems, choices, outputs)
     typer.echo(f"the report is in {out}", err=True)

@@ -37,7 +37,6 @@ _HEADERS = {
     "Content-Security-Policy": POLICY,
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Opener-Policy": "same-origin",
     # Names carry no version: a browser asks each time, and 304 answers it.
     "Cache-Control": "no-cache",
 }

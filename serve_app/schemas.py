@@ -56,11 +56,19 @@ class LossRequest(PairsRequest):
 class Sampling(Request):
     """Optional sampling settings of one generation; unset ones come from the server's settings."""
 
-    max_new_tokens: Annotated[StrictInt, Field(ge=1, le=32768)] | None = None
-    temperature: Annotated[Number, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[Number, Field(gt=0, le=1)] | None = None
-    repeat_penalty: Annotated[Number, Field(gt=0, le=10)] | None = None
-    seed: Seed | None = None
+    max_new_tokens: Annotated[StrictInt, Field(ge=1, le=32768)] | None = Field(
+        None, description="Longest summary, in tokens; at most MAX_NEW_TOKENS."
+    )
+    temperature: Annotated[Number, Field(ge=0, le=2)] | None = Field(
+        None, description="0 decodes greedily."
+    )
+    top_p: Annotated[Number, Field(gt=0, le=1)] | None = Field(
+        None, description="Nucleus sampling mass."
+    )
+    repeat_penalty: Annotated[Number, Field(gt=0, le=10)] | None = Field(
+        None, description="1 is none."
+    )
+    seed: Seed | None = Field(None, description="Repeats an answer, as far as the engine can.")
 
 
 class GenerateRequest(Sampling):
@@ -89,8 +97,8 @@ class EvaluateRequest(Request):
     texts_generated: list[Text] | None = Field(
         None, description="One summary for each original; absent: the generator writes them."
     )
-    texts_human: list[Text] | None = None
-    weights: list[Number] | None = None
+    texts_human: list[Text] | None = Field(None, description="As in `/loss`.")
+    weights: list[Number] | None = Field(None, description="As in `/loss`.")
     n: Count | None = Field(
         None,
         description="Candidates the generator writes for each original; the one of least loss is "
@@ -165,11 +173,15 @@ class SummaryOut(BaseModel):
     """A summary."""
 
     summary: str
-    model: str
-    finish_reason: str
-    truncated: bool
+    model: str = Field(description="Which engine or language model wrote it.")
+    finish_reason: str = Field(
+        description="`stop`; `length` at a limit of tokens or words; `time` at a limit of time."
+    )
+    truncated: bool = Field(description="Whether only part of the original was considered.")
     usage: Usage
-    sentences: list[SummarySentenceOut]
+    sentences: list[SummarySentenceOut] = Field(
+        description="Each sentence and its source, from an engine that knows it; else empty."
+    )
 
 
 class Scores(BaseModel):

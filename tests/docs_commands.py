@@ -27,8 +27,9 @@ _PLACEHOLDER = re.compile(r"[A-Z][A-Z_]*|\.\.\.|…|\[.*")
 SETTINGS = frozenset(name.upper() for name in Settings.model_fields)
 OTHERS = re.compile(
     r"(?:AWS|RAY|HF|CUDA|OMP|KUBE)_[A-Z0-9_]+"  # what libraries read
-    r"|METRICS_API_(?:URL|TIMEOUT)"  # the clients
-    r"|PLAINMED_(?:ENV|STATE_BUCKET|TEST_DEPLOY)|OPS|TERRAFORM_PLUGIN_DIR|CHECKOV"  # operations
+    r"|METRICS_API_(?:URL|TIMEOUT)|PLAINMED_API_KEY"  # the clients
+    r"|PLAINMED_(?:ENV|REGION|STATE_BUCKET)|OPS"  # operations
+    r"|PLAINMED_(?:SLOW_TESTS|TEST_DEPLOY)|TERRAFORM_PLUGIN_DIR|CHECKOV|CHROMIUM"  # tests
     r"|PYTHONPATH|PYTHONUNBUFFERED|COLUMNS|KEY|TEXT"
 )
 """Environment variables that are no settings of ours."""

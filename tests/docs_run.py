@@ -13,7 +13,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,7 +86,7 @@ class Runner:
         """What is wrong with each block that does not do what its page says."""
         write_samples(self.folder, blocks)
         found = []
-        with _inside(self.folder):
+        with contextlib.chdir(self.folder):
             for block in blocks:
                 try:
                     problem = self._run(block)
@@ -153,13 +153,3 @@ def _plainmed(commands: Sequence[Command]) -> tuple[int, str]:
         if result.exit_code:
             return result.exit_code, printed
     return 0, printed
-
-
-@contextlib.contextmanager
-def _inside(folder: Path) -> Iterator[None]:
-    before = Path.cwd()
-    os.chdir(folder)
-    try:
-        yield
-    finally:
-        os.chdir(before)

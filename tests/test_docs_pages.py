@@ -106,6 +106,17 @@ def test_variables_in_code_spans_are_settings(path: Path) -> None:
     assert not unknown
 
 
+def test_files_named_in_code_spans_exist(path: Path) -> None:
+    page = read_page(path)
+    folders = "benchmarks|docs|helm|k8s|scripts|serve_app|terraform-eks|tests"
+    missing = {
+        f"{page.path}:{line}: {span}"
+        for line, span in page.spans
+        if re.fullmatch(rf"(?:{folders})/[\w./-]+", span) and not (ROOT / span).exists()
+    }
+    assert not missing
+
+
 def test_blocks_of_data_and_python_can_be_read(path: Path) -> None:
     for block in blocks_of(path):
         try:

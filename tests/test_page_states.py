@@ -213,6 +213,20 @@ def test_a_server_with_keys_is_given_one(pages: Any, monkeypatch: pytest.MonkeyP
     assert '"authorization: Bearer $PLAINMED_API_KEY"' in copied
 
 
+def test_where_a_page_may_not_copy_the_text_is_there_to_be_copied(pages: Any, url: str) -> None:
+    # What a browser gives a page that came over plain HTTP from another machine.
+    without = "Object.defineProperty(navigator, 'clipboard', {value: undefined})"
+    page = pages.open(url, before=without)
+    fill(page)
+    score(page)
+    page.get_by_role("button", name="Copy the request as curl").click()
+    box = page.get_by_label("does not let the page copy")
+    expect(box).to_be_focused()
+    selected = box.evaluate("it => it.value.slice(it.selectionStart, it.selectionEnd)")
+    assert selected.startswith(f"curl -sS '{url}/evaluate'")
+    assert selected == box.input_value()
+
+
 HOSTILE = "<img src=x onerror=window.hacked=1>\"'><script>window.hacked=1</script>&lt;b&gt;"
 
 

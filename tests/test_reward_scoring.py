@@ -14,7 +14,7 @@ import pytest
 from serve_app.client import PlainMedConnectionError
 from serve_app.corpus.scoring import RowError
 from serve_app.errors import ConfigError, MetricFailed
-from serve_app.evaluation import Evaluation, evaluate
+from serve_app.evaluation import evaluate
 from serve_app.loss import LossFunction
 from serve_app.metrics.alignscore import AlignScorer
 from serve_app.metrics.bertscore import BertScorer
@@ -51,13 +51,7 @@ class SuiteBackend(LightBackend):
         super().__init__()
         self.suite = suite
 
-    async def evaluate(
-        self,
-        originals: Sequence[str],
-        generated: Sequence[str],
-        human: Sequence[str] | None,
-        weights: Sequence[float] | None,
-    ) -> list[Evaluation]:
+    async def evaluate(self, originals: Any, generated: Any, human: Any, weights: Any) -> Any:
         return evaluate(self.suite.measure(originals, generated), self.loss, weights=weights)
 
 

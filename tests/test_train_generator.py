@@ -248,8 +248,8 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(
     assert done.exit_code == 0, done.stderr
     shown = done.stderr
     assert "3 rows" in shown
-    assert "1 rows are left out: it is longer than 512 tokens (rows 4)" in shown
-    assert "1 originals occur in more than one row" in shown
+    assert "left out, 1 row: it is longer than 512 tokens (row 4)" in shown
+    assert "in more than one row: 1 original" in shown
     assert "2 prompts x 2 completions of up to 24 tokens" in shown
     assert "outputs/org__base-sft-grpo" in shown
     assert "nothing was trained or written" in shown

@@ -54,7 +54,8 @@ def test_what_is_taught_is_merged_uploaded_served_and_scored(
     outcome = train(folder, eval_split="train", **LEARNT)
     assert {"sft", "grpo"} == set(outcome.logs)
     assert [log["reward"] for log in outcome.logs["grpo"] if "reward" in log]
-    assert outcome.after.means["loss"] < outcome.before.means["loss"]
+    assert outcome.after.wordless == 0
+    assert outcome.after.means["relevance"] > outcome.before.means.get("relevance", 0.0) + 0.05
 
     monkeypatch.setenv("MODEL_S3_BUCKET", new_bucket)
     monkeypatch.setenv("CACHE_DIR", str(folder / "cache"))

@@ -99,7 +99,7 @@ function line(item, index) {
       "aria-controls": "support",
       onfocus: () => select(index),
       onclick: () => select(index),
-      onmouseenter: () => hover(index),
+      onmousemove: (event) => moved(event) && hover(index),
       onmouseleave: () => hover(null),
     },
     label,
@@ -116,11 +116,16 @@ function piece({ text, mark }) {
 
 function select(index) {
   focused = index;
+  hovered = null; // the last one asked for, by whichever means, is shown
   speak("polite");
   update();
 }
 
+/** Whether the pointer itself moved: a page that scrolls under it is nobody's wish. */
+const moved = (event) => event.movementX !== 0 || event.movementY !== 0;
+
 function hover(index) {
+  if (hovered === index) return;
   // Where the support stands inside the list, hovering would move the list under the pointer.
   if (narrow()) return;
   hovered = index;

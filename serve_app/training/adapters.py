@@ -126,7 +126,7 @@ class PlainMedEvaluation:
         return means | {"losses": table[:, -1].tolist()}
 
 
-class PlainMedMetric(Metric):
+class PlainMedMetric(Metric):  # type: ignore[misc]  # torchmetrics is not typed here
     """A `torchmetrics.Metric`: means over all updates of all processes.
 
     Args:

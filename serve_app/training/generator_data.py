@@ -71,7 +71,7 @@ class Examples:
         """Originals that occur in more than one row."""
         return sum(count > 1 for count in Counter(one.original for one in self.used).values())
 
-    def sft_rows(self) -> list[dict[str, list[int]]]:
+    def sft_rows(self) -> list[dict[str, Any]]:
         """For supervised training: only the summary is a target."""
         return [
             {

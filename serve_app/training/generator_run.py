@@ -16,7 +16,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import accelerate
 import torch
 import transformers
 
@@ -35,6 +34,7 @@ from serve_app.training.generator_options import TrainOptions
 from serve_app.training.generator_stages import (
     OnLog,
     StagePlace,
+    processes,
     require_libraries,
     run_stage,
     uses_bf16,
@@ -110,8 +110,8 @@ def plan_training(settings: Settings, options: TrainOptions, *, resume: bool = F
         ConfigError: an option, a file or the output folder is wrong.
     """
     require_libraries(options)
-    processes = accelerate.PartialState().num_processes
-    prompts = options.prompts_a_step(processes) if "grpo" in options.stages else 0
+    state = processes()
+    prompts = options.prompts_a_step(state.num_processes) if "grpo" in options.stages else 0
     base = resolve(options.base, Downloads.of(settings))
     if (base / "adapter_config.json").is_file():
         raise ConfigError(
@@ -134,7 +134,7 @@ def plan_training(settings: Settings, options: TrainOptions, *, resume: bool = F
         )
     steps = {"grpo": options.grpo_steps} if prompts else {}
     if "sft" in options.stages:
-        batch = options.sft_batch * options.accumulation * processes
+        batch = options.sft_batch * options.accumulation * state.num_processes
         epoch = math.ceil(len(examples.used) / batch)
         steps = {"sft": math.ceil(epoch * options.sft_epochs)} | steps
     plan = TrainPlan(
@@ -144,10 +144,10 @@ def plan_training(settings: Settings, options: TrainOptions, *, resume: bool = F
         examples=examples,
         to_judge=to_judge,
         context=context,
-        processes=processes,
+        processes=state.num_processes,
         steps=steps,
     )
-    if accelerate.PartialState().is_main_process:  # others may see what the first has begun
+    if state.is_main_process:  # others may see what the first has begun
         _check_out(plan, resume)
     return plan
 
@@ -173,7 +173,7 @@ def train_generator(
         ConfigError: a model cannot be loaded.
         PlainMedError: a reward or a summary failed; checkpoints stay.
     """
-    options, state = plan.options, accelerate.PartialState()
+    options, state = plan.options, processes()
     tell = on_event if on_event is not None and state.is_main_process else lambda event: None
     needs_scores = "grpo" in options.stages or plan.to_judge
     if scorer is None and needs_scores:

@@ -14,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import accelerate
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PrinterCallback, TrainerCallback, set_seed
@@ -37,6 +38,11 @@ def require_libraries(options: TrainOptions) -> None:
     missing = [name for name in _NEEDED[options.log_to] if find_spec(name) is None]
     if missing:
         raise ConfigError(f"{', '.join(missing)} is missing: pip install 'plainmed[train]'")
+
+
+def processes() -> accelerate.PartialState:
+    """This process among those that train together, as the launcher's environment says."""
+    return accelerate.PartialState(cpu=not torch.accelerator.is_available())
 
 
 def uses_bf16(options: TrainOptions) -> bool:
@@ -106,15 +112,27 @@ def run_stage(
         ConfigError: a model or adapter cannot be loaded, or an option does not fit them.
         PlainMedError: a reward failed.
     """
+    from datasets import Dataset
+
     set_seed(options.seed)
     dtype = torch.bfloat16 if uses_bf16(options) else torch.float32
     loaded = load_causal_model(base, device=torch.device("cpu"), dtype=dtype)
     model = _adapted(loaded.model, options, begin)
     model.peft_config["default"].base_model_name_or_path = base_name
-    make = _sft_trainer if stage == "sft" else _grpo_trainer
     common = _common(stage, options, place.folder)
-    callback = _Reporter(stage, on_log)
-    trainer = make(model, loaded.tokenizer, options, examples, scorer, common, callback)
+    if stage == "sft":
+        rows: list[dict[str, Any]] = examples.sft_rows()
+        kind, own = _sft(options, common)
+    else:
+        rows = examples.grpo_rows()
+        kind, own = _grpo(options, common, scorer)
+    trainer = kind(
+        model=model,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=loaded.tokenizer,
+        callbacks=[_Reporter(stage, on_log)],
+        **own,
+    )
     trainer.remove_callback(PrinterCallback)  # it prints every number there is
     checkpoint = place.checkpoint
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
@@ -158,6 +176,7 @@ def _common(stage: Stage, options: TrainOptions, folder: Path) -> dict[str, Any]
         "run_name": f"{options.out.name}-{stage}",
         "seed": options.seed,
         "bf16": uses_bf16(options),
+        "use_cpu": not torch.accelerator.is_available(),
         "gradient_checkpointing": options.gradient_checkpointing,
         "gradient_accumulation_steps": options.accumulation,
         "logging_steps": options.logging_steps,
@@ -169,16 +188,8 @@ def _common(stage: Stage, options: TrainOptions, folder: Path) -> dict[str, Any]
     }
 
 
-def _sft_trainer(
-    model: Any,
-    tokenizer: Any,
-    options: TrainOptions,
-    examples: Examples,
-    scorer: PairScorer | None,
-    common: dict[str, Any],
-    callback: TrainerCallback,
-) -> Any:
-    from datasets import Dataset
+def _sft(options: TrainOptions, common: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The trainer of the first stage, and its own arguments."""
     from trl import SFTConfig, SFTTrainer
 
     config = SFTConfig(
@@ -190,25 +201,13 @@ def _sft_trainer(
         per_device_train_batch_size=options.sft_batch,
         max_length=None,  # rows that are too long have been left out already
     )
-    return SFTTrainer(
-        model=model,
-        args=config,
-        train_dataset=Dataset.from_list(examples.sft_rows()),
-        processing_class=tokenizer,
-        callbacks=[callback],
-    )
+    return SFTTrainer, {"args": config}
 
 
-def _grpo_trainer(
-    model: Any,
-    tokenizer: Any,
-    options: TrainOptions,
-    examples: Examples,
-    scorer: PairScorer | None,
-    common: dict[str, Any],
-    callback: TrainerCallback,
-) -> Any:
-    from datasets import Dataset
+def _grpo(
+    options: TrainOptions, common: dict[str, Any], scorer: PairScorer | None
+) -> tuple[Any, dict[str, Any]]:
+    """The trainer of the second stage, and its own arguments."""
     from trl import GRPOConfig, GRPOTrainer
 
     if scorer is None:
@@ -227,14 +226,7 @@ def _grpo_trainer(
         beta=options.beta,
         reward_weights=weights,
     )
-    return GRPOTrainer(
-        model=model,
-        reward_funcs=rewards,
-        args=config,
-        train_dataset=Dataset.from_list(examples.grpo_rows()),
-        processing_class=tokenizer,
-        callbacks=[callback],
-    )
+    return GRPOTrainer, {"args": config, "reward_funcs": rewards}
 
 
 def _rewards(options: TrainOptions, scorer: PairScorer) -> tuple[list[Reward], list[float]]:
@@ -255,7 +247,7 @@ def _save(model: Any, tokenizer: Any, adapter: Path) -> None:
     partial.rename(adapter)
 
 
-class _Reporter(TrainerCallback):
+class _Reporter(TrainerCallback):  # type: ignore[misc]  # transformers is not typed here
     """Passes on what a trainer logs, in the first process."""
 
     def __init__(self, stage: Stage, on_log: OnLog | None) -> None:
