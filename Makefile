@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test lint format lock bench clean
+.PHONY: help install demo serve test chaos lint format lock bench clean
 
 help: ## Show these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -31,6 +31,9 @@ PYTEST_OPTIONS ?= -n 2 --dist loadscope --no-loadscope-reorder
 
 test: $(BIN)/pytest ## Run every test
 	$(BIN)/pytest $(PYTEST_OPTIONS)
+
+chaos: $(BIN)/pytest ## Strike a loaded cluster of three nodes with every fault; some ten minutes
+	$(BIN)/python -m tests.chaos
 
 lint: $(BIN)/pytest ## Check style and types
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

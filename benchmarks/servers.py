@@ -10,11 +10,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -57,12 +58,16 @@ def _running(command: list[str], url: str, **environment: str) -> Iterator[str]:
             _wait(process, url, log)
             yield url
         finally:
+            started = psutil.Process(process.pid).children(recursive=True)
             process.send_signal(signal.SIGINT)
             try:
                 process.wait(60)
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait(10)
+            for one in started:  # Ray's HAProxy outlives it
+                with suppress(psutil.NoSuchProcess):
+                    one.kill()
 
 
 @contextmanager
