@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,15 @@ import psutil
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
-READY_S = 300.0
+READY_S, STOP_S = 300.0, 90.0
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A server that answers, and the process that was started for it."""
+
+    url: str
+    pid: int
 
 
 def free_port() -> int:
@@ -42,7 +51,7 @@ def _wait(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
 
 
 @contextmanager
-def _running(command: list[str], url: str, **environment: str) -> Iterator[str]:
+def _running(command: list[str], url: str, **environment: str) -> Iterator[Running]:
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
         process = subprocess.Popen(
@@ -56,12 +65,12 @@ def _running(command: list[str], url: str, **environment: str) -> Iterator[str]:
         )
         try:
             _wait(process, url, log)
-            yield url
+            yield Running(url, process.pid)
         finally:
             started = psutil.Process(process.pid).children(recursive=True)
             process.send_signal(signal.SIGINT)
             try:
-                process.wait(60)
+                process.wait(STOP_S)
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait(10)
@@ -75,8 +84,8 @@ def single(library: str) -> Iterator[str]:
     """`benchmarks.single_server` with `library`; gives its URL."""
     port = free_port()
     command = [sys.executable, "-m", "benchmarks.single_server", str(port), library]
-    with _running(command, f"http://127.0.0.1:{port}") as url:
-        yield url
+    with _running(command, f"http://127.0.0.1:{port}") as running:
+        yield running.url
 
 
 @contextmanager
@@ -103,5 +112,21 @@ def plainmed(
         path = Path(folder) / "serve_config.yaml"
         path.write_text(yaml.safe_dump(config), encoding="utf-8")
         command = [str(Path(sys.executable).parent / "serve"), "run", str(path)]
-        with _running(command, f"http://127.0.0.1:{port}", **environment) as url:
-            yield url
+        with _running(command, f"http://127.0.0.1:{port}", **environment) as running:
+            yield running.url
+
+
+@contextmanager
+def whole(**environment: str) -> Iterator[Running]:
+    """`plainmed serve serve_config.yaml`, all of it as users start it, on a free port.
+
+    Args:
+        environment: further environment variables, settings among them.
+    """
+    port = free_port()
+    command = [str(Path(sys.executable).parent / "plainmed"), "serve", "serve_config.yaml"]
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
+        own = {"RAY_TMPDIR": folder, "RAY_SERVE_LOG_TO_STDERR": "0", **environment}
+        url = f"http://127.0.0.1:{port}"
+        with _running([*command, "--port", str(port)], url, **own) as running:
+            yield running
