@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from serve_app.errors import ConfigError
 from serve_app.metrics.packed import packed_form
+from serve_app.metrics.pauses import pause
 from serve_app.model_files import DTYPES
 
 Result = TypeVar("Result")
@@ -189,6 +190,7 @@ class EncoderRuntime:
 
         Raises:
             ValueError: a sequence is empty, or `consume` gave fewer or more results than rows.
+            Stopped: between two passes, where `pauses` says so.
         """
         lengths = [len(sequence) for sequence in sequences]
         if 0 in lengths:
@@ -198,6 +200,7 @@ class EncoderRuntime:
             for indices in plan_batches(
                 lengths, self.batch_tokens, self.max_rows, padded=self._packed is None
             ):
+                pause()
                 chosen = [sequences[index] for index in indices]
                 batch = (
                     self._pad(chosen, indices) if self._packed is None else _pack(chosen, indices)
