@@ -31,6 +31,8 @@ from benchmarks.reliability.trend import Trend, trend
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "reliability.md"
 SAMPLE_S, WARM_UP, PAIRS, CLIENTS = 10.0, 0.2, 16, 4
+AT_ONCE = 8
+"""Most requests under way: where others use the machine too, the load slows down with it."""
 CACHE_MB = 4
 """Of relevance's embeddings, instead of 256: full in the first minute, and emptied all the time."""
 
@@ -57,13 +59,25 @@ async def capacity(mix: Mix, seconds: float) -> float:
 
 
 async def load(mix: Mix, rate: float, seconds: float) -> None:
-    """The mix at a steady rate, whatever comes back."""
+    """The mix at a steady rate, as long as few are under way."""
     origin = time.monotonic()
     timeout = aiohttp.ClientTimeout(120)
+    room = asyncio.Semaphore(AT_ONCE)
     async with aiohttp.ClientSession(timeout=timeout) as session, asyncio.TaskGroup() as group:
+
+        async def one() -> None:
+            try:
+                await mix.next(session)
+            finally:
+                room.release()
+
         for number in range(round(rate * seconds)):
             await asyncio.sleep(max(0.0, origin + number / rate - time.monotonic()))
-            group.create_task(mix.next(session))
+            await room.acquire()
+            if time.monotonic() - origin > seconds:
+                room.release()
+                break
+            group.create_task(one())
 
 
 async def watch(pid: int, seconds: float) -> list[Sample]:

@@ -1,0 +1,206 @@
+"""python -m benchmarks.overload: ten times the load, unequal clients, absent clients, deadlines.
+
+Starts `plainmed serve serve_config.yaml` for each part (`storm`, `fairness`) on a quiet machine and
+measures what its clients see; exits 1 where a target of docs/reliability.md is missed. `--write`
+puts the tables there. The texts are those of benchmarks/texts.py. The storm takes six minutes, the
+rest five.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import typer
+from rich.console import Console
+
+from benchmarks import machine, report, servers, serving, texts
+from benchmarks.load import Body
+from benchmarks.reliability.fairness import SCORERS, Clients, quantiles
+from benchmarks.reliability.storm import TIMES, Quantiles, Storm, storm
+from serve_app.settings import Settings
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "reliability.md"
+PARTS = {"storm": "overload", "fairness": "fairness"}
+"""And the marks of their tables."""
+
+SHARE_OF_PEAK, REFUSED_S, BACK_S, FLAT_MIB = 0.9, 0.1, 10.0, 64.0
+MANY, TENTH, GIANT_CHARS = 10_000, 1_000, 1_000_000
+HURRY_S, HURRIED = 1.0, 10
+LEFT_S = 2.0
+"""Most that a replica works on after its client has gone."""
+
+console = Console(stderr=True)
+Row = tuple[str, str, str, bool | None]
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Markdown: what, measured, target, and whether it is reached."""
+    lines = ["| | measured | target | |", "| --- | ---: | ---: | --- |"]
+    for what, measured, target, good in rows:
+        mark = "" if good is None else "reached" if good else "missed"
+        lines.append(f"| {what} | {measured} | {target} | {mark} |")
+    return "\n".join(lines)
+
+
+def _ms(found: Quantiles) -> str:
+    return f"{1000 * found.p50:.0f}, {1000 * found.p99:.0f}, {1000 * found.most:.0f} ms"
+
+
+def _s(found: Quantiles) -> str:
+    return f"{found.p50:.2f}, {found.p99:.2f}, {found.most:.2f} s"
+
+
+def storm_rows(found: Storm, settings: Settings) -> list[Row]:
+    """The table of an overload."""
+    own = found.before.p99
+    bound = settings.max_wait_s + own
+    share = found.accepted / found.sustained
+    wrong = sum(found.counts[name] for name in ("wrong", "failed", "lost"))
+    during = [mib for at, mib in found.memory if at >= 0]
+    early, last = during[min(3, len(during) - 1)], during[-1]
+    return [
+        ("sustained: right answers a second, 8 busy clients", f"{found.sustained:.2f}", "", None),
+        ("offered in the overload, requests a second", f"{found.offered:.1f}",
+         f"{TIMES:.0f} times", found.offered > 0.98 * TIMES * found.sustained),
+        ("accepted: right answers a second in the overload", f"{found.accepted:.2f} ({share:.0%})",
+         f"{SHARE_OF_PEAK:.0%} or more", share >= SHARE_OF_PEAK),
+        ("refused: 503 with Retry-After and the usual error", str(found.counts["refused"]), "",
+         None),
+        ("time of a refusal: p50, p99, longest", _ms(found.refused),
+         f"p99 under {1000 * REFUSED_S:.0f} ms", found.refused.p99 < REFUSED_S),
+        ("time of an accepted request: p50, p99, longest", _s(found.answered),
+         f"p99 under {bound:.0f} s", found.answered.p99 < bound),
+        ("neither right nor refused (wrong, failed, lost)", str(wrong), "0", wrong == 0),
+        ("normal load before: p50, p99, longest", _s(found.before), "", None),
+        ("normal load after: p50, p99, longest", _s(found.after), "", None),
+        ("back to normal after", f"{found.back_s:.1f} s", f"{BACK_S:.0f} s",
+         found.back_s <= BACK_S),
+        ("memory of all processes: before, after 30 s, at the end",
+         ", ".join(f"{mib:.0f}" for mib in (found.memory[0][1], early, last)) + " MiB",
+         f"+{FLAT_MIB:.0f} MiB at most after the first 30 s", last - early <= FLAT_MIB),
+        ("the sender's share of the machine, in cores", f"{found.sender_cores:.2f}", "", None),
+    ]  # fmt: skip
+
+
+async def fairness_rows(clients: Clients, found: texts.Texts, count: int) -> list[Row]:
+    """The table of unequal clients, of those that leave and of deadlines."""
+    pairs = serving.sample(found, min(200, len(found.pairs)), 7)
+    singles = [pairs[at % len(pairs)] for at in range(count)]
+
+    def many(count: int) -> Body:
+        return serving.body([pairs[at % len(pairs)] for at in range(count)])
+
+    alone = quantiles(await clients.one_by_one(singles))
+    rows: list[Row] = [("a single pair, alone: p50, p99, longest", _s(alone), "", None)]
+
+    def beside(what: str, measured: Quantiles) -> None:
+        rows.append((f"a single pair beside {what}", _s(measured), "p50 under 5 s",
+                     measured.p50 < 5.0))  # fmt: skip
+        console.print(rows[-1])
+
+    async with clients.under_way("/loss", [many(MANY)]) as statuses:
+        await asyncio.sleep(5)
+        beside(f"one request of {MANY:,} pairs", quantiles(await clients.one_by_one(singles)))
+        if statuses:
+            raise RuntimeError(f"the large request was answered {statuses}")
+    await clients.until_idle(clients.replicas(*SCORERS))
+    async with clients.under_way("/loss", [many(TENTH)] * 10) as statuses:
+        await asyncio.sleep(5)
+        measured = quantiles(await clients.one_by_one(singles))
+        beside(f"ten requests of {TENTH:,} pairs ({statuses.count(503)} of them refused)", measured)
+    await clients.until_idle(clients.replicas(*SCORERS))
+    words = " ".join(original for original, _ in pairs)
+    giant = (words * (GIANT_CHARS // len(words) + 1))[:GIANT_CHARS]
+    claims = " ".join(summary for _, summary in pairs[:3])
+    large = serving.body([(giant, claims)])
+    async with clients.under_way("/metrics/factuality", [large] * 2) as statuses:
+        await asyncio.sleep(5)
+        beside(f"two texts of {GIANT_CHARS:,} characters, one for each Factuality replica",
+               quantiles(await clients.one_by_one(singles)))  # fmt: skip
+        if statuses:
+            raise RuntimeError(f"the large texts were answered {statuses}")
+    rows.append(_idle("those two", await clients.until_idle(clients.replicas(*SCORERS))))
+    cases = [
+        (f"`/loss` of {TENTH:,} pairs", "/loss", many(TENTH), SCORERS),
+        (f"`/generate` of {TENTH:,} texts", "/generate",
+         {"texts": many(TENTH)["texts_original"]}, ("Generator",)),
+    ]  # fmt: skip
+    for what, path, body, watched in cases:
+        cores, seconds = await clients.left(path, body, *watched)
+        rows.append(_idle(f"{what} ({cores:.2f} cores while it waited)", seconds))
+        console.print(rows[-1])
+    return [*rows, *await _deadlines(clients, many)]
+
+
+def _idle(what: str, seconds: float) -> Row:
+    return (
+        f"client gone: replicas idle after {what}",
+        f"{seconds:.1f} s",
+        f"{LEFT_S:.0f} s",
+        seconds <= LEFT_S,
+    )
+
+
+async def _deadlines(clients: Clients, many: Callable[[int], Body]) -> list[Row]:
+    """Requests of half a minute's work in a hurry, at a server that is busy."""
+    async with clients.under_way("/loss", [many(TENTH)]):
+        await asyncio.sleep(2)
+        late = await clients.at_once(
+            "/loss", [many(200)] * HURRIED, **{"x-request-timeout": f"{HURRY_S:g}"}
+        )
+    idle = await clients.until_idle(clients.replicas(*SCORERS))
+    times = Quantiles.of([seconds for seconds, status in late if status == 503])
+    good = {status for _, status in late} == {503}
+    return [
+        (
+            f"{HURRIED} requests of 200 pairs with `X-Request-Timeout: {HURRY_S:g}` in a busy "
+            "server, until their 503: p50, p99, longest",
+            _s(times),
+            f"{HURRY_S + 0.5:.1f} s",
+            good and times.most <= HURRY_S + 0.5,
+        ),
+        _idle("these and the busy client (nothing of them is left to compute)", idle),
+    ]
+
+
+async def _measure(part: str, seconds: float, singles: int) -> list[Row]:
+    found = texts.load()
+    # Ten thousand texts in one request are over the default limits.
+    limits = {"MAX_TEXTS": str(MANY), "MAX_BODY_BYTES": str(64 << 20)} if part == "fairness" else {}
+    with servers.whole(**limits) as running:
+        if part == "storm":
+            return storm_rows(await storm(running.url, running.pid, found, seconds), Settings())
+        return await fairness_rows(Clients(running.url, running.pid), found, singles)
+
+
+def main(
+    parts: Annotated[list[str] | None, typer.Argument(help=", ".join(PARTS))] = None,
+    seconds: Annotated[float, typer.Option(min=20, help="how long the overload lasts")] = 120.0,
+    singles: Annotated[int, typer.Option(min=5, help="single pairs asked for in turn")] = 50,
+    write: Annotated[bool, typer.Option(help="fill in docs/reliability.md")] = False,
+) -> None:
+    """Measures the parts asked for, or both."""
+    missed = False
+    for part in parts or PARTS:
+        if part not in PARTS:
+            raise typer.BadParameter(f"{part} is none of {', '.join(PARTS)}")
+        started = time.monotonic()
+        rows = asyncio.run(_measure(part, seconds, singles))
+        text = f"{report.facts(machine.facts())}\n\n{table(rows)}"
+        print(f"\n## {part}\n\n{text}")
+        console.print(f"{part}: {time.monotonic() - started:.0f} s")
+        missed = missed or any(good is False for *_, good in rows)
+        if write:
+            report.replace(PAGE, PARTS[part], text)
+    raise typer.Exit(1 if missed else 0)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,132 @@
+"""One client's thousands of texts beside others' single pairs; clients that leave; deadlines.
+
+Knows HTTP and the processor seconds of replicas.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import aiohttp
+import psutil
+
+from benchmarks import serving
+from benchmarks.reliability import processes
+from benchmarks.reliability.storm import Quantiles
+
+SCORERS = ("Relevance", "Factuality", "Readability", "Loss")
+BUSY_S, STEP_S, LIMIT_S = 8.0, 0.25, 60.0
+IDLE_CORES = 0.06
+"""Of a deployment's replicas together that compute nothing: health checks and metrics."""
+
+
+class Clients:
+    """What clients of one server do.
+
+    Args:
+        url: of the server.
+        pid: its first process.
+    """
+
+    def __init__(self, url: str, pid: int) -> None:
+        self._url, self._pid = url, pid
+
+    async def post(
+        self, session: aiohttp.ClientSession, path: str, body: Any, **headers: str
+    ) -> tuple[float, int]:
+        """Seconds until the answer, and its status."""
+        start = time.monotonic()
+        async with session.post(self._url + path, json=body, headers=headers) as response:
+            await response.read()
+        return time.monotonic() - start, response.status
+
+    async def one_by_one(
+        self, pairs: Sequence[tuple[str, str]], pause_s: float = 0.3
+    ) -> list[tuple[float, int]]:
+        """A client that asks for one pair at a time."""
+        found = []
+        async with aiohttp.ClientSession() as session:
+            for pair in pairs:
+                found.append(await self.post(session, "/loss", serving.body([pair])))
+                await asyncio.sleep(pause_s)
+        return found
+
+    async def at_once(
+        self, path: str, bodies: Sequence[Any], **headers: str
+    ) -> list[tuple[float, int]]:
+        """Requests that are sent together."""
+        async with aiohttp.ClientSession() as session:
+            sent = (self.post(session, path, body, **headers) for body in bodies)
+            return await asyncio.gather(*sent)
+
+    @asynccontextmanager
+    async def under_way(self, path: str, bodies: Sequence[Any]) -> AsyncIterator[list[int]]:
+        """Requests that are under way inside the block; their clients close the connection at its
+        end. Gives the statuses of those that were answered meanwhile."""
+        statuses: list[int] = []
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(600)) as session:
+
+            async def ask(body: Any) -> None:
+                statuses.append((await self.post(session, path, body))[1])
+
+            tasks = [asyncio.create_task(ask(body)) for body in bodies]
+            try:
+                yield statuses
+            finally:
+                for task in tasks:
+                    task.cancel()
+                with suppress(asyncio.CancelledError):
+                    await asyncio.gather(*tasks, return_exceptions=True)
+
+    def replicas(self, *deployments: str) -> list[psutil.Process]:
+        """Processes of their replicas."""
+        return [one for name in deployments for one in processes.replicas(self._pid, name)]
+
+    async def until_idle(self, watched: Sequence[psutil.Process]) -> float:
+        """Seconds until they take no more processor time; infinity where they never end.
+
+        The end is that of the last step in which they worked.
+        """
+        start = time.monotonic()
+        worked, before, then = start, processes.cpu_s(watched), start
+        quiet = 0
+        while quiet < 6:
+            await asyncio.sleep(STEP_S)
+            used, now = processes.cpu_s(watched), time.monotonic()
+            # A processor's clock ticks in hundredths: one tick a step is no work.
+            if used - before > IDLE_CORES * (now - then) + 0.011:
+                worked, quiet = now, 0
+            else:
+                quiet += 1
+            before, then = used, now
+            if now - start > LIMIT_S:
+                return float("inf")
+        return worked - start
+
+    async def left(self, path: str, body: Any, *deployments: str) -> tuple[float, float]:
+        """A request that its client leaves after a while: processors in use before, and seconds
+        until they are idle."""
+        watched = self.replicas(*deployments)
+        async with self.under_way(path, [body]) as statuses:
+            await asyncio.sleep(BUSY_S / 2)
+            before, start = processes.cpu_s(watched), time.monotonic()
+            await asyncio.sleep(BUSY_S / 2)
+            cores = (processes.cpu_s(watched) - before) / (time.monotonic() - start)
+            if statuses:
+                raise RuntimeError(f"{path} was answered {statuses} before its client left")
+        return cores, await self.until_idle(watched)
+
+
+def quantiles(answers: Sequence[tuple[float, int]]) -> Quantiles:
+    """Of the times of right answers.
+
+    Raises:
+        RuntimeError: another status than 200 is among them.
+    """
+    if others := [status for _, status in answers if status != 200]:
+        raise RuntimeError(f"a single pair was answered {others[0]}")
+    return Quantiles.of([seconds for seconds, _ in answers])
