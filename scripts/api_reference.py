@@ -50,17 +50,30 @@ class Example:
         path: where it is sent.
         body: as JSON; None for a GET.
         say: what to see in the answer.
+        varies: why the tests cannot ask again and compare; empty where they can.
     """
 
     title: str
     path: str
     body: dict[str, Any] | None
     say: str
+    varies: str = ""
 
 
 _PAIR = {"texts_original": [_ORIGINAL], "texts_generated": [_SUMMARY]}
 EXAMPLES = (
     Example("Is it ready?", "/healthz", None, "Which models run where, and which targets hold."),
+    Example("Is the process alive?", "/livez", None, "Asks no model and no controller."),
+    Example(
+        "Ready, in short", "/readyz", None, "What load balancers ask; `waiting` names the rest."
+    ),
+    Example(
+        "What is it doing?",
+        "/status",
+        None,
+        "What `plainmed status` draws. Rates are over the last five minutes and all gateways.",
+        varies="its rates are another time's",
+    ),
     Example("Relevance", "/metrics/relevance", _PAIR, "One number for each pair, in order."),
     Example("Factuality", "/metrics/factuality", _PAIR, "The same form."),
     Example(
@@ -228,9 +241,11 @@ def _example(client: httpx.Client, example: Example) -> str:
         command = f"{head} -d '{sent}'"
     status = "" if answer.status_code == 200 else f" (status {answer.status_code})"
     shown = json.dumps(_rounded(answer.json()), indent=2, ensure_ascii=False)
+    before = f"<!-- not run: {example.varies} -->\n" if example.varies else ""
+    compared = "" if example.varies else "<!-- output -->\n"
     return (
-        f"### {example.title}\n\n{example.say}\n\n```bash\n{command}\n```\n\n"
-        f"Answer{status}:\n\n<!-- output -->\n```json\n{shown}\n```"
+        f"### {example.title}\n\n{example.say}\n\n{before}```bash\n{command}\n```\n\n"
+        f"Answer{status}:\n\n{compared}```json\n{shown}\n```"
     )
 
 

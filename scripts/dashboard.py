@@ -1,7 +1,7 @@
 """Writes helm/plainmed/files/grafana-dashboard.json, the Grafana dashboard of the chart.
 
-Panels of the application's own metrics name them by `serve_app.telemetry`, so none can name one
-that is not there; those of Ray and of the pods are held against Ray's sources by a test.
+The expressions are `promql.Queries`; a test holds every metric they name against what the running
+application exports.
 
 python scripts/dashboard.py           # writes the file
 python scripts/dashboard.py --check   # exit status 1 where it is stale
@@ -17,12 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from serve_app.telemetry import SPECS, exported
+from promql import Queries
 
 FILE = Path(__file__).resolve().parent.parent / "helm" / "plainmed" / "files"
 FILE /= "grafana-dashboard.json"
 
-OF = '{release="$release"}'
 SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 
 
@@ -36,105 +35,83 @@ class Panel:
     lines: Sequence[tuple[str, str]]
 
 
-def rate(name: str, by: str = "", labels: str = OF) -> str:
-    """A counter's increase a second."""
-    if SPECS[name].kind != "counter":
-        raise ValueError(f"{name} is no counter")
-    return f"sum{_by(by)}(rate({exported(name)}{labels}[5m]))"
+Q = Queries('release="$release"')
 
-
-def quantile(share: float, name: str, by: str = "") -> str:
-    """A quantile of a histogram."""
-    if SPECS[name].kind != "histogram":
-        raise ValueError(f"{name} is no histogram")
-    groups = f"le, {by}" if by else "le"
-    series = f"sum by ({groups}) (rate({exported(name)}_bucket{OF}[5m]))"
-    return f"histogram_quantile({share:g}, {series})"
-
-
-def mean(name: str, by: str = "") -> str:
-    """The mean of a histogram's values."""
-    parts = [f"sum{_by(by)}(rate({exported(name)}_{part}{OF}[5m]))" for part in ("sum", "count")]
-    return " / ".join(parts)
-
-
-def gauge(name: str, by: str) -> str:
-    """The sum of a gauge over replicas."""
-    if SPECS[name].kind != "gauge":
-        raise ValueError(f"{name} is no gauge")
-    return f"sum{_by(by)}({exported(name)}{OF})"
-
-
-def _by(labels: str) -> str:
-    return f" by ({labels}) " if labels else ""
-
-
-def ray(name: str, by: str, window: str = "") -> str:
-    """A metric of Ray's own, summed."""
-    series = f"ray_{name}{OF}"
-    return f"sum by ({by}) ({f'rate({series}[{window}])' if window else series})"
-
-
-_FAILED = '{release="$release",status=~"5.."}'
+_FAILED = 'status=~"5.."'
 
 PANELS = [
     Panel("Requests", "Answers a second, by route and status.", "reqps",
-          [("{{route}} {{status}}", rate("plainmed_requests", "route, status"))]),
+          [("{{route}} {{status}}", Q.rate("plainmed_requests", "route, status"))]),
     Panel("Share answered with 5xx", "503 is overload or start-up; 500 is a failure.",
           "percentunit",
-          [("5xx", f'{rate("plainmed_requests", "", _FAILED)} / {rate("plainmed_requests")}')]),
+          [("5xx", f'{Q.rate("plainmed_requests", "", _FAILED)} / {Q.rate("plainmed_requests")}')]),
     Panel("Errors by code", "What docs/api.md lists; `overloaded` calls for replicas.", "reqps",
-          [("{{code}}", rate("plainmed_errors", "code"))]),
+          [("{{code}}", Q.rate("plainmed_errors", "code"))]),
     Panel("Answer time", "In the gateway, from the head of a request to its answer.", "s",
-          [(f"p{share * 100:g}", quantile(share, "plainmed_request_seconds"))
+          [(f"p{share * 100:g}", Q.quantile(share, "plainmed_request_seconds"))
            for share in (0.5, 0.95, 0.99)]),
     Panel("Answer time by route, p95", "Which route is slow.", "s",
-          [("{{route}}", quantile(0.95, "plainmed_request_seconds", "route"))]),
+          [("{{route}}", Q.quantile(0.95, "plainmed_request_seconds", "route"))]),
+    Panel("Stages of a request, p95", "As in its log line: `_queue` waits, `_compute` works.",
+          "s", [("{{stage}}", Q.quantile(0.95, "plainmed_stage_seconds", "stage"))]),
     Panel("Time to compute a batch, p95", "Which model is slow.", "s",
-          [("{{deployment}}", quantile(0.95, "plainmed_batch_seconds", "deployment"))]),
+          [("{{deployment}}", Q.quantile(0.95, "plainmed_batch_seconds", "deployment"))]),
     Panel("Wait for a replica's batch, p95", "Until the first text of a request was begun.", "s",
-          [("{{deployment}}", quantile(0.95, "plainmed_queue_seconds", "deployment"))]),
+          [("{{deployment}}", Q.quantile(0.95, "plainmed_queue_seconds", "deployment"))]),
     Panel("Texts waiting in replicas", "A deployment that always has some needs more replicas.",
-          "short", [("{{deployment}}", gauge("plainmed_queued_items", "deployment"))]),
+          "short", [("{{deployment}}", Q.gauge("plainmed_queued_items", "deployment"))]),
+    Panel("Size of bodies", "Bytes of a request, on average.", "bytes",
+          [("{{route}}", Q.mean("plainmed_request_bytes", "route"))]),
     Panel("Requests under way", "In the gateways; MAX_PENDING_REQUESTS bounds them.", "short",
-          [("{{replica}}", gauge("plainmed_requests_under_way", "replica"))]),
+          [("{{replica}}", Q.gauge("plainmed_requests_under_way", "replica"))]),
     Panel("Batch size", "Texts or pairs computed together, on average.", "short",
-          [("{{deployment}}", mean("plainmed_batch_items", "deployment"))]),
+          [("{{deployment}}", Q.mean("plainmed_batch_items", "deployment"))]),
+    Panel("Tokens of a batch", "Computed together, on average, padding not counted.", "short",
+          [("{{deployment}}", Q.mean("plainmed_batch_tokens", "deployment"))]),
     Panel("Encoder tokens", "Tokens a second, padding not counted.", "short",
-          [("{{deployment}}", rate("plainmed_tokens", "deployment"))]),
+          [("{{deployment}}", Q.rate("plainmed_tokens", "deployment"))]),
     Panel("Originals found in the cache", "Of the texts that relevance was asked for.",
           "percentunit",
-          [("hits", f'{rate("plainmed_cache_hits")} / '
-                    f'({rate("plainmed_cache_hits")} + {rate("plainmed_cache_misses")})')]),
+          [("hits", f'{Q.rate("plainmed_cache_hits")} / '
+                    f'({Q.rate("plainmed_cache_hits")} + {Q.rate("plainmed_cache_misses")})')]),
     Panel("Loss", "Of the summaries scored; a jump says that texts, targets or a model changed.",
-          "short", [(f"p{share * 100:g}", quantile(share, "plainmed_loss"))
+          "short", [(f"p{share * 100:g}", Q.quantile(share, "plainmed_loss"))
                     for share in (0.1, 0.5, 0.9)]),
+    Panel("Loss by model, median", "By the models that measured relevance and factuality.", "short",
+          [("{{relevance_model}} {{factuality_model}}",
+            Q.quantile(0.5, "plainmed_loss", "relevance_model, factuality_model"))]),
     Panel("Relevance and factuality, median", "By the model that scored.", "short",
-          [("{{metric}} {{model}}", quantile(0.5, "plainmed_score", "metric, model"))]),
+          [("{{metric}} {{model}}", Q.quantile(0.5, "plainmed_score", "metric, model"))]),
     Panel("Grade levels, median", "FKGL, SMOG and Dale-Chall of the summaries scored.", "short",
-          [("{{metric}}", quantile(0.5, "plainmed_grade", "metric"))]),
+          [("{{metric}} {{model}}", Q.quantile(0.5, "plainmed_grade", "metric, model"))]),
     Panel("Pairs not read whole", "A model's limit cut the text: its score is of a part.", "cps",
-          [("{{metric}}", rate("plainmed_truncations", "metric"))]),
+          [("{{metric}}", Q.rate("plainmed_truncations", "metric"))]),
     Panel("Tokens generated", "A second, by model.", "short",
-          [("{{model}}", rate("plainmed_completion_tokens", "model"))]),
+          [("{{model}}", Q.rate("plainmed_completion_tokens", "model"))]),
+    Panel("Tokens a second of one call", "How fast a summary is written, median.", "short",
+          [("{{model}}", Q.quantile(0.5, "plainmed_generation_rate", "model"))]),
+    Panel("Time to write, p95", "Of a generator's call, by model.", "s",
+          [("{{model}}", Q.quantile(0.95, "plainmed_generation_seconds", "model"))]),
+    Panel("Tokens read by the generator", "A second, by model.", "short",
+          [("{{model}}", Q.rate("plainmed_prompt_tokens", "model"))]),
     Panel("Summaries by how they ended", "`length` and `time` are cut off by a limit.", "cps",
-          [("{{finish_reason}}", rate("plainmed_summaries", "finish_reason"))]),
+          [("{{finish_reason}}", Q.rate("plainmed_summaries", "finish_reason"))]),
     Panel("Models", "Replicas that run each; during an update both show.", "short",
           [("{{deployment}} {{model}} {{device}}",
-            gauge("plainmed_model", "deployment, model, device"))]),
+            Q.gauge("plainmed_model", "deployment, model, device"))]),
     Panel("Healthy replicas", "During an upgrade both clusters show.", "short",
           [("{{deployment}} {{ray_io_cluster}}",
-            ray("serve_deployment_replica_healthy", "deployment, ray_io_cluster"))]),
+            Q.ray("ray_serve_deployment_replica_healthy", "deployment, ray_io_cluster"))]),
     Panel("Replicas seen in 30 minutes", "Far above the healthy ones: replicas keep dying.",
           "short",
           [("{{deployment}}", "count by (deployment) (count_over_time("
-            f"ray_serve_deployment_replica_starts_total{OF}[30m]))")]),
+            f"{Q.of('ray_serve_deployment_replica_starts_total')}[30m]))")]),
     Panel("Memory of each pod", "Of the limit.", "percentunit",
-          [("{{pod}}", f"ray_node_mem_used{OF} / ray_node_mem_total{OF}")]),
+          [("{{pod}}", f"{Q.of('ray_node_mem_used')} / {Q.of('ray_node_mem_total')}")]),
     Panel("CPU of each pod", "Of the CPUs the pod sees.", "percent",
-          [("{{pod}}", f"ray_node_cpu_utilization{OF}")]),
+          [("{{pod}}", Q.of("ray_node_cpu_utilization"))]),
     Panel("GPU of each pod", "Empty without GPUs.", "percent",
-          [("{{pod}}", f"ray_node_gpus_utilization{OF}")]),
+          [("{{pod}}", Q.of("ray_node_gpus_utilization"))]),
 ]  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from ray.serve.config import BackpressureConfig
 from ray.serve.deployment import Application
 
 from serve_app.deployments.gateway import Gateway
+from serve_app.deployments.tracing import check_traces
 from serve_app.errors import ConfigError
 from serve_app.settings import load_settings
 
@@ -54,6 +55,7 @@ def build(arguments: dict[str, Any]) -> Application:
         problems = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise ConfigError("bad args in the Serve config: " + "; ".join(problems)) from None
     settings = load_settings(**args.settings)
+    check_traces(settings)
     nodes: dict[str, Application] = {}
     # Imported where built, so that a half deployed alone needs nothing of the other half.
     if "metrics" in args.services:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from serve_app.evaluation import Evaluation
 from serve_app.generation.protocol import GenerationParams, Summary
 from serve_app.metrics.readability import Readability
+from serve_app.recent import Window
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +31,22 @@ class Component:
 
 
 @dataclass(frozen=True, slots=True)
+class Replicas:
+    """Of one deployment: how many answer, and how many there should be."""
+
+    ready: int
+    wanted: int
+
+
+@dataclass(frozen=True, slots=True)
 class Health:
     """State of every built deployment, the targets in use and anything an operator should know."""
 
     components: dict[str, Component]
     targets: dict[str, Any] | None = None
     warnings: list[str] = field(default_factory=list)
+    replicas: dict[str, Replicas] = field(default_factory=dict)
+    """By deployment, the gateway's too; empty where that cannot be known."""
 
     @property
     def ready(self) -> bool:
@@ -82,6 +93,10 @@ class Backend(Protocol):
 
     async def health(self) -> Health:
         """Readiness of every built deployment."""
+        ...
+
+    async def windows(self, own: Window) -> list[Window]:
+        """What each gateway replica has answered lately; `own` is what the asking one has."""
         ...
 
     async def models(self) -> dict[str, str]:

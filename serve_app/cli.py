@@ -27,6 +27,7 @@ from serve_app.cli_options import (
     Workers,
 )
 from serve_app.cli_report import compare, report
+from serve_app.cli_status import status
 from serve_app.cli_targets import app as targets_app
 from serve_app.errors import PlainMedError
 from serve_app.ops.cli import app as ops_app
@@ -311,6 +312,7 @@ def demo(
 app.command()(calibrate)
 app.command()(report)
 app.command()(compare)
+app.command()(status)
 
 
 @app.command()

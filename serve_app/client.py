@@ -29,6 +29,7 @@ from serve_app.schemas import (
     HealthResponse,
     ReadabilityResponse,
     Select,
+    StatusResponse,
 )
 
 __all__ = [
@@ -160,6 +161,10 @@ class PlainMedClient(ClientCore):
     def health(self, *, request_id: str | None = None) -> HealthResponse:
         """The state of the server, ready or not; never retried."""
         return self._send(client_wire.health(), request_id)
+
+    def status(self, *, request_id: str | None = None) -> StatusResponse:
+        """Models, replicas and the rates of the last minutes, ready or not; never retried."""
+        return self._send(client_wire.status(), request_id)
 
     def close(self) -> None:
         """Closes the connections."""
@@ -308,6 +313,10 @@ class AsyncPlainMedClient(ClientCore):
     async def health(self, *, request_id: str | None = None) -> HealthResponse:
         """As `PlainMedClient.health`."""
         return await self._send(client_wire.health(), request_id)
+
+    async def status(self, *, request_id: str | None = None) -> StatusResponse:
+        """As `PlainMedClient.status`."""
+        return await self._send(client_wire.status(), request_id)
 
     async def aclose(self) -> None:
         """Closes the connections."""

@@ -33,11 +33,15 @@ from serve_app.schemas import (
     ReadabilityResponse,
     RelevanceResponse,
     Select,
+    StatusResponse,
     TextsRequest,
 )
 
 Texts = str | Sequence[str]
 """Several texts; a plain str stands for one."""
+
+NO_CODE = "http_error"
+"""Of an answer without an error of PlainMed's."""
 
 T = TypeVar("T")
 _ONE_OR_MANY: TypeAdapter[float | list[float]] = TypeAdapter(float | list[float])
@@ -63,7 +67,7 @@ class PlainMedAPIError(PlainMedError):
 
     Attributes:
         status: the HTTP status; for an error inside a stream, the one its code stands for.
-        code: the server's stable error code; `http_error` where the answer carried none,
+        code: the server's stable error code; `NO_CODE` where the answer carried none,
             `bad_response` where a success could not be read.
         message: what went wrong, for people.
         field: the request field it is about, or None.
@@ -279,6 +283,12 @@ def health() -> Call[HealthResponse]:
     return Call("GET", "/healthz", parse, readable=frozenset({200, 503}), retried=False)
 
 
+def status() -> Call[StatusResponse]:
+    """`GET /status`; not ready (503) is an answer here, not an error."""
+    parse = StatusResponse.model_validate_json
+    return Call("GET", "/status", parse, readable=frozenset({200, 503}), retried=False)
+
+
 def _pairs(originals: Texts, generated: Texts) -> tuple[int, str]:
     left = _texts(originals)
     return len(left), _body(PairsRequest, texts_original=left, texts_generated=_texts(generated))
@@ -356,7 +366,7 @@ def error_of(
         text = _one_line(content.decode(errors="replace")) or "an empty answer"
         if "Location" in headers:
             text = f"redirected to {headers['Location']}; use that as the URL"
-        detail = ErrorDetail(code="http_error", message=text, field=None)
+        detail = ErrorDetail(code=NO_CODE, message=text, field=None)
     return PlainMedAPIError(
         status,
         detail.code,

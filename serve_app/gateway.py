@@ -24,13 +24,17 @@ from serve_app.checks import ERRORS, check_count, check_limits, check_texts, par
 from serve_app.errors import InvalidInput, NotAllowed, NotServed, PlainMedError
 from serve_app.generate_routes import add_generate
 from serve_app.generation.best_of import Candidates
+from serve_app.health_routes import add_health
 from serve_app.limits import ERROR_CODE, RequestGuard, Traffic, error_body, logger
 from serve_app.loss import check_weights
 from serve_app.metrics.text import require_pairs
 from serve_app.page_routes import add_page
+from serve_app.recent import Recent
 from serve_app.responses import chosen_out, evaluation_out, explanations_out, scored_of
+from serve_app.safe_log import frames, keep_texts_out
 from serve_app.settings import Settings
 from serve_app.telemetry import Telemetry
+from serve_app.traces import Tracer
 
 Result = TypeVar("Result")
 
@@ -38,10 +42,18 @@ _HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 400: "invalid_body"}
 
 
 def create_app(
-    backend: Backend, settings: Settings, traffic: Traffic, telemetry: Telemetry | None = None
+    backend: Backend,
+    settings: Settings,
+    traffic: Traffic,
+    telemetry: Telemetry | None = None,
+    *,
+    recent: Recent | None = None,
+    tracer: Tracer | None = None,
 ) -> RequestGuard:
     """The whole ASGI application: the API inside the guard that ids, counts and limits requests."""
-    api = create_api(backend, settings)
+    keep_texts_out()
+    recent = recent or Recent()
+    api = create_api(backend, settings, recent)
     return RequestGuard(
         api,
         max_body_bytes=settings.max_body_bytes,
@@ -50,19 +62,24 @@ def create_app(
         traffic=traffic,
         gates=[*access_gates(settings), load_gate(settings)],
         telemetry=telemetry,
+        recent=recent,
+        tracer=tracer,
         routes=frozenset(route.path for route in api.routes if isinstance(route, Route)),
     )
 
 
-def create_api(backend: Backend, settings: Settings) -> FastAPI:
-    """The routes over `backend`; its OpenAPI document describes exactly what is served."""
+def create_api(backend: Backend, settings: Settings, recent: Recent | None = None) -> FastAPI:
+    """The routes over `backend`; its OpenAPI document describes exactly what is served.
+
+    `recent` is what `/status` tells the rates of.
+    """
     app = FastAPI(
         title="PlainMed",
         version=__version__,
         description="Scores and generates plain-language summaries of medical text.",
     )
     _add_errors(app, settings)
-    _add_health(app, backend, settings)
+    add_health(app, backend, settings, recent or Recent())
     if "metrics" in backend.services:
         _add_metrics(app, backend, settings)
     if "generator" in backend.services:
@@ -94,7 +111,7 @@ def _add_errors(app: FastAPI, settings: Settings) -> None:
     @app.exception_handler(PlainMedError)
     async def on_plainmed_error(request: Request, error: PlainMedError) -> Response:
         if error.status >= 500:
-            logger.error("%s: %s", error.code, error.message)
+            logger.error("%s: %s", error.code, type(error).__name__)
         return answer(request, error.status, error.code, error.message, error.field)
 
     @app.exception_handler(RequestValidationError)
@@ -130,8 +147,8 @@ def _add_errors(app: FastAPI, settings: Settings) -> None:
 
     @app.exception_handler(Exception)
     async def on_unexpected(request: Request, error: Exception) -> Response:
-        # The message may hold the user's text, so it stays out of the answer.
-        logger.exception("unexpected %s", type(error).__name__)
+        # The message may hold the user's text, so it stays out of the answer and the log.
+        logger.error("unexpected %s", frames(error))
         return answer(
             request, 500, "internal_error", "an internal error; see the server's log by its id"
         )
@@ -146,28 +163,6 @@ def _field_name(location: Sequence[int | str]) -> str | None:
         else:
             name += f".{part}" if name else part
     return name or None
-
-
-def _add_health(app: FastAPI, backend: Backend, settings: Settings) -> None:
-    @app.get("/healthz", response_model=schemas.HealthResponse)
-    async def healthz() -> Response:
-        """200 when every built deployment is ready, else 503 with the same body."""
-        health = await backend.health()
-        body = schemas.HealthResponse(
-            status="ready" if health.ready else "unavailable",
-            version=__version__,
-            services=sorted(backend.services),
-            components={
-                name: schemas.ComponentHealth(
-                    ready=part.ready, model=part.model, device=part.device
-                )
-                for name, part in health.components.items()
-            },
-            targets=health.targets,
-            warnings=health.warnings,
-        )
-        headers = None if health.ready else {"Retry-After": str(settings.retry_after_s)}
-        return JSONResponse(body.model_dump(), 200 if health.ready else 503, headers)
 
 
 def _add_metrics(app: FastAPI, backend: Backend, settings: Settings) -> None:

@@ -17,6 +17,7 @@ from serve_app.generation.protocol import Summary
 from serve_app.limits import error_body, logger
 from serve_app.loss import check_weights
 from serve_app.responses import generate_out, summary_out
+from serve_app.safe_log import frames
 from serve_app.settings import Settings
 
 
@@ -113,7 +114,7 @@ async def _events(first: str | Summary, rest: AsyncIterator[str | Summary]) -> A
     except PlainMedError as error:
         yield _error_event(error.code, error.message, error.field)
     except Exception as error:  # the status is sent, so this event is the only way left to say so
-        logger.error("a stream failed: %s", type(error).__name__)
+        logger.error("a stream failed: %s", frames(error))
         yield _error_event("internal_error", "an internal error ended the stream")
 
 

@@ -1,4 +1,5 @@
-"""ASGI middleware around the API: gates, the body limit, UTF-8, drain and the access log.
+"""ASGI middleware around the API: gates, the body limit, UTF-8, drain, the access log and the span
+of a request.
 
 Pure ASGI, so that a refused body is never read into memory whole and streamed answers are
 not buffered. Knows nothing of routes; who may pass is decided by the gates it is given.
@@ -11,16 +12,27 @@ import logging
 import math
 import time
 from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serve_app.recent import Recent
+from serve_app.safe_log import frames
+from serve_app.stages import gather, stage
 from serve_app.telemetry import Telemetry, Unrecorded
 from serve_app.ticket import CURRENT, Ticket
+from serve_app.traces import Span, Tracer, Untraced, handed_on
 
 REQUEST_ID_HEADER = "x-request-id"
+
+TRACE_HEADER = "traceparent"
+"""The client's span, as W3C Trace Context has it."""
+
+LIVE_PATH = "/livez"
+"""Answered while the server drains as well: what finishes its work is alive."""
 
 TIMEOUT_HEADER = "x-request-timeout"
 """Seconds after which the client no longer waits."""
@@ -91,8 +103,50 @@ class Gate(Protocol):
         ...
 
 
+class BrokenOff(Exception):
+    """An answer ended in the middle. Only the kind of the error is told: messages quote texts."""
+
+
+@dataclass
+class _Exchange:
+    """One request and what has been answered so far.
+
+    Attributes:
+        route: what metrics, logs and spans call its path.
+        noted: seconds of its stages.
+        received, sent: bytes of the bodies.
+        ended: whether the whole answer was sent.
+    """
+
+    scope: Scope
+    headers: Headers
+    send: Send
+    route: str
+    noted: dict[str, float]
+    started: float = field(default_factory=time.perf_counter)
+    entered: list[Leave] = field(default_factory=list)
+    status: int = 0
+    received: int = 0
+    sent: int = 0
+    ended: bool = False
+
+    @property
+    def request_id(self) -> str:
+        """Serve's proxy passes the caller's id on, or makes one, and puts it on the answer."""
+        return self.headers.get(REQUEST_ID_HEADER, "-")
+
+    async def answer(self, message: Message) -> None:
+        """Sends a part of the answer and notes it."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+        elif message["type"] == "http.response.body":
+            self.sent += len(message.get("body", b""))
+            self.ended = not message.get("more_body", False)
+        await self.send(message)
+
+
 class RequestGuard:
-    """Outermost middleware.
+    """Outermost middleware: what leaves it is an answer, never an error that Serve would log.
 
     Args:
         app: what it wraps.
@@ -102,7 +156,10 @@ class RequestGuard:
         traffic: counts requests under way.
         gates: asked in this order.
         telemetry: is told of every request.
-        routes: paths that metrics name; others count as `other`.
+        recent: keeps the last minutes of them.
+        tracer: makes the span of what computes (POST).
+        routes: paths that metrics, logs and spans name; others, which a client makes up, are
+            `other`.
     """
 
     def __init__(
@@ -115,6 +172,8 @@ class RequestGuard:
         traffic: Traffic,
         gates: Sequence[Gate] = (),
         telemetry: Telemetry | None = None,
+        recent: Recent | None = None,
+        tracer: Tracer | None = None,
         routes: Container[str] = (),
     ) -> None:
         self.app = app
@@ -124,6 +183,8 @@ class RequestGuard:
         self.traffic = traffic
         self.gates = gates
         self.telemetry = telemetry or Unrecorded()
+        self.recent = recent or Recent()
+        self.tracer = tracer or Untraced()
         self.routes = routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -131,77 +192,111 @@ class RequestGuard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
-        # Serve's proxy passes the caller's id on, or makes one, and puts it on the answer.
-        request_id = headers.get(REQUEST_ID_HEADER, "-")
-        started = time.perf_counter()
-        status = size = 0
-        entered: list[Leave] = []
-
-        async def send_noting_status(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
+        path = route_path(scope)
+        route = path if path in self.routes else "other"
+        exchange = _Exchange(scope, Headers(scope=scope), send, route, gather())
         self._count(1)
         try:
-            if self.traffic.draining:
-                raise Refused(503, "shutting_down", "the server is shutting down; try again")
-            for gate in self.gates:
-                entered.append(gate.enter(scope, headers))
-            CURRENT.set(self._ticket(scope, headers))
-            body = await self._read(headers, receive)
-            size = len(body)
-            await self.app(scope, _replay(body, receive), send_noting_status)
-        except Refused as refused:
-            scope[ERROR_CODE] = refused.body["error"]["code"]
-            await self._refuse(refused, send_noting_status)
+            with self._span(exchange) as span:
+                try:
+                    await self._serve(exchange, receive, span)
+                finally:
+                    span.set(_outcome(exchange))
         finally:
-            for leave in reversed(entered):
-                leave(status)
+            for leave in reversed(exchange.entered):
+                leave(exchange.status)
             self._count(-1)
-            self._tell(scope, status, size, time.perf_counter() - started, request_id)
+            self._tell(exchange)
+
+    async def _serve(self, exchange: _Exchange, receive: Receive, span: Span) -> None:
+        scope, headers = exchange.scope, exchange.headers
+        try:
+            with stage("admission"):
+                if self.traffic.draining and exchange.route != LIVE_PATH:
+                    raise Refused(503, "shutting_down", "the server is shutting down; try again")
+                for gate in self.gates:
+                    exchange.entered.append(gate.enter(scope, headers))
+                CURRENT.set(handed_on(self._ticket(exchange), span))
+            with stage("body"):
+                body = await self._read(headers, receive)
+            exchange.received = len(body)
+            await self.app(scope, _replay(body, receive), exchange.answer)
+        except Refused as refused:
+            await self._refuse(refused, exchange)
+        except Exception as error:  # of whatever kind: Serve would log its message
+            await self._fail(error, exchange)
+
+    async def _fail(self, error: Exception, exchange: _Exchange) -> None:
+        """Answers what nobody has answered; Starlette hands on what it has answered itself."""
+        if exchange.status == 0:
+            logger.error("unexpected %s", frames(error))
+            await self._refuse(
+                Refused(500, "internal_error", "an internal error; see the server's log by its id"),
+                exchange,
+            )
+        elif not exchange.ended:
+            raise BrokenOff(f"an answer ended in the middle: {type(error).__name__}") from None
+
+    def _span(self, exchange: _Exchange) -> AbstractContextManager[Span]:
+        method = exchange.scope["method"]
+        # What only asks, such as a load balancer, would bury what computes.
+        tracer = self.tracer if method == "POST" else _UNTRACED
+        return tracer.span(
+            f"{method} {exchange.route}",
+            exchange.headers.get(TRACE_HEADER),
+            {
+                "http.request.method": method,
+                "http.route": exchange.route,
+                "plainmed.request_id": exchange.request_id,
+            },
+        )
 
     def _count(self, more: int) -> None:
         self.traffic.in_flight += more
         self.telemetry.record("plainmed_requests_under_way", self.traffic.in_flight)
 
-    def _tell(self, scope: Scope, status: int, size: int, seconds: float, request_id: str) -> None:
+    def _tell(self, exchange: _Exchange) -> None:
         """One line of the access log, and the metrics of one request."""
-        path = route_path(scope)
-        route = path if path in self.routes else "other"
+        scope, route, status = exchange.scope, exchange.route, exchange.status
+        seconds = time.perf_counter() - exchange.started
         record, code = self.telemetry.record, scope.get(ERROR_CODE)
         record("plainmed_requests", route=route, status=str(status))
         record("plainmed_request_seconds", seconds, route=route)
-        if size:
-            record("plainmed_request_bytes", size, route=route)
+        if exchange.received:
+            record("plainmed_request_bytes", exchange.received, route=route)
+            for name, value in exchange.noted.items():
+                record("plainmed_stage_seconds", value, stage=name)
         if code is not None:
             record("plainmed_errors", code=code)
+        self.recent.answered(route, status, seconds)
         caller = scope.get(CALLER_ID, "-")
+        # A path that no route has may hold anything; the client has it in its answer.
+        path = scope.get("root_path", "").rstrip("/") + route if route != "other" else route
         logger.info(
             "http %s %s %d %.1fms id=%s caller=%s",
             scope["method"],
-            scope["path"],
+            path,
             status,
             seconds * 1000,
-            request_id,
+            exchange.request_id,
             caller,
             # Fields of their own where the log is JSON.
             extra={
                 "method": scope["method"],
-                "path": scope["path"],
+                "path": path,
                 "status": status,
                 "seconds": round(seconds, 4),
-                "bytes": size,
+                "bytes": exchange.received,
+                "bytes_sent": exchange.sent,
+                "stages": {name: round(value, 4) for name, value in exchange.noted.items()},
                 "caller": caller,
                 "code": code,
             },
         )
 
-    def _ticket(self, scope: Scope, headers: Headers) -> Ticket:
+    def _ticket(self, exchange: _Exchange) -> Ticket:
         timeout = self.timeout_s
-        wanted = headers.get(TIMEOUT_HEADER)
+        wanted = exchange.headers.get(TIMEOUT_HEADER)
         if wanted is not None:
             try:
                 seconds = float(wanted)
@@ -212,9 +307,9 @@ class RequestGuard:
                     400, "invalid_timeout", f"{TIMEOUT_HEADER} must be a number of seconds above 0"
                 )
             timeout = min(timeout, seconds)
-        share = scope.get(CALLER_ID)
-        deadline = time.time() + timeout
-        return Ticket(deadline=deadline) if share is None else Ticket(share, deadline)
+        share = exchange.scope.get(CALLER_ID)
+        ticket = Ticket(deadline=time.time() + timeout, request_id=exchange.request_id)
+        return ticket if share is None else replace(ticket, share=share)
 
     async def _read(self, headers: Headers, receive: Receive) -> bytes:
         """The whole body, or a refusal as soon as it is known to be too large."""
@@ -250,7 +345,8 @@ class RequestGuard:
             "shorter texts, or raise MAX_BODY_BYTES on the server",
         )
 
-    async def _refuse(self, refused: Refused, send: Send) -> None:
+    async def _refuse(self, refused: Refused, exchange: _Exchange) -> None:
+        exchange.scope[ERROR_CODE] = refused.body["error"]["code"]
         body = json.dumps(refused.body).encode()
         headers = [
             (b"content-type", b"application/json"),
@@ -260,8 +356,23 @@ class RequestGuard:
         if refused.status == 503:
             further.setdefault("retry-after", str(self.retry_after_s))
         headers += [(name.encode(), value.encode()) for name, value in further.items()]
-        await send({"type": "http.response.start", "status": refused.status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        start = {"type": "http.response.start", "status": refused.status, "headers": headers}
+        await exchange.answer(start)
+        await exchange.answer({"type": "http.response.body", "body": body})
+
+
+_UNTRACED = Untraced()
+
+
+def _outcome(exchange: _Exchange) -> dict[str, str | bool | int | float]:
+    """What a span says of the answer."""
+    said: dict[str, str | bool | int | float] = {
+        "http.response.status_code": exchange.status,
+        "http.request.body.size": exchange.received,
+        "http.response.body.size": exchange.sent,
+    }
+    code = exchange.scope.get(ERROR_CODE)
+    return said if code is None else {**said, "plainmed.error_code": code}
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

@@ -327,6 +327,65 @@ class HealthResponse(BaseModel):
     warnings: list[str]
 
 
+class LiveResponse(BaseModel):
+    """That the process answers."""
+
+    status: str
+    version: str
+
+
+class ReadyResponse(BaseModel):
+    """Whether every deployment can answer, and which cannot."""
+
+    status: str
+    waiting: list[str]
+
+
+class DeploymentStatus(BaseModel):
+    """One deployment: what it runs, how many replicas answer and how many there should be."""
+
+    model: str | None
+    device: str | None
+    replicas_ready: int
+    replicas_wanted: int
+
+
+class TargetsInUse(BaseModel):
+    """The targets: their file and corpus, and a fingerprint of their numbers and models."""
+
+    name: str | None
+    corpus: str | None
+    n: int | None
+    fingerprint: str
+
+
+class Rates(BaseModel):
+    """Requests of the last minutes: refused with 4xx, failed with 5xx; times of those answered."""
+
+    requests: int
+    requests_per_s: float
+    refused_per_s: float
+    failed_per_s: float
+    p50_s: float | None
+    p99_s: float | None
+
+
+class StatusResponse(BaseModel):
+    """The whole application at a glance; rates are over `window_s` seconds of all gateways."""
+
+    status: str
+    version: str
+    services: list[str]
+    deployments: dict[str, DeploymentStatus]
+    targets: TargetsInUse | None
+    warnings: list[str]
+    gateways_heard: int
+    window_s: float
+    total: Rates
+    routes: dict[str, Rates]
+    tokens_per_s: float
+
+
 class ErrorDetail(BaseModel):
     """What went wrong; `code` is stable, `message` is for people."""
 

@@ -70,6 +70,13 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
         description="A request that would wait longer for others is answered 503 at once.",
     )
+    crowded_wait_s: float = Field(
+        5.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="The same from a refusal until ten seconds without one: a burst may queue for "
+        "MAX_WAIT_S, lasting overload keeps the queue short.",
+    )
     max_pending_requests: int = Field(
         256, ge=1, description="Most requests a gateway replica has under way; more get 503."
     )
@@ -89,6 +96,19 @@ class Settings(BaseSettings):
     )
     api_keys: SecretStr | None = Field(
         None, description="The same document as text, for platforms that give secrets so."
+    )
+
+    # --- traces -------------------------------------------------------------------------
+    traces_endpoint: str | None = Field(
+        None,
+        description="Root of an OpenTelemetry collector that takes OTLP over HTTP, such as "
+        "http://127.0.0.1:4318; unset: no traces.",
+    )
+    traces_ratio: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="Share of the requests that are traced; a client's own decision wins.",
     )
 
     # --- device -------------------------------------------------------------------------
@@ -135,6 +155,11 @@ class Settings(BaseSettings):
     )
     alignscore_batch: int = Field(
         32, ge=1, description="Most (chunk, sentence) pairs the encoder takes in one forward pass."
+    )
+    alignscore_max_pairs: int = Field(
+        10_000,
+        ge=1,
+        description="Most such pairs of one original and its summary; more are answered 422.",
     )
     alignscore_eval_mode: EvalMode | None = Field(
         None,
@@ -265,7 +290,7 @@ class Settings(BaseSettings):
                 raise ValueError(f"{origin!r} is not an origin such as https://example.org")
         return value
 
-    @field_validator("openai_base_url")
+    @field_validator("openai_base_url", "traces_endpoint")
     @classmethod
     def _endpoint(cls, value: str | None) -> str | None:
         if value is None:
@@ -274,7 +299,9 @@ class Settings(BaseSettings):
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError("must be a URL such as http://127.0.0.1:8080/v1")
         if "@" in parts.netloc or parts.query or parts.fragment:
-            raise ValueError("must hold no password, query or fragment; a key is OPENAI_API_KEY")
+            raise ValueError(
+                "must hold no password, query or fragment; a key is a setting of its own"
+            )
         return value
 
     @classmethod

@@ -14,6 +14,8 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
 _SHARES = tuple(round(0.05 * step, 2) for step in range(1, 21))
 _GRADES = tuple(float(grade) for grade in range(2, 25))
 _COUNTS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 1024.0)
+_TOKENS = tuple(float(2**power) for power in range(4, 16))
+_RATES = (1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0, 5000.0, 10000.0)
 _BYTES = tuple(float(4**power) for power in range(4, 13))
 
 
@@ -41,9 +43,16 @@ SPECS = {
     "plainmed_request_seconds": Spec(
         "histogram", "From the head of a request to its answer, seconds.", ("route",), _SECONDS
     ),
+    "plainmed_stage_seconds": Spec(
+        "histogram",
+        "Time of a request's stages, as its log line has them, seconds.",
+        ("stage",),
+        _SECONDS,
+    ),
     "plainmed_request_bytes": Spec("histogram", "Size of bodies, bytes.", ("route",), _BYTES),
     "plainmed_requests_under_way": Spec("gauge", "Requests a gateway has under way."),
     "plainmed_batch_items": Spec("histogram", "Texts or pairs of a batch.", (), _COUNTS),
+    "plainmed_batch_tokens": Spec("histogram", "Tokens of a batch.", (), _TOKENS),
     "plainmed_batch_seconds": Spec("histogram", "Time to compute a batch, seconds.", (), _SECONDS),
     "plainmed_queue_seconds": Spec(
         "histogram", "Until the first text of a request was begun, seconds.", (), _SECONDS
@@ -56,8 +65,13 @@ SPECS = {
         "counter", "Pairs of which a model did not read all.", ("metric",)
     ),
     "plainmed_score": Spec("histogram", "Relevance and factuality.", ("metric", "model"), _SHARES),
-    "plainmed_grade": Spec("histogram", "FKGL, SMOG and Dale-Chall.", ("metric",), _GRADES),
-    "plainmed_loss": Spec("histogram", "Loss, with the weights of each request.", (), _SHARES),
+    "plainmed_grade": Spec("histogram", "FKGL, SMOG and Dale-Chall.", ("metric", "model"), _GRADES),
+    "plainmed_loss": Spec(
+        "histogram",
+        "Loss, with the weights of each request.",
+        ("relevance_model", "factuality_model"),
+        _SHARES,
+    ),
     "plainmed_summaries": Spec(
         "counter", "Summaries written, by how they ended.", ("model", "finish_reason")
     ),
@@ -65,6 +79,9 @@ SPECS = {
     "plainmed_completion_tokens": Spec("counter", "Tokens a generator has written.", ("model",)),
     "plainmed_generation_seconds": Spec(
         "histogram", "Time of a generator's call, seconds.", ("model",), _SECONDS
+    ),
+    "plainmed_generation_rate": Spec(
+        "histogram", "Tokens a second of a generator's call.", ("model",), _RATES
     ),
     "plainmed_model": Spec("gauge", "1 for the model a replica runs.", ("model", "device")),
 }

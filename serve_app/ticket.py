@@ -18,10 +18,14 @@ class Ticket:
         share: requests of one share wait for each other; shares take turns.
         deadline: Unix time after which nobody waits for the answer. Clocks of a cluster's nodes
             differ by less than what matters here.
+        request_id: the X-Request-ID of the request.
+        traceparent: the span that asked for the work, where requests are traced.
     """
 
     share: str = field(default_factory=lambda: uuid.uuid4().hex)
     deadline: float = math.inf
+    request_id: str = "-"
+    traceparent: str | None = None
 
     def left(self) -> float:
         """Seconds until the deadline, at least 0; infinity where there is none."""

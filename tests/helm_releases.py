@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -144,6 +145,22 @@ def at(tree: Any, path: tuple[str | int, ...]) -> Any:
     for key in path:
         tree = tree[key]
     return tree
+
+
+def metrics_used() -> dict[str, set[str]]:
+    """The metrics that each panel and alert of a release names, by its title."""
+    items = objects("ha")
+    [dashboard] = one(items, "ConfigMap")["data"].values()
+    expressions = {
+        rule["alert"]: [rule["expr"]]
+        for rule in one(items, "PrometheusRule")["spec"]["groups"][0]["rules"]
+    }
+    for panel in json.loads(dashboard)["panels"]:
+        expressions[panel["title"]] = [target["expr"] for target in panel["targets"]]
+    return {
+        title: {name for text in texts for name in re.findall(r"\bray_(?!io_)\w+", text)}
+        for title, texts in expressions.items()
+    }
 
 
 SUFFIXES = {"counter": [""], "gauge": [""], "histogram": ["_bucket", "_sum", "_count"]}

@@ -31,6 +31,7 @@ from serve_app.metrics.alignscore import AlignScoreResult, ClaimSentence
 from serve_app.metrics.bertscore import BertScoreResult
 from serve_app.metrics.readability import Readability, readability
 from serve_app.metrics.suite import Measured
+from serve_app.recent import Window
 from serve_app.settings import load_settings
 
 
@@ -245,6 +246,9 @@ class LightBackend:
 
     async def health(self) -> Health:
         return Health({"Relevance": Component(True, "overlap", "cpu")}, TARGETS.to_dict())
+
+    async def windows(self, own: Window) -> list[Window]:
+        return [own]
 
     async def models(self) -> dict[str, str]:
         return MODELS

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
 
-from tests.helm_releases import exported_metrics, objects, one, pods, render
+from tests.helm_releases import exported_metrics, metrics_used, objects, one, pods, render
 
 # --- monitoring: only metrics that Ray exports ------------------------------------------
 
@@ -13,15 +12,11 @@ from tests.helm_releases import exported_metrics, objects, one, pods, render
 def test_alerts_and_dashboard_use_metrics_that_are_exported() -> None:
     exported = exported_metrics()
     assert "ray_serve_num_http_requests_total" in exported
-    items = objects("ha")
-    dashboard = next(iter(one(items, "ConfigMap")["data"].values()))
-    expressions = [
-        rule["expr"] for rule in one(items, "PrometheusRule")["spec"]["groups"][0]["rules"]
-    ]
-    expressions += [t["expr"] for p in json.loads(dashboard)["panels"] for t in p["targets"]]
-    used = {name for text in expressions for name in re.findall(r"\bray_(?!io_)\w+", text)}
-    assert len(used) >= 12
-    assert used <= exported, used - exported
+    used = metrics_used()
+    assert len(used) >= 35
+    assert all(used.values())
+    missing = {title: names - exported for title, names in used.items() if names - exported}
+    assert not missing
 
 
 def test_each_alert_says_what_to_do_and_selects_its_release() -> None:

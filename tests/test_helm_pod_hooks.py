@@ -33,7 +33,7 @@ class _Pod(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def pod_api() -> Iterator[tuple[int, dict[str, int]]]:
-    status = {"/-/healthz": 503, "/healthz": 503}
+    status = {"/-/healthz": 503, "/readyz": 503}
     handler = type("Handler", (_Pod,), {"status": status})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
@@ -58,9 +58,9 @@ def test_a_worker_becomes_ready_with_the_application_and_stays_so_without_a_repl
     assert not ready()  # nothing is up
     status["/-/healthz"] = 200
     assert not ready()  # the proxy is up, the models are loading
-    status["/healthz"] = 200
+    status["/readyz"] = 200
     assert ready()
-    status["/healthz"] = 503
+    status["/readyz"] = 503
     assert ready()  # a replica was lost: requests wait for its replacement
     status["/-/healthz"] = 503
     assert not ready()  # the proxy is gone or draining

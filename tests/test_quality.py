@@ -13,17 +13,20 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "serve_app"
 
 # What each part may import of serve_app, besides itself (design: imports point one way).
-_BASE = {"errors", "settings", "artifacts", "model_files"}
+_BASE = {"errors", "settings", "artifacts", "model_files", "documents", "weights"}
 _LIBRARY = _BASE | {"metrics", "loss", "targets", "evaluation"}
 _ROUTES = _LIBRARY | {"generation", "schemas", "limits", "backend"}
 _ROUTES |= {"responses", "checks", "candidates"}
+_SEEN = {"telemetry", "stages", "recent", "safe_log", "traces", "otlp"}
 ALLOWED = {
     "errors": set[str](),
+    "documents": set[str](),
+    "weights": {"errors", "documents"},
     "model_files": set[str](),
     "settings": {"errors"},
-    "artifacts": {"errors", "settings"},
+    "artifacts": {"errors", "settings", "documents"},
     "metrics": _BASE,
-    "loss": {"errors", "targets_format"},
+    "loss": {"errors", "targets_format", "documents"},
     "targets": _BASE | {"loss"},
     "targets_format": {"errors"},
     "charts": set[str](),
@@ -36,19 +39,27 @@ ALLOWED = {
     "schemas": set[str](),
     "ticket": set[str](),
     "telemetry": set[str](),
-    "limits": {"ticket", "telemetry"},
+    "stages": set[str](),
+    "recent": set[str](),
+    "safe_log": set[str](),
+    "traces": {"ticket"},
+    "otlp": {"traces"},
+    "limits": _SEEN - {"otlp"} | {"ticket"},
     "admission": {"limits", "settings"},
-    "access": {"errors", "limits", "settings"},
+    "access": {"errors", "limits", "settings", "documents"},
     "explanation": _LIBRARY | {"generation"},
     "responses": _LIBRARY | {"generation", "schemas", "explanation"},
     "sample": _BASE,
     "page_routes": {"sample"},
-    "backend": _LIBRARY | {"generation"},
+    "backend": _LIBRARY | {"generation", "recent"},
+    "health_routes": _BASE | {"schemas", "backend", "limits", "recent"},
     "checks": _LIBRARY | {"generation", "schemas", "ticket"},
     "candidates": _LIBRARY | {"generation", "backend"},
-    "generate_routes": _ROUTES,
-    "gateway": _ROUTES | {"generate_routes", "access", "admission", "page_routes", "telemetry"},
-    "deployments": _LIBRARY | {"generation", "limits", "backend", "gateway", "ticket", "telemetry"},
+    "generate_routes": _ROUTES | {"safe_log"},
+    "gateway": _ROUTES
+    | {"generate_routes", "health_routes", "access", "admission", "page_routes"}
+    | _SEEN,
+    "deployments": _LIBRARY | {"generation", "limits", "backend", "gateway", "ticket"} | _SEEN,
     "client": {"schemas", "errors", "client_wire", "client_core"},
     "client_core": {"schemas", "errors", "client_wire"},
     "client_wire": {"schemas", "errors"},

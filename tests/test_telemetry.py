@@ -19,27 +19,14 @@ from serve_app.gateway import create_app
 from serve_app.limits import Traffic
 from serve_app.metrics.readability import Readability
 from serve_app.settings import load_settings
-from serve_app.telemetry import SPECS, Unrecorded, check, exported
+from serve_app.telemetry import SPECS, Unrecorded, exported
 from serve_app.ticket import Ticket
+from tests.recording import Kept
 from tests.servers import LightBackend
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXTS = {"texts": ["Aspirin makes a stroke less likely."]}
 SECRET = "Jane Roe has lupus"
-
-
-class Kept:
-    """Keeps what is recorded."""
-
-    def __init__(self) -> None:
-        self.seen: list[tuple[str, float, dict[str, str]]] = []
-
-    def record(self, name: str, value: float = 1.0, **labels: str) -> None:
-        check(name, labels)
-        self.seen.append((name, value, labels))
-
-    def of(self, name: str) -> list[tuple[float, dict[str, str]]]:
-        return [(value, labels) for seen, value, labels in self.seen if seen == name]
 
 
 class Broken(LightBackend):
@@ -132,9 +119,10 @@ def test_a_metric_that_is_not_in_the_list_or_has_other_labels_is_refused() -> No
             Unrecorded().record(name, 1.0, **labels)
 
 
-def test_the_dashboard_is_the_one_its_script_writes() -> None:
+@pytest.mark.parametrize("script", ["dashboard.py", "alerts.py"])
+def test_dashboard_and_alerts_are_those_their_scripts_write(script: str) -> None:
     done = subprocess.run(
-        [sys.executable, "scripts/dashboard.py", "--check"],
+        [sys.executable, f"scripts/{script}", "--check"],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -150,9 +138,7 @@ def test_every_metric_of_the_list_is_on_the_dashboard() -> None:
         for target in panel["targets"]
     )
     shown = set(re.findall(r"ray_plainmed_\w+", expressions))
-    # Of bytes, prompts and whole calls Prometheus has the numbers; no panel needs them.
-    unshown = {"plainmed_request_bytes", "plainmed_prompt_tokens", "plainmed_generation_seconds"}
-    for name in SPECS.keys() - unshown:
+    for name in SPECS:
         assert any(one.startswith(exported(name)) for one in shown), name
 
 

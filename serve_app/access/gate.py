@@ -15,7 +15,7 @@ from serve_app.access.source import KeySource
 from serve_app.limits import CALLER_ID, Gate, Leave, Refused, route_path
 from serve_app.settings import Settings
 
-OPEN_PATHS = frozenset({"/healthz", "/", ""})
+OPEN_PATHS = frozenset({"/healthz", "/livez", "/readyz", "/", ""})
 """Answered to everybody: load balancers have no key, and the page asks its user for one."""
 _OPEN_FOLDER = "/page/"
 

@@ -2,23 +2,27 @@
 
 Knows neither Ray nor models. The items of waiting requests are taken in turns, one of each share,
 so a request of ten thousand texts delays one of three by no more than three texts and the batch
-under way. What nobody waits for any longer is not computed: batches are short, so a machine is free
-soon after its client has gone.
+under way. An item too large for a batch gives way between two passes of its model: it and the rest
+have half of the time each. What nobody waits for any longer is not computed, and a batch under way
+ends at its next pass.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from serve_app.deployments.worker import failure, run_batch
 from serve_app.errors import PlainMedError, Unavailable, moved
+from serve_app.metrics.pauses import PAUSE, Stopped
+from serve_app.stages import QUEUE, note
 from serve_app.telemetry import Telemetry, Unrecorded
 from serve_app.ticket import Ticket
+from serve_app.traces import Tracer, Untraced
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -26,7 +30,10 @@ Result = TypeVar("Result")
 
 @dataclass(eq=False)
 class _Job(Generic[Item, Result]):
-    """A request's items; `taken` of them are in a batch or done."""
+    """A request's items; `taken` of them are in a batch or done.
+
+    `begun` is when the first was, `computed` the seconds of the batches they were in.
+    """
 
     items: Sequence[Item]
     ticket: Ticket
@@ -34,6 +41,12 @@ class _Job(Generic[Item, Result]):
     results: dict[int, Result | PlainMedError] = field(default_factory=dict)
     taken: int = 0
     came: float = field(default_factory=time.perf_counter)
+    begun: float = 0.0
+    computed: float = 0.0
+
+    def awaited(self) -> bool:
+        """Whether somebody still waits for it."""
+        return not self.done.done() and self.ticket.left() > 0
 
     def deliver(self, index: int, outcome: Result | PlainMedError) -> None:
         self.results[index] = outcome
@@ -53,9 +66,12 @@ class FairBatcher(Generic[Item, Result]):
         work: gives one result for each item; raises for the whole batch, which is then redone item
             by item, so that nobody's text fails another's.
         weigh: how much of a batch an item takes, >= 0.
-        most: a batch closes at this weight; an item that is heavier is a batch of its own.
+        most: a batch closes at this weight; an item that is heavier is a batch of its own, and
+            others are computed in its pauses (`metrics.pauses`).
         wait_s: how long a first request waits for others.
         telemetry: is told of batches and waits.
+        tracer: makes a span of each batch for each request in it.
+        name: of what is computed, for stages and spans.
     """
 
     def __init__(
@@ -66,7 +82,10 @@ class FairBatcher(Generic[Item, Result]):
         most: int,
         wait_s: float,
         telemetry: Telemetry | None = None,
+        tracer: Tracer | None = None,
+        name: str = "batch",
     ) -> None:
+        self._tracer, self._name = tracer or Untraced(), name
         self._telemetry = telemetry or Unrecorded()
         self._waiting = 0
         self._work, self._weigh = work, weigh
@@ -89,7 +108,10 @@ class FairBatcher(Generic[Item, Result]):
         if self._running is None or self._running.done():
             self._running = asyncio.create_task(self._run())
         try:
-            return await job.done
+            results = await job.done
+            note(f"{self._name}{QUEUE}", job.begun - job.came)
+            note(f"{self._name}_compute", job.computed)
+            return results
         finally:
             self._count(job.taken - len(items))  # what was not begun never will be
             job.taken = len(items)
@@ -97,27 +119,73 @@ class FairBatcher(Generic[Item, Result]):
     async def _run(self) -> None:
         await asyncio.sleep(self.wait_s)
         while batch := self._take():
+            await self._compute(batch)
+
+    async def _compute(self, batch: Sequence[tuple[_Job[Item, Result], int]]) -> None:
+        """Runs `work` on a batch and gives everyone theirs."""
+        jobs, items = [job for job, _ in batch], [job.items[index] for job, index in batch]
+        PAUSE.set(self._pause(jobs, large=self._weigh(items[0]) > self.most))
+        started, began = time.perf_counter(), time.time()
+        outcomes: Sequence[Result | PlainMedError]
+        try:
+            outcomes = await run_batch(self._work, items)
+        except Stopped:
+            outcomes = [_late()] * len(batch)
+        except Exception as error:  # of no kind we know, but nobody may wait for ever
+            outcomes = [failure(error)] * len(batch)
+        self._telemetry.record("plainmed_batch_items", len(batch))
+        seconds = time.perf_counter() - started
+        self._telemetry.record("plainmed_batch_seconds", seconds)
+        self._share_out(jobs, began, seconds)
+        for (job, index), outcome in zip(batch, outcomes, strict=True):
+            job.deliver(index, outcome)
+
+    def _pause(self, jobs: Sequence[_Job[Item, Result]], *, large: bool) -> Callable[[], None]:
+        """What a batch's thread does between two passes: ends where nobody waits for any of it; a
+        large item lets others go first, and then works for as long as they took."""
+        loop, resumed, others_took = asyncio.get_running_loop(), 0.0, 0.0
+
+        def pause() -> None:
+            nonlocal resumed, others_took
+            if not any(job.awaited() for job in jobs):
+                raise Stopped
             started = time.perf_counter()
-            outcomes: Sequence[Result | PlainMedError]
-            try:
-                outcomes = await run_batch(self._work, [job.items[index] for job, index in batch])
-            except Exception as error:  # of no kind we know, but nobody may wait for ever
-                outcomes = [failure(error)] * len(batch)
-            self._telemetry.record("plainmed_batch_items", len(batch))
-            self._telemetry.record("plainmed_batch_seconds", time.perf_counter() - started)
-            for (job, index), outcome in zip(batch, outcomes, strict=True):
-                job.deliver(index, outcome)
+            if large and self._shares and started - resumed >= others_took:
+                # The thread waits meanwhile, so the model still has one user at a time.
+                asyncio.run_coroutine_threadsafe(self._between(), loop).result()
+                resumed = time.perf_counter()
+                others_took = resumed - started
+
+        return pause
+
+    async def _between(self) -> None:
+        """One batch of what is not large."""
+        if batch := self._take(small=True):
+            await self._compute(batch)
+
+    def _share_out(self, jobs: Sequence[_Job[Item, Result]], began: float, seconds: float) -> None:
+        """Tells each request of the batch that some of its items were in."""
+        for job, own in Counter(jobs).items():
+            job.computed += seconds
+            sizes = {"plainmed.batch.items": len(jobs), "plainmed.items": own}
+            parent = job.ticket.traceparent
+            self._tracer.past(f"{self._name} batch", parent, began, began + seconds, sizes)
 
     def _count(self, more: int) -> None:
         self._waiting += more
         self._telemetry.record("plainmed_queued_items", self._waiting)
 
-    def _take(self) -> list[tuple[_Job[Item, Result], int]]:
-        """The items of the next batch: one of each share in turn, until it is full."""
+    def _take(self, *, small: bool = False) -> list[tuple[_Job[Item, Result], int]]:
+        """The items of the next batch: one of each share in turn, until it is full.
+
+        Args:
+            small: pass over shares whose next item is larger than a batch.
+        """
         batch: list[tuple[_Job[Item, Result], int]] = []
+        passed: set[str] = set()
         weight = 0
-        while self._shares:
-            share, jobs = next(iter(self._shares.items()))
+        while share := next((one for one in self._shares if one not in passed), None):
+            jobs = self._shares[share]
             while jobs and not _wanted(jobs[0]):
                 jobs.popleft()
             if not jobs:
@@ -125,10 +193,14 @@ class FairBatcher(Generic[Item, Result]):
                 continue
             job = jobs[0]
             added = self._weigh(job.items[job.taken])
+            if small and added > self.most:
+                passed.add(share)
+                continue
             if batch and weight + added > self.most:
                 break
             if not job.taken:
-                self._telemetry.record("plainmed_queue_seconds", time.perf_counter() - job.came)
+                job.begun = time.perf_counter()
+                self._telemetry.record("plainmed_queue_seconds", job.begun - job.came)
             batch.append((job, job.taken))
             weight += added
             job.taken += 1
@@ -142,6 +214,10 @@ def _wanted(job: _Job[Item, Result]) -> bool:
     if job.done.done() or job.taken == len(job.items):
         return False
     if job.ticket.left() == 0:
-        job.done.set_exception(Unavailable("the request's time is over; try again", code="timeout"))
+        job.done.set_exception(_late())
         return False
     return True
+
+
+def _late() -> Unavailable:
+    return Unavailable("the request's time is over; try again", code="timeout")

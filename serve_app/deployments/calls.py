@@ -16,6 +16,7 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentResponse
 
 from serve_app.errors import PlainMedError, Unavailable, moved
+from serve_app.stages import note_all
 
 Result = TypeVar("Result")
 
@@ -44,7 +45,9 @@ async def call(send: Callable[[], Awaitable[Result]]) -> Result:
     for attempt in range(1, ATTEMPTS + 1):
         answer = send()
         try:
-            return await answer
+            result = await answer
+            note_all(result)
+            return result
         except asyncio.CancelledError:
             # Out of time: the replica would go on computing for nobody.
             if isinstance(answer, DeploymentResponse):

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from ray import serve
@@ -14,12 +15,18 @@ from ray.serve.handle import DeploymentHandle
 from serve_app.deployments.calls import call, in_pieces, pair_sizes
 from serve_app.deployments.metrics import Description
 from serve_app.deployments.telemetry import ServeTelemetry
+from serve_app.deployments.tracing import load_tracer
+from serve_app.deployments.worker import failure
+from serve_app.errors import PlainMedError
 from serve_app.evaluation import Evaluation, evaluate
 from serve_app.loss import METRICS, LossFunction
 from serve_app.metrics.suite import Measured
+from serve_app.safe_log import keep_texts_out
 from serve_app.settings import Settings
+from serve_app.stages import Timed, gather, timed
 from serve_app.targets import load_targets
 from serve_app.ticket import Ticket
+from serve_app.traces import Attributes, handed_on
 
 logger = logging.getLogger("ray.serve")
 
@@ -35,14 +42,17 @@ class Loss:
         factuality: DeploymentHandle,
         readability: DeploymentHandle,
     ) -> None:
+        keep_texts_out()
         self._loss = LossFunction(
             load_targets(settings), settings.loss_steepness, settings.loss_direction
         )
+        self._file = Path(settings.targets_file).name if settings.targets_file else "embedded"
         self._per_sample = settings.loss_targets == "human"
         self._relevance = relevance
         self._factuality = factuality
         self._readability = readability
         self._telemetry = ServeTelemetry()
+        self._tracer = load_tracer(settings, "Loss")
         self._names: dict[str, str] = {}
         self._warnings = await self._foreign_targets()
         for warning in self._warnings:
@@ -50,11 +60,11 @@ class Loss:
 
     async def _foreign_targets(self) -> list[str]:
         """What to warn of when the targets were made with other models than the ones serving."""
-        described = await asyncio.gather(
-            call(self._relevance.describe.remote), call(self._factuality.describe.remote)
-        )
-        self._names = {"relevance": described[0].model, "factuality": described[1].model}
-        return self._loss.targets.made_with_other_models(self._names)
+        handles = (self._relevance, self._factuality, self._readability)
+        described = await asyncio.gather(*(call(one.describe.remote) for one in handles))
+        models = {"relevance": described[0].model, "factuality": described[1].model}
+        self._names = dict.fromkeys(METRICS, described[2].model) | models
+        return self._loss.targets.made_with_other_models(models)
 
     async def evaluate(
         self,
@@ -65,7 +75,32 @@ class Loss:
         ticket: Ticket | None = None,
     ) -> list[Evaluation]:
         """Metrics, errors and loss of each pair; human texts are targets where settings say so."""
-        count, ticket = len(originals), ticket or Ticket()
+        seconds, ticket = gather(), ticket or Ticket()
+        about: Attributes = {
+            "plainmed.request_id": ticket.request_id,
+            "plainmed.items": len(originals),
+            "plainmed.characters": sum(pair_sizes(originals, generated)),
+        }
+        with self._tracer.span("loss", ticket.traceparent, about) as span:
+            try:
+                found = await self._evaluate(
+                    originals, generated, human, weights, handed_on(ticket, span)
+                )
+            except PlainMedError:
+                raise
+            except Exception as error:  # of whatever kind: Ray logs what leaves a replica
+                raise failure(error) from None
+        return Timed(found, seconds)
+
+    async def _evaluate(
+        self,
+        originals: Sequence[str],
+        generated: Sequence[str],
+        human: Sequence[str] | None,
+        weights: Sequence[float] | None,
+        ticket: Ticket,
+    ) -> list[Evaluation]:
+        count = len(originals)
         if human is None or not self._per_sample:
             measured = await self._measure(originals, generated, ticket)
             return self._recorded(evaluate(measured, self._loss, weights=weights))
@@ -77,19 +112,19 @@ class Loss:
     def _recorded(self, evaluations: list[Evaluation]) -> list[Evaluation]:
         """The same, counted: how scores are spread says when texts or a model have changed."""
         record = self._telemetry.record
+        models = {f"{metric}_model": self._names[metric] for metric in METRICS[:2]}
         for one in evaluations:
-            record("plainmed_loss", one.loss)
+            record("plainmed_loss", one.loss, **models)
             truncated = {
                 "relevance": one.measured.relevance.truncated_reference
                 or one.measured.relevance.truncated_candidate,
                 "factuality": one.measured.factuality.truncated,
             }
             for metric, value in zip(METRICS, one.measured.values, strict=True):
-                if metric in truncated:
-                    record("plainmed_score", value, metric=metric, model=self._names[metric])
-                    record("plainmed_truncations", float(truncated[metric]), metric=metric)
-                else:
-                    record("plainmed_grade", value, metric=metric)
+                name = "plainmed_score" if metric in truncated else "plainmed_grade"
+                record(name, value, metric=metric, model=self._names[metric])
+            for metric, cut in truncated.items():
+                record("plainmed_truncations", float(cut), metric=metric)
         return evaluations
 
     async def _measure(
@@ -101,11 +136,14 @@ class Loss:
             return lambda: metric.score.remote(originals[part], generated[part], ticket)
 
         relevance, factuality, readability = await asyncio.gather(
-            in_pieces(lambda part: ask(self._relevance, part), sizes),
-            in_pieces(lambda part: ask(self._factuality, part), sizes),
-            in_pieces(
-                lambda part: lambda: self._readability.score.remote(generated[part], ticket),
-                sizes,
+            timed("relevance", in_pieces(lambda part: ask(self._relevance, part), sizes)),
+            timed("factuality", in_pieces(lambda part: ask(self._factuality, part), sizes)),
+            timed(
+                "readability",
+                in_pieces(
+                    lambda part: lambda: self._readability.score.remote(generated[part], ticket),
+                    sizes,
+                ),
             ),
         )
         return [Measured(*item) for item in zip(relevance, factuality, readability, strict=True)]
@@ -114,6 +152,7 @@ class Loss:
         """The targets in use with the settings of the loss, and warnings about them."""
         document = {
             **self._loss.targets.to_dict(),
+            "file": self._file,
             "steepness": self._loss.steepness,
             "direction": self._loss.direction,
             "per_sample": self._per_sample,

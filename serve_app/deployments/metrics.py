@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,18 +12,24 @@ from ray import serve
 
 from serve_app.deployments.batcher import FairBatcher
 from serve_app.deployments.telemetry import ServeTelemetry
+from serve_app.deployments.tracing import load_tracer
 from serve_app.deployments.worker import set_threads
 from serve_app.metrics.alignscore import AlignScoreResult
 from serve_app.metrics.bertscore import BertScoreResult
 from serve_app.metrics.readability import Readability, readability
 from serve_app.metrics.suite import load_factuality, load_relevance
+from serve_app.safe_log import keep_texts_out
 from serve_app.settings import Settings
+from serve_app.stages import Timed, gather
 from serve_app.ticket import Ticket
+from serve_app.traces import Attributes, Tracer, Untraced, handed_on
 
 # Defaults of `BatchConfig`, where serve_config.yaml gives no user_config.
 BATCH_CHARS = 32_000
 BATCH_WAIT_S = 0.005
 _WARM_UP = ("Aspirin lowers the risk of stroke.", "Aspirin makes a stroke less likely.")
+
+READABILITY_MODEL = "textstat-0.7.4-compatible"
 
 Pair = tuple[str, str]
 
@@ -55,9 +61,52 @@ def _weigh_pair(pair: Pair) -> int:
 
 
 class _Batched:
-    """A replica that batches over requests; subclasses give it a `FairBatcher`."""
+    """A replica that batches over requests.
 
-    _batcher: FairBatcher[Any, Any]
+    Args:
+        metric: its name, for stages and spans.
+        model: what computes it.
+        settings: say whether its work is traced; None: it is not.
+        work, weigh, wait_s: of its `FairBatcher`.
+    """
+
+    def __init__(
+        self,
+        metric: str,
+        model: str,
+        settings: Settings | None,
+        work: Callable[[Sequence[Any]], Sequence[Any]],
+        weigh: Callable[[Any], int],
+        wait_s: float = BATCH_WAIT_S,
+    ) -> None:
+        keep_texts_out()
+        self._metric, self._model, self._weigh = metric, model, weigh
+        self._telemetry = ServeTelemetry()
+        self._tracer: Tracer = (
+            Untraced() if settings is None else load_tracer(settings, metric.capitalize())
+        )
+        self._batcher: FairBatcher[Any, Any] = FairBatcher(
+            work,
+            weigh,
+            most=BATCH_CHARS,
+            wait_s=wait_s,
+            telemetry=self._telemetry,
+            tracer=self._tracer,
+            name=metric,
+        )
+
+    async def _computed(self, items: Sequence[Any], ticket: Ticket | None) -> Timed[Any]:
+        """A result for each item, and how long it took."""
+        seconds, ticket = gather(), ticket or Ticket()
+        about: Attributes = {
+            "plainmed.request_id": ticket.request_id,
+            "plainmed.model": self._model,
+            "plainmed.items": len(items),
+            "plainmed.characters": sum(self._weigh(item) for item in items),
+        }
+        with self._tracer.span(self._metric, ticket.traceparent, about) as span:
+            results = await self._batcher.submit(items, handed_on(ticket, span))
+        return Timed(results, seconds)
 
     def reconfigure(self, config: dict[str, Any]) -> None:
         """Takes a `BatchConfig`, at start and whenever Serve is given another, without restart."""
@@ -69,27 +118,22 @@ class _Batched:
 class _PairMetric(_Batched):
     """A metric of (original, generated) pairs as a replica: subclasses say which."""
 
-    def __init__(self, scorer: Any) -> None:
+    def __init__(self, scorer: Any, settings: Settings | None = None) -> None:
         self._scorer = scorer
-        self._telemetry = ServeTelemetry()
+        metric = type(self).__name__.lower()
+        super().__init__(metric, scorer.name, settings, self._score, _weigh_pair)
         self._telemetry.record("plainmed_model", model=scorer.name, device=scorer.device)
-        self._batcher = FairBatcher(
-            self._score,
-            _weigh_pair,
-            most=BATCH_CHARS,
-            wait_s=BATCH_WAIT_S,
-            telemetry=self._telemetry,
-        )
         # Ready means a model that has scored: a broken one must fail here, not on a request.
         self._score([_WARM_UP])
 
     def _score(self, pairs: Sequence[Pair]) -> list[Any]:
-        before = self._counters()
+        before, tokens = self._counters(), self._scorer.tokens
         scores: list[Any] = self._scorer.score(
             [original for original, _ in pairs], [generated for _, generated in pairs]
         )
         for name, value in self._counters().items():
             self._telemetry.record(name, value - before[name])
+        self._telemetry.record("plainmed_batch_tokens", self._scorer.tokens - tokens)
         return scores
 
     def _counters(self) -> dict[str, int]:
@@ -99,8 +143,7 @@ class _PairMetric(_Batched):
     async def _results(
         self, originals: Sequence[str], generated: Sequence[str], ticket: Ticket | None
     ) -> list[Any]:
-        pairs = list(zip(originals, generated, strict=True))
-        return await self._batcher.submit(pairs, ticket or Ticket())
+        return await self._computed(list(zip(originals, generated, strict=True)), ticket)
 
     async def describe(self) -> Description:
         """The model, its device and this replica's process."""
@@ -113,7 +156,7 @@ class Relevance(_PairMetric):
 
     def __init__(self, settings: Settings) -> None:
         set_threads(settings)
-        super().__init__(load_relevance(settings))
+        super().__init__(load_relevance(settings), settings)
 
     def _counters(self) -> dict[str, int]:
         cache = self._scorer.cache
@@ -133,7 +176,7 @@ class Factuality(_PairMetric):
 
     def __init__(self, settings: Settings) -> None:
         set_threads(settings)
-        super().__init__(load_factuality(settings))
+        super().__init__(load_factuality(settings), settings)
 
     async def score(
         self, originals: Sequence[str], generated: Sequence[str], ticket: Ticket | None = None
@@ -151,15 +194,13 @@ class ReadabilityDeployment(_Batched):
     """FKGL, SMOG and Dale-Chall: no model, but its requests share one core as fairly."""
 
     def __init__(self, settings: Settings) -> None:
-        self._batcher = FairBatcher(
-            _measure_all, len, most=BATCH_CHARS, wait_s=0.0, telemetry=ServeTelemetry()
-        )
+        super().__init__("readability", READABILITY_MODEL, settings, _measure_all, len, wait_s=0.0)
         _measure_all([_WARM_UP[1]])
 
     async def score(self, texts: Sequence[str], ticket: Ticket | None = None) -> list[Readability]:
         """Readability of each text."""
-        return await self._batcher.submit(texts, ticket or Ticket())
+        return await self._computed(texts, ticket)
 
     async def describe(self) -> Description:
         """This replica's process; the formulas run on the CPU."""
-        return Description("textstat-0.7.4-compatible", "cpu", os.getpid())
+        return Description(READABILITY_MODEL, "cpu", os.getpid())

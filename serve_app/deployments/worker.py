@@ -14,6 +14,7 @@ from typing import TypeVar
 import torch
 
 from serve_app.errors import FAILURES, MetricFailed, PlainMedError
+from serve_app.safe_log import frames
 from serve_app.settings import Settings
 
 Item = TypeVar("Item")
@@ -54,7 +55,7 @@ async def _run_one(
 
 
 def failure(error: BaseException) -> MetricFailed:
-    """Logs one of `FAILURES`; what the caller is told of it."""
-    # Only the kind: the message of a library may quote the text.
-    logger.error("a computation failed: %s", type(error).__name__)
+    """Logs an error; what the caller is told of it. The message of a library may quote the text, so
+    neither has it."""
+    logger.error("a computation failed: %s", frames(error))
     return MetricFailed(f"could not be computed: {type(error).__name__}")

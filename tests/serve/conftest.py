@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -21,6 +22,7 @@ import yaml
 from serve_app.merge import merge_and_upload, plan_merge
 from serve_app.settings import load_settings
 from tests.artifact_servers import use_server
+from tests.otlp_receiver import Collector
 from tests.tiny_models import save_adapter, save_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,6 +30,8 @@ START_TIMEOUT_S = 240
 MODEL_NAME = "org__model-run"
 WRITER = "writer"
 """The application beside the project's own, and its route prefix."""
+FAULTY = "faulty"
+"""Another, whose metrics and generator stumble over marked texts (faulty.py)."""
 
 
 def free_port() -> int:
@@ -81,6 +85,17 @@ class Server:
                 return process.pid
         raise RuntimeError(f"no replica of {deployment} is running")
 
+    def session_folder(self) -> Path:
+        """Where the server's own Ray keeps its logs; others may run on this machine."""
+        for process in psutil.Process(self.process.pid).children(recursive=True):
+            try:
+                found = re.search(r"/\S*/session_[\w.-]+", " ".join(process.cmdline()))
+            except (psutil.NoSuchProcess, psutil.AccessDenied):
+                continue
+            if found is not None:
+                return Path(found[0])
+        raise RuntimeError("no process of the server names its session folder")
+
     def stop(self) -> int:
         """SIGTERM, then SIGKILL of what this started and nothing else; the exit status."""
         children = []
@@ -122,8 +137,18 @@ def model_bucket(
 
 
 @pytest.fixture(scope="session")
-def server(model_bucket: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """`serve run` of the project's own serve_config.yaml, and of WRITER, on a free port."""
+def collector() -> Iterator[Collector]:
+    """Where the server sends its spans."""
+    running = Collector()
+    yield running
+    running.close()
+
+
+@pytest.fixture(scope="session")
+def server(
+    model_bucket: str, collector: Collector, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    """`serve run` of the project's own serve_config.yaml, WRITER and FAULTY, on a free port."""
     folder = tmp_path_factory.mktemp("server")
     port = free_port()
     document = yaml.safe_load((ROOT / "serve_config.yaml").read_text(encoding="utf-8"))
@@ -149,6 +174,17 @@ def server(model_bucket: str, tmp_path_factory: pytest.TempPathFactory) -> Itera
             ],
         }
     )  # fmt: skip
+    document["applications"].append(
+        {
+            "name": FAULTY,
+            "route_prefix": f"/{FAULTY}",
+            "import_path": "tests.serve.faulty:build",
+            "deployments": [
+                {"name": name, "ray_actor_options": {"num_cpus": 0.01}}
+                for name in ("Gateway", "Loss", "Faulty")
+            ],
+        }
+    )
     config = folder / "serve_config.yaml"
     config.write_text(yaml.safe_dump(document), encoding="utf-8")
     running = Server(
@@ -159,10 +195,14 @@ def server(model_bucket: str, tmp_path_factory: pytest.TempPathFactory) -> Itera
         MAX_TEXTS="40",
         MAX_TEXT_CHARS="60000",
         MAX_BODY_BYTES="400000",
+        TRACES_ENDPOINT=collector.url,
+        OTEL_BSP_SCHEDULE_DELAY="200",
+        PYTHONPATH=str(ROOT),
     )
     try:
         running.wait_until_ready()
         running.wait_until_ready(f"/{WRITER}")
+        running.wait_until_ready(f"/{FAULTY}")
         yield running
     finally:
         running.stop()

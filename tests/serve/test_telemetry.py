@@ -2,41 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from typing import Any
 
 import httpx
-import psutil
 
+from serve_app import __version__
 from serve_app.telemetry import SPECS, exported
+from tests.command import plainmed
+from tests.helm_releases import metrics_used
 from tests.serve.conftest import WRITER, Server
+from tests.serve.metrics_ports import exported_text
 from tests.texts import GENERATED, ORIGINALS
 
 SERIES = {"counter": [""], "gauge": [""], "histogram": ["_bucket", "_sum", "_count"]}
 """What a metric's series end with, by its kind."""
 
 
-def exported_text(server: Server) -> str:
-    """What every metrics port of the server's own Ray has."""
-    found = []
-    for process in psutil.Process(server.process.pid).children(recursive=True):
-        try:
-            listening = [c for c in process.net_connections("tcp") if c.status == "LISTEN"]
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue
-        for connection in listening:
-            address = connection.laddr.ip.replace("0.0.0.0", "127.0.0.1").replace("::", "127.0.0.1")
-            try:
-                answer = httpx.get(f"http://{address}:{connection.laddr.port}/metrics", timeout=3)
-            except httpx.HTTPError:
-                continue
-            if answer.status_code == 200 and "# TYPE" in answer.text:
-                found.append(answer.text)
-    return "\n".join(found)
+ELSEWHERE = {"ray_node_gpus_utilization"}
+"""Exported where there is a GPU."""
 
 
-def test_what_the_list_names_is_exported(server: Server, http: httpx.Client) -> None:
+def test_what_the_list_and_each_panel_and_alert_names_is_exported(
+    server: Server, http: httpx.Client
+) -> None:
     # The same original twice, for the cache; an error; a summary.
     long = " ".join(ORIGINALS * 30)  # more than the relevance model reads
     pairs: dict[str, Any] = {"texts_original": [long], "texts_generated": [GENERATED[0]]}
@@ -48,15 +39,64 @@ def test_what_the_list_names_is_exported(server: Server, http: httpx.Client) -> 
     assert http.post(f"/{WRITER}/generate", json=written).status_code == 200
 
     wanted = {exported(name) + end for name, spec in SPECS.items() for end in SERIES[spec.kind]}
+    used = {title: names - ELSEWHERE for title, names in metrics_used().items()}
+    wanted = wanted.union(*used.values())
     time.sleep(20)  # by then Ray has forgotten gauges that were set once
     deadline = time.monotonic() + 40
     missing = wanted
     while missing and time.monotonic() < deadline:
         text = exported_text(server)
-        missing = wanted - set(re.findall(r"^(ray_plainmed_\w+)[{ ]", text, re.MULTILINE))
+        missing = wanted - set(re.findall(r"^(ray_\w+)[{ ]", text, re.MULTILINE))
         time.sleep(1)
-    assert not missing
+    assert not missing, {title: names & missing for title, names in used.items()}
     assert ORIGINALS[0][:40] not in text
     model = re.search(r'ray_plainmed_model\{[^}]*deployment="Factuality"[^}]*\} (\S+)', text)
     assert model is not None
     assert float(model[1]) == 1.0
+
+
+def test_a_requests_line_says_where_its_time_went(server: Server, http: httpx.Client) -> None:
+    pairs = {"texts_original": ORIGINALS, "texts_generated": GENERATED}
+    http.post("/loss", json=pairs, headers={"x-request-id": "timed-1"})
+    http.post("/generate", json={"text": ORIGINALS[0]}, headers={"x-request-id": "timed-2"})
+    logs = (server.session_folder() / "logs" / "serve").glob("replica_plainmed_Gateway_*.log")
+    lines = [json.loads(line) for log in logs for line in log.read_text("utf-8").splitlines()]
+    scored, written = (
+        next(line for line in lines if line.get("request_id") == name and "stages" in line)
+        for name in ("timed-1", "timed-2")
+    )
+    metrics = ("relevance", "factuality", "readability")
+    parts = {f"{metric}{end}" for metric in metrics for end in ("", "_queue", "_compute")}
+    assert set(scored["stages"]) == {"admission", "body", "loss"} | parts
+    assert scored["stages"]["factuality_compute"] > 0
+    assert max(scored["stages"][one] for one in metrics) <= scored["stages"]["loss"]
+    assert scored["stages"]["loss"] <= scored["seconds"]
+    assert set(written["stages"]) == {
+        "admission", "body", "generator", "generator_queue", "generator_compute",
+    }  # fmt: skip
+
+
+def test_status_has_replicas_models_targets_and_rates(http: httpx.Client) -> None:
+    before = http.get("/status").json()
+    for _ in range(3):
+        assert http.post("/metrics/readability", json={"texts": ["A cat."]}).status_code == 200
+    assert http.post("/metrics/readability", json={"texts": [""]}).status_code == 422
+    after = http.get("/status").json()
+    assert after["gateways_heard"] == 1
+    assert after["deployments"]["Factuality"] == {
+        "model": "alignscore-mini", "device": "cpu", "replicas_ready": 2, "replicas_wanted": 2,
+    }  # fmt: skip
+    assert after["deployments"]["Gateway"]["replicas_ready"] == 1
+    assert after["targets"]["name"] == "embedded"
+    assert re.fullmatch(r"sha256:[0-9a-f]{16}", after["targets"]["fingerprint"])
+    route = "/metrics/readability"
+    counted = before["routes"].get(route, {"requests": 0})["requests"]
+    assert after["routes"][route]["requests"] == counted + 4
+    assert 0 < after["routes"][route]["p50_s"] <= after["routes"][route]["p99_s"]
+
+
+def test_the_status_command_shows_a_running_server(server: Server) -> None:
+    done = plainmed("status", server.url)
+    assert done.exit_code == 0, done.output
+    assert re.search(r"Factuality +2/2 +alignscore-mini +cpu", done.output)
+    assert f"ready  PlainMed {__version__} at {server.url}" in done.output

@@ -112,7 +112,7 @@ exec:
       marker=/tmp/.plainmed-ready-${20}
       get /-/healthz || exit 1
       [[ -e $marker ]] && exit 0
-      get /healthz && : >"$marker"
+      get /readyz && : >"$marker"
 {{ toYaml .Values.probes.readiness }}
 {{- end -}}
 

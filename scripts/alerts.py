@@ -1,0 +1,205 @@
+"""Writes helm/plainmed/templates/prometheusrule.yaml, the alerts of the chart, from the list below.
+
+The expressions are `promql.Queries`, as those of the dashboard; a test holds every metric they name
+against what the running application exports. Thresholds are values of the chart.
+
+    python scripts/alerts.py           # writes the file
+    python scripts/alerts.py --check   # exit status 1 where it is stale
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from promql import Queries
+
+FILE = Path(__file__).resolve().parent.parent / "helm" / "plainmed" / "templates"
+FILE /= "prometheusrule.yaml"
+
+RULES = "$.Values.monitoring.rules"
+NAME = "{{ $name }}"
+OURS = "@RELEASE@"
+Q, SLOW = Queries(OURS), Queries(OURS, "10m")
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """One alert.
+
+    Attributes:
+        name: of the alert.
+        expr: raises it while it has series; may hold values of the chart.
+        minutes: for how long it must; 0: at once.
+        severity: `critical` or `warning`.
+        summary: what is wrong; `[label]` stands for a label of the series.
+        action: what to do.
+        running: whether it makes no sense for a release that is stopped on purpose.
+    """
+
+    name: str
+    expr: str
+    minutes: int
+    severity: str
+    summary: str
+    action: str
+    running: bool = False
+
+
+_HTTP = "ray_serve_num_http_requests_total"
+_STATUS = "ray_serve_deployment_status"
+_STARTS = "ray_serve_deployment_replica_starts_total"
+_FAILED = 'code=~"metric_failed|generation_failed|internal_error"'
+
+ALERTS = [
+    Alert(
+        "PlainMedDown",
+        f"absent({Q.of('ray_serve_application_status')} == 6)",
+        10,
+        "critical",
+        f"No cluster of {NAME} reports its application as running.",
+        f"kubectl -n {{{{ $.Release.Namespace }}}} describe rayservice {NAME}",
+        running=True,
+    ),
+    Alert(
+        "PlainMedDeploymentUnhealthy",
+        f"max by (deployment, ray_io_cluster) ({Q.of(_STATUS)} == 1 or {Q.of(_STATUS)} == 2) > 0",
+        5,
+        "warning",
+        f"Deployment [deployment] of {NAME} failed to deploy or is unhealthy.",
+        "Look for its replicas in the Serve logs of the head and the workers.",
+    ),
+    Alert(
+        "PlainMedErrors",
+        Q.ray_rate(_HTTP, "", 'status_code=~"5.."')
+        + f" / {Q.ray_rate(_HTTP)} > {{{{ {RULES}.errorRatio }}}}",
+        10,
+        "warning",
+        f"{NAME} answers more than {{{{ mulf {RULES}.errorRatio 100 }}}}% of its requests "
+        "with 5xx.",
+        "503 means overload (add replicas) or start-up; 500 names its cause in the log by request "
+        "id.",
+    ),
+    Alert(
+        "PlainMedFailures",
+        f"{SLOW.rate('plainmed_errors', 'code', _FAILED)} > 0",
+        10,
+        "warning",
+        f"{NAME} keeps answering 500 [code]: texts that cannot be computed, or a bug.",
+        "Find the requests in the gateways' log by their code; the deployment's log says where.",
+    ),
+    Alert(
+        "PlainMedSlow",
+        SLOW.ray_quantile(0.95, "ray_serve_http_request_latency_ms")
+        + f" > {{{{ mul (int {RULES}.latencySeconds) 1000 }}}}",
+        15,
+        "warning",
+        f"One request in twenty of {NAME} takes more than {{{{ {RULES}.latencySeconds }}}} s.",
+        "Compare the stages of a request and the queues on the dashboard; add replicas to what is "
+        "slow.",
+    ),
+    Alert(
+        "PlainMedQueue",
+        f"{Q.ray('ray_serve_deployment_queued_queries', 'deployment')}"
+        f" > {{{{ {RULES}.queuedRequests }}}}",
+        10,
+        "warning",
+        f"Requests wait for deployment [deployment] of {NAME}.",
+        "Raise its max_replicas (serve.deployments) and, if pods are short, the group's "
+        "maxReplicas.",
+    ),
+    Alert(
+        # Each replica is a series of its own, so starts are counted as replicas seen.
+        "PlainMedRestarts",
+        f"count by (deployment) (count_over_time({Q.of(_STARTS)}[15m]))"
+        f" > 3 * count by (deployment) ({Q.of(_STARTS)})",
+        0,
+        "warning",
+        f"Replicas of [deployment] of {NAME} keep starting.",
+        "Usually memory. Compare the pods' use with their limits, or give the deployment fewer "
+        "replicas a pod.",
+    ),
+    Alert(
+        "PlainMedMemory",
+        f"max by (pod) ({Q.of('ray_node_mem_used')} / {Q.of('ray_node_mem_total')}) > 0.92",
+        10,
+        "warning",
+        f"Pod [pod] of {NAME} is close to its memory limit.",
+        "Raise the limit, or serve fewer replicas a pod.",
+    ),
+]
+
+_HEAD = """\
+{{- /* Made by scripts/alerts.py; do not edit. */}}
+{{- if .Values.monitoring.rules.enabled }}
+{{- $name := include "plainmed.name" . }}
+{{- $release := printf "release=%q" .Release.Name }}
+apiVersion: monitoring.coreos.com/v1
+kind: PrometheusRule
+metadata:
+  name: {{ $name }}
+  namespace: {{ .Release.Namespace }}
+  labels:
+    {{- include "plainmed.labels" . | nindent 4 }}
+    {{- with .Values.monitoring.rules.labels }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+spec:
+  groups:
+    - name: {{ $name }}
+      rules:
+"""
+
+
+def template() -> str:
+    """The chart's template."""
+    return _HEAD + "".join(_rule(alert) for alert in ALERTS) + "{{- end }}\n"
+
+
+def _rule(alert: Alert) -> str:
+    lines = [
+        f"- alert: {alert.name}",
+        "  expr: >-",
+        # Helm needs the space to tell the selector's brace from its own.
+        f"    {alert.expr.replace('{' + OURS, '{ {{- $release }}')}",
+        *([f"  for: {alert.minutes}m"] if alert.minutes else []),
+        f"  labels: {{ severity: {alert.severity} }}",
+        "  annotations:",
+        "    summary: >-",
+        f"      {_with_labels(alert.summary)}",
+        "    action: >-",
+        f"      {alert.action}",
+    ]
+    text = "".join(f"        {line}\n" for line in lines)
+    if not alert.running:
+        return text
+    return f"        {{{{- if not .Values.suspend }}}}\n{text}        {{{{- end }}}}\n"
+
+
+def _with_labels(summary: str) -> str:
+    """`[pod]` as Prometheus takes a label, which Helm must leave as it is."""
+    before, bracket, rest = summary.partition("[")
+    if not bracket:
+        return summary
+    label, _, after = rest.partition("]")
+    return f"{before}{{{{ `{{{{ $labels.{label} }}}}` }}}}{after}"
+
+
+def main() -> int:
+    """Writes or checks the file."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing")
+    wanted = template()
+    if parser.parse_args().check:
+        stale = FILE.read_text(encoding="utf-8") != wanted
+        if stale:
+            print(f"{FILE.name} is stale: run python scripts/alerts.py", file=sys.stderr)
+        return int(stale)
+    FILE.write_text(wanted, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
