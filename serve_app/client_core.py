@@ -1,7 +1,8 @@
 """What both Python clients share: where the server is, time limits, what is worth repeating.
 
-Sends nothing itself. Every call only computes, so repeating one is safe: connection errors
-and the statuses 429, 502, 503 and 504 are retried with jittered exponential backoff, and
+Sends nothing itself. Every call only computes, so repeating one is safe: connection errors,
+the statuses 429, 502, 503 and 504, and a 500 that is not PlainMed's own (Serve's proxy gives it for
+a gateway that died with the request) are retried with jittered exponential backoff, and
 Retry-After is honoured up to `max_wait`. A call that was sent but not answered within
 `timeout` is not repeated: the server may still be busy with it.
 """
@@ -23,7 +24,7 @@ from tenacity import RetryCallState, retry_if_exception, stop_after_attempt
 from tenacity.stop import stop_before_delay
 
 from serve_app import __version__
-from serve_app.client_wire import Call, PlainMedAPIError, PlainMedConnectionError
+from serve_app.client_wire import NO_CODE, Call, PlainMedAPIError, PlainMedConnectionError
 from serve_app.errors import ConfigError
 
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -152,7 +153,8 @@ class ClientCore(ABC):
 
 def _worth_repeating(error: BaseException) -> bool:
     if isinstance(error, PlainMedAPIError):
-        return error.status in RETRIED_STATUSES
+        foreign = error.status == 500 and error.code == NO_CODE
+        return foreign or error.status in RETRIED_STATUSES
     return isinstance(error, PlainMedConnectionError) and error.retryable
 
 

@@ -67,7 +67,7 @@ class PlainMedAPIError(PlainMedError):
 
     Attributes:
         status: the HTTP status; for an error inside a stream, the one its code stands for.
-        code: the server's stable error code; `NO_CODE` where the answer carried none,
+        code: the server's stable error code; `http_error` where the answer carried none,
             `bad_response` where a success could not be read.
         message: what went wrong, for people.
         field: the request field it is about, or None.

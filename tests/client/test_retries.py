@@ -72,6 +72,13 @@ def test_other_statuses_are_not_repeated(ask: Any, status: int) -> None:
     assert caught.value.status == status
 
 
+def test_a_500_of_the_proxy_is_repeated(ask: Any) -> None:
+    died = Answer(500, b"Internal Server Error", {"Content-Type": "text/plain; charset=utf-8"})
+    with ScriptedServer([died, RELEVANCE]) as server:
+        assert ask(server.url, "relevance", "a", "a", options=FAST) == [0.5]
+    assert len(server.received) == 2
+
+
 def test_waits_double_with_jitter(ask: Any) -> None:
     with ScriptedServer([busy()]) as server, pytest.raises(PlainMedAPIError):
         ask(server.url, "relevance", "a", "a", options={"backoff": 0.2, "retries": 3})
