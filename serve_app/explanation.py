@@ -60,10 +60,9 @@ class Explanation:
 
 
 def explain(original: str, generated: str, measured: Measured) -> Explanation:
-    """Explains what was measured of one pair; linear in the texts' lengths.
+    """Explains what was measured of one pair.
 
-    >>> _closest(["Aspirin was safe.", "Pain fell by 20%."], "It lowered pain by 20%.")
-    1
+    Linear in the texts' lengths, but that each claim is compared with each sentence of its chunk.
     """
     source = _Source(original)
     evidence = []
@@ -91,17 +90,18 @@ class _Source:
         for index, sentence in enumerate(self._sentences):
             self._places[at] = index
             at += len(sentence) + 1
-        self._chunks: dict[str, range | None] = {}
+        self._chunks: dict[str, tuple[range, _Bags]] = {}
 
     def support(self, claim: str, chunk: str) -> tuple[Span | None, Span | None]:
         """The spans of a chunk and of its sentence closest to the claim."""
         if chunk not in self._chunks:
-            self._chunks[chunk] = self._find(chunk)
-        found = self._chunks[chunk]
+            place = self._find(chunk) or range(0)
+            self._chunks[chunk] = place, _Bags(self._sentences[place.start : place.stop])
+        found, bags = self._chunks[chunk]
         if not found:
             return None, None
         passage = (self._spans[found[0]][0], self._spans[found[-1]][1])
-        index = _closest(self._sentences[found.start : found.stop], claim)
+        index = bags.closest(claim)
         return passage, None if index is None else self._spans[found[index]]
 
     def _find(self, chunk: str) -> range | None:
@@ -118,21 +118,36 @@ class _Source:
         return None
 
 
-def _closest(sentences: Sequence[str], claim: str) -> int | None:
-    """Which sentence is nearest by the words it shares, rare ones weighing more; the first one."""
-    bags = [_words(sentence) for sentence in sentences]
-    counts = Counter(word for bag in bags for word in bag)
-    rarity = {word: math.log((1 + len(bags)) / count) for word, count in counts.items()}
-    asked = _words(claim)
-    best, place = 0.0, None
-    for index, bag in enumerate(bags):
-        shared = math.fsum(rarity[word] for word in sorted(bag & asked))
-        if shared > 0:
-            # Divided by its own weight, so that a long sentence does not win by length.
-            shared /= math.sqrt(math.fsum(rarity[word] for word in sorted(bag)))
-        if shared > best:
-            best, place = shared, index
-    return place
+class _Bags:
+    """The words of a chunk's sentences, read once however many claims are compared with them."""
+
+    def __init__(self, sentences: Sequence[str]) -> None:
+        self._bags = [_words(sentence) for sentence in sentences]
+        counts = Counter(word for bag in self._bags for word in bag)
+        self._rarity = {
+            word: math.log((1 + len(self._bags)) / count) for word, count in counts.items()
+        }
+        self._weights = [math.sqrt(self._weight(bag)) for bag in self._bags]
+
+    def closest(self, claim: str) -> int | None:
+        """Which sentence is nearest by the words it shares, rare ones weighing more; the first.
+
+        >>> _Bags(["Aspirin was safe.", "Pain fell by 20%."]).closest("It lowered pain by 20%.")
+        1
+        """
+        asked = _words(claim)
+        best, place = 0.0, None
+        for index, (bag, weight) in enumerate(zip(self._bags, self._weights, strict=True)):
+            shared = self._weight(bag & asked)
+            if shared > 0:
+                # Divided by its own weight, so that a long sentence does not win by length.
+                shared /= weight
+            if shared > best:
+                best, place = shared, index
+        return place
+
+    def _weight(self, words: frozenset[str]) -> float:
+        return math.fsum(self._rarity[word] for word in words)  # exact, in whatever order
 
 
 def _words(text: str) -> frozenset[str]:

@@ -18,6 +18,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from serve_app.documents import read_json
 from serve_app.errors import ConfigError, InvalidInput
 from serve_app.targets_format import Calibration, read_calibration
 
@@ -125,7 +126,7 @@ class Targets:
             ConfigError: the file cannot be read, is not JSON, or lacks a key.
         """
         try:
-            document = json.loads(path.read_text(encoding="utf-8"))
+            document = read_json(path)
         except (OSError, ValueError) as error:
             raise ConfigError(f"cannot read targets file {path}: {error}") from error
         if not isinstance(document, dict):

@@ -1,4 +1,4 @@
-"""What directories of models hold and what loading them raises: said once for all who load.
+"""What directories of models hold: said once for all who load.
 
 Knows names only; loads nothing.
 """
@@ -8,23 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 """Types of weights, by the name that settings and options give them."""
-
-LOAD_ERRORS = (
-    OSError,
-    ValueError,
-    TypeError,
-    KeyError,
-    RuntimeError,
-    ImportError,
-    SafetensorError,
-    StrictDataclassError,
-)
-"""What transformers, peft and safetensors raise over files that are wrong or incomplete."""
 
 _TOKENIZER_FILES = (
     "tokenizer.json",

@@ -15,9 +15,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
+from serve_app.access.exposure import check_exposure, is_loopback, listened_on
+from serve_app.documents import read_yaml
 from serve_app.errors import ConfigError
 from serve_app.settings import Settings, load_settings
 
@@ -41,29 +42,37 @@ def load_document(
     The address comes from the arguments, else HOST and PORT, else the file.
 
     Raises:
-        ConfigError: the file cannot be read or does not hold a Serve config with one application.
+        ConfigError: the file cannot be read or does not hold a Serve config with one application,
+            or others could reach the address and there are no API keys.
     """
     document: dict[str, Any] = {"applications": [{"import_path": "serve_app.app:build"}]}
     if config_path is not None:
         try:
-            document = yaml.safe_load(config_path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            document = read_yaml(config_path)
+        except (OSError, ValueError) as error:
             raise ConfigError(f"cannot read {config_path}: {error}") from error
     applications = document.get("applications") if isinstance(document, dict) else None
     if not isinstance(applications, list) or len(applications) != 1:
         raise ConfigError(f"{config_path} must list exactly one application")
-    application = applications[0]
+    application = _mapping(applications[0], "its application")
     application["name"] = APP_NAME
     application.setdefault("route_prefix", "/")
-    arguments = application.setdefault("args", {})
+    arguments = _mapping(application.setdefault("args", {}), "args")
     if services:
         arguments["services"] = services
-    settings = load_settings(**arguments.get("settings", {}))
-    http = document.setdefault("http_options", {})
+    settings = load_settings(**_mapping(arguments.get("settings", {}), "settings"))
+    http = _mapping(document.setdefault("http_options", {}), "http_options")
     _address(http, settings, host, port)
+    check_exposure(settings, listened_on(str(http["host"])))
     # Drain has to tell the gateways, and Serve tells replicas of a change by user_config.
     _gateway(application)["user_config"] = {"draining": False}
     return document
+
+
+def _mapping(value: Any, name: str) -> dict[str, Any]:
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        raise ConfigError(f"the Serve config: {name} must be a mapping of names to values")
+    return value
 
 
 def _address(http: dict[str, Any], settings: Settings, host: str | None, port: int | None) -> None:
@@ -77,8 +86,10 @@ def _address(http: dict[str, Any], settings: Settings, host: str | None, port: i
 def _gateway(application: dict[str, Any]) -> dict[str, Any]:
     """The Gateway's entry among the application's deployments, added if absent."""
     deployments = application.setdefault("deployments", [])
+    if not isinstance(deployments, list):
+        raise ConfigError("the Serve config: deployments must be a list")
     for deployment in deployments:
-        if deployment.get("name") == "Gateway":
+        if _mapping(deployment, "each of deployments").get("name") == "Gateway":
             return deployment
     deployments.append({"name": "Gateway"})
     return deployments[-1]

@@ -97,6 +97,11 @@ class Settings(BaseSettings):
     api_keys: SecretStr | None = Field(
         None, description="The same document as text, for platforms that give secrets so."
     )
+    allow_no_keys: bool = Field(
+        False,
+        description="Start without keys on an address that other machines reach too; for where "
+        "something else asks who calls.",
+    )
 
     # --- traces -------------------------------------------------------------------------
     traces_endpoint: str | None = Field(

@@ -52,7 +52,7 @@ ALLOWED = {
     "sample": _BASE,
     "page_routes": {"sample"},
     "backend": _LIBRARY | {"generation", "recent"},
-    "health_routes": _BASE | {"schemas", "backend", "limits", "recent"},
+    "health_routes": _BASE | {"schemas", "backend", "checks", "limits", "recent"},
     "checks": _LIBRARY | {"generation", "schemas", "ticket"},
     "candidates": _LIBRARY | {"generation", "backend"},
     "generate_routes": _ROUTES | {"safe_log"},

@@ -19,6 +19,7 @@ from typing import Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from serve_app.documents import parse_json
 from serve_app.errors import ConfigError
 
 Service = Literal["metrics", "generator"]
@@ -118,6 +119,13 @@ def parse_keys(text: str, source: str) -> tuple[KeyEntry, ...]:
         ConfigError: it is not such a document, or two keys have the same id. No message repeats a
             value of the document, which may hold a key by mistake.
     """
+    try:
+        parse_json(text)
+    except ValueError:  # whose message may repeat what is there
+        raise ConfigError(
+            f"{source} is no keys document: it is not JSON, or has a name twice in one place; make "
+            "one with `plainmed keys new`"
+        ) from None
     try:
         entries = _File.model_validate_json(text).keys
     except ValidationError as error:

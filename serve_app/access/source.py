@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from serve_app.access.keys import KeyEntry, KeyRing, parse_keys
+from serve_app.documents import read_text
 from serve_app.errors import ConfigError
 
 LOOK_EVERY_S = 1.0
@@ -64,8 +65,8 @@ class KeySource:
             # Looked at first: what is written between the two is read again the next time.
             self._state = _look(self._path)
             try:
-                text = self._path.read_text(encoding="utf-8")
-            except (OSError, UnicodeDecodeError) as error:
+                text = read_text(self._path)
+            except (OSError, ValueError) as error:
                 raise ConfigError(f"cannot read API_KEYS_FILE: {error}") from None
             entries = (*entries, *parse_keys(text, "API_KEYS_FILE"))
         if len({entry.id for entry in entries}) < len(entries):

@@ -8,7 +8,6 @@ every object is the one the manifest names.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +27,7 @@ from serve_app.artifacts.s3_client import (
 from serve_app.artifacts.s3_transfer import ChangedWhileFetching, S3Object, download_objects
 from serve_app.artifacts.staging import Staging, Wanted
 from serve_app.artifacts.store import Artifact, safe_relative
+from serve_app.documents import MOST_BYTES, parse_json
 from serve_app.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -146,8 +146,10 @@ def _uploaded(client: Any, bucket: str, objects: list[S3Object]) -> list[S3Objec
         return objects
     where = f"s3://{bucket}/{manifest.key}"
     try:
-        body = client.get_object(Bucket=bucket, Key=manifest.key)["Body"].read()
-        wanted = {str(n): (int(s), str(e)) for n, (s, e) in json.loads(body)["files"].items()}
+        body = client.get_object(Bucket=bucket, Key=manifest.key)["Body"].read(MOST_BYTES + 1)
+        if len(body) > MOST_BYTES:
+            raise ValueError(f"it has more than {MOST_BYTES} bytes")
+        wanted = {str(n): (int(s), str(e)) for n, (s, e) in parse_json(body)["files"].items()}
     except client.exceptions.NoSuchKey as error:
         raise ChangedWhileFetching from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:

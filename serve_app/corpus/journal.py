@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 
 from serve_app.corpus.places import Place, Store
 from serve_app.corpus.scoring import BlockResult, Models, RowError, RowResult, Scores
+from serve_app.documents import parse_json
 from serve_app.errors import InvalidInput
 
 SUFFIX = ".parts"
@@ -57,7 +58,7 @@ class Journal:
 
     def _resume(self, names: set[str]) -> None:
         try:
-            manifest = json.loads(self._store.read(_MANIFEST))
+            manifest = parse_json(self._store.read(_MANIFEST))
             begun = manifest["run"]
             self._models = Models.from_dict(manifest["models"])
         except (ValueError, LookupError, TypeError) as error:
@@ -188,7 +189,7 @@ def _rows(name: str, content: bytes) -> tuple[RowResult, ...]:
             RowError(row["code"], row["message"])
             if isinstance(row, dict)
             else Scores(tuple(row[:-1]), row[-1])
-            for row in json.loads(content)
+            for row in parse_json(content)
         )
     except (ValueError, LookupError, TypeError) as error:
         raise InvalidInput(f"{name} is damaged; remove it and run again") from error

@@ -26,7 +26,14 @@ FORMATS: dict[str, Format] = {".csv": "csv", ".jsonl": "jsonl", ".parquet": "par
 Row = dict[str, Any]
 OnRow = Callable[[int, Row], None]
 
-_LONGEST_FIELD = 2**31 - 1  # csv refuses fields over 128 KiB by default
+LONGEST_ROW = 64 << 20
+"""Most bytes of one row: a thousand times a long article."""
+
+MOST_UNPACKED = 1000
+"""A Parquet file may unpack to so many times its size (counted as a MiB at least): texts that are
+repeated in every row reach a tenth of that."""
+
+_ROW_COST = 64  # bytes that a row counts beside its content
 _CHUNK = 1 << 20  # bytes hashed at a time
 _PARQUET_ROWS = 256  # rows decoded at a time
 
@@ -223,9 +230,15 @@ class _Lines:
         return self
 
     def __next__(self) -> str:
-        line = self._file.readline()
+        line = self._file.readline(LONGEST_ROW + 1)
         if not line:
             raise StopIteration
+        if len(line) > LONGEST_ROW:
+            where = f"row {self.row}" if self.row else "the header"
+            raise InvalidInput(
+                f"{self._name}: {where} has a line of more than {LONGEST_ROW >> 20} MiB; is a line "
+                "end or a closing quote missing?"
+            )
         begins = self.position
         self.position += len(line)
         self.count += 1
@@ -271,7 +284,7 @@ def _csv_header(name: str, lines: _Lines) -> tuple[str, ...]:
 
 def _csv_rows(name: str, lines: _Lines, columns: Sequence[str]) -> Iterator[tuple[Row, int]]:
     """Each row and the byte it starts at."""
-    before = csv.field_size_limit(_LONGEST_FIELD)
+    before = csv.field_size_limit(LONGEST_ROW)  # of its own it takes 128 KiB
     try:
         reader = csv.reader(lines, strict=True)
         number = 1
@@ -316,7 +329,7 @@ def _scan_jsonl(name: str, file: BinaryIO, on_row: OnRow | None) -> _Found:
 
 def _json_rows(name: str, lines: _Lines) -> Iterator[tuple[Row, int]]:
     """Each row and the byte it starts at."""
-    start = 0
+    start, lines.row = 0, 1
     for number, line in enumerate(lines, start=1):
         if line.strip():
             try:
@@ -364,26 +377,76 @@ def _scan_parquet(name: str, file: BinaryIO, on_row: OnRow | None) -> _Found:
         raise InvalidInput(f"{name}: the schema names a column twice")
     if on_row is not None:
         number = 0
-        for batch in parquet_batches(name, parquet):
+        for batch in parquet_batches(parquet):
             for row in batch.to_pylist():
                 on_row(number, row)
                 number += 1
     return _Found(columns, parquet.metadata.num_rows, digest.hexdigest())
 
 
-def _parquet_file(name: str, file: BinaryIO) -> Any:
+@dataclass(frozen=True)
+class Parquet:
+    """An open file.
+
+    Attributes:
+        name: for messages.
+        file: the `pyarrow.parquet.ParquetFile`, which reads texts as dictionaries: one that is
+            repeated a million times is in memory once, until it is known how much it is in all.
+        schema_arrow: the types of the columns as they are in the file.
+        most: bytes it may unpack to.
+    """
+
+    name: str
+    file: Any
+    schema_arrow: Any
+    most: int
+
+    @property
+    def metadata(self) -> Any:
+        """Rows and row groups."""
+        return self.file.metadata
+
+    def close(self) -> None:
+        """Closes it, whoever opened it."""
+        self.file.close(force=True)
+
+
+def _parquet_file(name: str, file: BinaryIO) -> Parquet:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         # Buffered and not prefetched: a row group larger than memory must be readable too.
-        return pq.ParquetFile(file, buffer_size=_CHUNK, pre_buffer=False)
-    except (pa.ArrowException, OSError) as error:
+        options: dict[str, Any] = {"buffer_size": _CHUNK, "pre_buffer": False}
+        plain = pq.ParquetFile(file, **options)
+        schema = plain.schema_arrow
+        texts = [
+            one.name
+            for one in schema
+            if pa.types.is_string(one.type) or pa.types.is_large_string(one.type)
+        ]
+        size = file.seek(0, io.SEEK_END)
+        found = pq.ParquetFile(file, metadata=plain.metadata, read_dictionary=texts, **options)
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise InvalidInput(f"{name} is not a Parquet file: {error}") from error
+    most = MOST_UNPACKED * max(size, 1 << 20)
+    columns = range(found.metadata.num_columns)
+    for group in range(found.metadata.num_row_groups):
+        row_group = found.metadata.row_group(group)
+        if sum(row_group.column(at).total_uncompressed_size for at in columns) > most:
+            raise InvalidInput(_too_much(name, most))
+    return Parquet(name, found, schema, most)
 
 
-def open_parquet(source: Source) -> Any:
-    """The `pyarrow.parquet.ParquetFile`, for a reading in order.
+def _too_much(name: str, most: int) -> str:
+    return (
+        f"{name} unpacks to more than {most >> 20} MiB, {MOST_UNPACKED} times its size, as no file "
+        "of texts does; if it is one all the same, save it as CSV or JSON lines"
+    )
+
+
+def open_parquet(source: Source) -> Parquet:
+    """The file, for a reading in order.
 
     Raises:
         InvalidInput: it cannot be read, or is no longer the one that was scanned.
@@ -393,21 +456,42 @@ def open_parquet(source: Source) -> Any:
 
 
 def parquet_batches(
-    name: str, parquet: Any, groups: Iterable[int] | None = None, columns: Any = None
+    parquet: Parquet, groups: Iterable[int] | None = None, columns: Any = None
 ) -> Iterator[Any]:
     """Record batches in order, of a few hundred rows at most.
 
     Raises:
-        InvalidInput: the file is damaged.
+        InvalidInput: the file is damaged, or unpacks to more than it may.
     """
     import pyarrow as pa
 
+    name, unpacked = parquet.name, 0
     try:
-        yield from parquet.iter_batches(
+        for batch in parquet.file.iter_batches(
             batch_size=_PARQUET_ROWS, row_groups=groups, columns=columns, use_threads=False
-        )
+        ):
+            unpacked += _ROW_COST * batch.num_rows + sum(map(_unpacked, batch.columns))
+            if unpacked > parquet.most:
+                raise InvalidInput(_too_much(name, parquet.most))
+            fields = [parquet.schema_arrow.field(one) for one in batch.schema.names]
+            plain = [
+                column if column.type == one.type else column.dictionary_decode().cast(one.type)
+                for column, one in zip(batch.columns, fields, strict=True)
+            ]
+            yield pa.record_batch(plain, schema=pa.schema(fields))
     except (pa.ArrowException, OSError) as error:
         raise InvalidInput(f"{name} cannot be read as Parquet: {error}") from error
+
+
+def _unpacked(column: Any) -> int:
+    """Bytes of a column once each of its texts stands for itself."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not pa.types.is_dictionary(column.type) or not len(column.dictionary):
+        return int(column.nbytes)
+    lengths = pc.binary_length(column.dictionary).take(column.indices)
+    return int(pc.sum(lengths).as_py() or 0)
 
 
 def _parquet_rows(source: Source, block: Block, columns: Sequence[str] | None) -> list[Row]:
@@ -424,7 +508,7 @@ def _parquet_rows(source: Source, block: Block, columns: Sequence[str] | None) -
             if not spans:
                 continue
             last = spans[-1].first + spans[-1].count
-            for batch in parquet_batches(source.name, parquet, [group], wanted):
+            for batch in parquet_batches(parquet, [group], wanted):
                 for span in spans:
                     low = max(span.first - at, 0)
                     high = min(span.first + span.count - at, batch.num_rows)
@@ -434,5 +518,5 @@ def _parquet_rows(source: Source, block: Block, columns: Sequence[str] | None) -
                 if at >= last:
                     break
     finally:
-        parquet.close(force=True)
+        parquet.close()
     return rows

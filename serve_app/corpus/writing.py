@@ -98,10 +98,10 @@ def _joined(
 def _parquet_chunks(corpus: Corpus) -> Iterator[list[Row]]:
     parquet = open_parquet(corpus.source)
     try:
-        for batch in parquet_batches(corpus.source.name, parquet):
+        for batch in parquet_batches(parquet):
             yield batch.to_pylist()
     finally:
-        parquet.close(force=True)
+        parquet.close()
 
 
 def _cells(result: RowResult, prefix: str) -> Row:
@@ -217,7 +217,7 @@ def _parquet_to_parquet(
         schema = pa.schema([*schema, *added], metadata=schema.metadata)
         count = 0
         with pq.ParquetWriter(file, schema) as writer:
-            for batch in parquet_batches(corpus.source.name, parquet):
+            for batch in parquet_batches(parquet):
                 cells = [_cells(row, prefix) for row in itertools.islice(flat, batch.num_rows)]
                 if len(cells) < batch.num_rows:
                     break
@@ -227,6 +227,6 @@ def _parquet_to_parquet(
                 writer.write_batch(pa.record_batch([*batch.columns, *columns], schema=schema))
                 count += batch.num_rows
     finally:
-        parquet.close(force=True)
+        parquet.close()
     if count != corpus.rows or next(flat, None) is not None:
         raise InvalidInput(f"{corpus.source.name} changed while it was worked on; start again")

@@ -7,19 +7,28 @@ The directory holds a whole model (`config.json`), or a LoRA adapter
 from __future__ import annotations
 
 import inspect
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from serve_app.artifacts import Downloads, resolve
+from serve_app.documents import read_json
 from serve_app.errors import ConfigError
-from serve_app.model_files import LOAD_ERRORS, has_tokenizer
+from serve_app.model_files import has_tokenizer
+from serve_app.weights import (
+    read_config,
+    refusing,
+    require_finite,
+    require_fitting,
+    require_sound_files,
+)
+
+_ADVICE = "merge or download the model again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +58,8 @@ def load_causal_model(
         downloads: for a base that has to be fetched; see `resolve`.
 
     Raises:
-        ConfigError: it is neither, or weights, tokenizer or base are missing or damaged.
+        ConfigError: it is neither, or weights, tokenizer or base are missing or damaged, or a
+            weight is no finite number.
     """
     if not directory.is_dir():
         raise ConfigError(f"{directory} is a file; a causal model is a directory")
@@ -80,10 +90,7 @@ def load_config(directory: Path) -> Any:
     Raises:
         ConfigError: it cannot be read, or is of another kind of model.
     """
-    try:
-        config = AutoConfig.from_pretrained(directory)
-    except LOAD_ERRORS as error:
-        raise ConfigError(f"cannot read the model config in {directory}: {error}") from error
+    config = read_config(directory)
     if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise ConfigError(
             f"{directory} holds a {config.model_type} model, which is not a causal language model"
@@ -92,12 +99,12 @@ def load_config(directory: Path) -> Any:
 
 
 def _load_model(directory: Path, config: Any, dtype: torch.dtype) -> Any:
-    try:
+    require_sound_files(directory)
+    require_fitting(AutoModelForCausalLM, config, directory)
+    with refusing(f"cannot load the causal model in {directory}"):
         model, info = AutoModelForCausalLM.from_pretrained(
-            directory, config=config, dtype=dtype, output_loading_info=True
+            directory, config=config, dtype=dtype, output_loading_info=True, trust_remote_code=False
         )
-    except LOAD_ERRORS as error:
-        raise ConfigError(f"cannot load the causal model in {directory}: {error}") from error
     if "past_key_values" not in inspect.signature(model.forward).parameters:
         raise ConfigError(
             f"{directory} holds a {config.model_type} model, which keeps no key-value cache; the "
@@ -110,6 +117,7 @@ def _load_model(directory: Path, config: Any, dtype: torch.dtype) -> Any:
             f"the weights in {directory} lack {len(missing)} tensors of the causal model, "
             f"such as {', '.join(missing[:3])}"
         )
+    require_finite(model.state_dict(), directory, _ADVICE)
     return model
 
 
@@ -124,10 +132,8 @@ def load_tokenizer(directory: Path) -> Any:
             f"{directory} has no tokenizer; copy tokenizer.json and tokenizer_config.json "
             "there from the model it was trained from"
         )
-    try:
-        return AutoTokenizer.from_pretrained(directory)
-    except LOAD_ERRORS as error:
-        raise ConfigError(f"cannot load the tokenizer in {directory}: {error}") from error
+    with refusing(f"cannot load the tokenizer in {directory}"):
+        return AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
 
 
 def _base_directory(adapter: Path, base_reference: str | None, downloads: Downloads | None) -> Path:
@@ -157,10 +163,8 @@ def _base_directory(adapter: Path, base_reference: str | None, downloads: Downlo
 
 
 def _named_base(adapter: Path) -> str:
-    try:
-        config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"{adapter / 'adapter_config.json'} is not JSON: {error}") from error
+    with refusing(f"{adapter / 'adapter_config.json'} is not JSON"):
+        config = read_json(adapter / "adapter_config.json", strict=False)
     named = config.get("base_model_name_or_path") if isinstance(config, dict) else None
     if not isinstance(named, str) or not named.strip():
         raise ConfigError(
@@ -173,12 +177,11 @@ def _named_base(adapter: Path) -> str:
 def _merge(base: Any, adapter: Path, tokens: int) -> Any:
     if tokens > base.get_input_embeddings().num_embeddings:
         base.resize_token_embeddings(tokens)
-    try:
-        return PeftModel.from_pretrained(base, str(adapter)).merge_and_unload(safe_merge=True)
-    except LOAD_ERRORS as error:
-        raise ConfigError(
-            f"cannot merge the LoRA adapter {adapter} with its base: {error}"
-        ) from error
+    require_sound_files(adapter)
+    with refusing(f"cannot merge the LoRA adapter {adapter} with its base"):
+        adapted = PeftModel.from_pretrained(base, str(adapter), low_cpu_mem_usage=True)
+        require_finite(adapted.state_dict(), adapter, "train the adapter again, or fetch it again")
+        return adapted.merge_and_unload(safe_merge=True)
 
 
 def context_of(config: Any, tokenizer: Any) -> int | None:

@@ -9,12 +9,14 @@ leaves the term alone: a text half simplified is better than a text made wrong.
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from serve_app.artifacts.embedded import RESOURCES
+from serve_app.documents import read_text
 from serve_app.errors import ConfigError
 from serve_app.generation.glossary_table import (
     Form,
@@ -154,9 +156,10 @@ class Glossary:
         """
         source = RESOURCES / "glossary.csv" if path is None else path
         try:
-            with source.open(encoding="utf-8-sig", newline="") as file:
-                forms = dict(read_forms(file, source))
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            forms = dict(read_forms(io.StringIO(read_text(source), newline=""), source))
+        except ConfigError:
+            raise
+        except (OSError, ValueError, csv.Error) as error:
             raise ConfigError(f"cannot read the glossary {source}: {error}") from error
         glossary = cls(forms)
         for form in glossary._forms.values():

@@ -29,7 +29,8 @@ _NAMES = (
 )
 _CAPITALS = r"[A-Z]{3,}(?: (?:[A-Z]{2,}|&|/))+"
 _HEADING = re.compile(rf"\s*(?:(?i:{_NAMES})|{_CAPITALS})\s*(?::|\s[–—-])\s+")
-_HEADING_LINE = re.compile(rf"[ \t]*(?:(?i:{_NAMES})|{_CAPITALS})[ \t]*:?[ \t]*")
+# Possessive: else the two runs of blanks divide one between them in every way there is.
+_HEADING_LINE = re.compile(rf"[ \t]*(?:(?i:{_NAMES})|{_CAPITALS})[ \t]*+:?[ \t]*+")
 _BULLET = re.compile(r"[ \t]*(?:[-*•·–—]|\d{1,2}[.)])[ \t]+")
 
 _OPENS = re.compile(r"[\"'“‘(\[]*[^\W_]")

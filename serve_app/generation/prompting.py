@@ -11,8 +11,6 @@ import threading
 import uuid
 from typing import Any
 
-from jinja2.exceptions import TemplateError
-
 from serve_app.errors import ConfigError
 
 
@@ -115,8 +113,10 @@ def _render_chat(tokenizer: Any, system_prompt: str, user_prefix: str) -> tuple[
             rendered: str = tokenizer.apply_chat_template(
                 messages, tokenize=False, add_generation_prompt=True
             )
-        except (TemplateError, ValueError, TypeError) as error:
-            problem = str(error)
+        except (
+            Exception
+        ) as error:  # a template is code of the model's author: it can raise anything
+            problem = str(error) or type(error).__name__
             continue
         # Some templates skip a system message in silence instead of refusing it.
         if rendered.count(marker) == 1 and system_prompt.strip() in rendered:

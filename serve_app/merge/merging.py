@@ -20,10 +20,18 @@ import torch
 import transformers
 from peft import PeftModel
 from safetensors import safe_open
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from serve_app.documents import read_json
 from serve_app.errors import ConfigError
-from serve_app.model_files import DTYPES, LOAD_ERRORS, has_tokenizer
+from serve_app.model_files import DTYPES, has_tokenizer
+from serve_app.weights import (
+    read_config,
+    refusing,
+    require_finite,
+    require_fitting,
+    require_sound_files,
+)
 
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 5e-2}
 """Largest difference of any logit, as a share of the largest logit, by the dtype written."""
@@ -79,10 +87,8 @@ def require_adapter(directory: Path) -> dict[str, Any]:
     path = directory / "adapter_config.json"
     if not path.is_file():
         raise ConfigError(f"{directory} is no LoRA adapter: it has no adapter_config.json")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot read {path}: {error}") from error
+    with refusing(f"cannot read {path}"):
+        config = read_json(path, strict=False)
     kind = config.get("peft_type") if isinstance(config, dict) else None
     if kind != "LORA":
         raise ConfigError(f"{path} is of kind {kind!r}; only LORA adapters can be merged")
@@ -136,10 +142,8 @@ def merge_adapter(
     with model.disable_adapter():
         effect = _difference(_logits(model, ids), wanted)
     tell("merging")
-    try:
+    with refusing(f"cannot merge the LoRA adapter {adapter}"):
         merged = model.merge_and_unload(safe_merge=True)
-    except LOAD_ERRORS as error:
-        raise ConfigError(f"cannot merge the LoRA adapter {adapter}: {error}") from error
     scale = float(wanted.abs().max())
     merge_error = _difference(_logits(merged, ids), wanted)
     _require_close("the merged model", merge_error, scale, torch.float32)
@@ -188,11 +192,7 @@ def _dtype(base: Path, dtype: str) -> torch.dtype:
         if dtype not in DTYPES:
             raise ConfigError(f"dtype is {dtype!r}; choose auto or one of {', '.join(DTYPES)}")
         return DTYPES[dtype]
-    try:
-        config = AutoConfig.from_pretrained(base)
-    except LOAD_ERRORS as error:
-        raise ConfigError(f"cannot read the model config in {base}: {error}") from error
-    own = getattr(config, "dtype", None) or torch.float32
+    own = getattr(read_config(base), "dtype", None) or torch.float32
     return own if own in TOLERANCE else torch.float32
 
 
@@ -223,7 +223,7 @@ def _versions() -> dict[str, str]:
 
 def _finished(out: Path, made_of: str) -> MergeReport | None:
     try:
-        record = json.loads((out / RECORD).read_text(encoding="utf-8"))
+        record = read_json(out / RECORD)
         if record["made_of"] != made_of:
             return None
         fields = {name: record[name] for name in MergeReport.__slots__}
@@ -248,10 +248,8 @@ def _replace(out: Path, partial: Path) -> None:
 def _tokenizer(adapter: Path, base: Path) -> Any:
     for directory in (adapter, base):
         if has_tokenizer(directory):
-            try:
-                return AutoTokenizer.from_pretrained(directory)
-            except LOAD_ERRORS as error:
-                raise ConfigError(f"cannot load the tokenizer in {directory}: {error}") from error
+            with refusing(f"cannot load the tokenizer in {directory}"):
+                return AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
     raise ConfigError(f"neither {adapter} nor its base {base} has a tokenizer; copy one there")
 
 
@@ -259,15 +257,17 @@ def _adapted(
     adapter: Path, base: Path, tokenizer: Any, config: dict[str, Any]
 ) -> tuple[Any, list[int], list[str]]:
     """Base and adapter in float32, the ids of added tokens, and warnings."""
-    try:
+    for directory in (base, adapter):
+        require_sound_files(directory)
+    require_fitting(AutoModelForCausalLM, read_config(base), base)
+    with refusing(f"cannot load the base model in {base}"):
         model, info = AutoModelForCausalLM.from_pretrained(
-            base, dtype=torch.float32, output_loading_info=True
+            base, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
         )
-    except LOAD_ERRORS as error:
-        raise ConfigError(f"cannot load the base model in {base}: {error}") from error
     if info["missing_keys"]:  # transformers fills them with random numbers and goes on
         names = sorted(info["missing_keys"])
         raise ConfigError(f"the base model in {base} lacks weights, such as {', '.join(names[:3])}")
+    require_finite(model.state_dict(), base, "get the base again")
     rows = model.get_input_embeddings().weight.shape[0]
     trained = _trained_rows(adapter, model)
     wanted = max(rows, len(tokenizer)) if trained is None else trained
@@ -289,12 +289,10 @@ def _adapted(
         )
     if trained is not None and not config.get("ensure_weight_tying"):
         _untie(model)
-    try:
-        return PeftModel.from_pretrained(model, str(adapter)).eval(), added, warnings
-    except LOAD_ERRORS as error:
-        raise ConfigError(
-            f"the LoRA adapter {adapter} does not fit its base {base}: {error}"
-        ) from error
+    with refusing(f"the LoRA adapter {adapter} does not fit its base {base}"):
+        adapted = PeftModel.from_pretrained(model, str(adapter), low_cpu_mem_usage=True).eval()
+    require_finite(adapted.state_dict(), adapter, "train the adapter again, or fetch it again")
+    return adapted, added, warnings
 
 
 def _untie(model: Any) -> None:
@@ -322,14 +320,11 @@ def _trained_rows(adapter: Path, model: Any) -> int | None:
     weights = adapter / "adapter_model.safetensors"
     if not weights.is_file():
         return None
-    try:
-        with safe_open(weights, framework="pt") as file:
-            for key in file.keys():  # noqa: SIM118 - not a dictionary
-                for ending, axis in axes.items():
-                    if key.endswith(f".{ending}"):
-                        return int(file.get_slice(key).get_shape()[axis])
-    except LOAD_ERRORS as error:
-        raise ConfigError(f"cannot read {weights}: {error}") from error
+    with refusing(f"cannot read {weights}"), safe_open(weights, framework="pt") as file:
+        for key in file.keys():  # noqa: SIM118 - not a dictionary
+            for ending, axis in axes.items():
+                if key.endswith(f".{ending}"):
+                    return int(file.get_slice(key).get_shape()[axis])
     return None
 
 
@@ -362,17 +357,13 @@ def _require_close(what: str, error: float, scale: float, dtype: torch.dtype) ->
 
 
 def _save(model: Any, tokenizer: Any, out: Path, max_shard_size: str) -> None:
-    try:
+    with refusing(f"cannot write the merged model to {out}"):
         model.save_pretrained(out, max_shard_size=max_shard_size)
         tokenizer.save_pretrained(out)
-    except LOAD_ERRORS as error:
-        raise ConfigError(f"cannot write the merged model to {out}: {error}") from error
 
 
 def _saved_logits(directory: Path, ids: torch.Tensor) -> torch.Tensor:
     """Of the weights as written, computed in float32: what differs is their rounding alone."""
-    try:
+    with refusing(f"cannot load what was written to {directory}"):
         model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
-    except LOAD_ERRORS as error:
-        raise ConfigError(f"cannot load what was written to {directory}: {error}") from error
     return _logits(model, ids)

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import argparse
 import logging
-import pickle
 import re
-import struct
 import zipfile
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -22,10 +20,20 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModel
+from transformers import AutoModel
 
 from serve_app.errors import CheckpointError
 from serve_app.metrics.align_model import HEADS, AlignModel
+from serve_app.weights import (
+    forbidden_name,
+    listed,
+    read_config,
+    reason,
+    refusing,
+    require_finite,
+    require_fitting,
+    require_sound_files,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -49,12 +57,6 @@ _CONTAINERS: list[Any] = [
         )
     ),
 ]
-
-# What torch raises on files that are damaged, or are no checkpoint at all.
-_UNREADABLE = (
-    pickle.UnpicklingError, EOFError, OSError, RuntimeError, ValueError, LookupError, TypeError,
-    AttributeError, AssertionError, OverflowError, struct.error, zipfile.BadZipFile,
-)  # fmt: skip
 
 _ADVICE = (
     "ALIGNSCORE_CKPT must name a published AlignScore checkpoint such as AlignScore-base.ckpt; "
@@ -87,30 +89,30 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], str | None]:
     """
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint file {path}; {_ADVICE}")
+    require_sound_files(path, CheckpointError)
     try:
         with torch.serialization.safe_globals(_CONTAINERS):
             # Only the zip format can be mapped; the one before torch 1.6 is read whole.
             content = torch.load(
                 path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
             )
-    except _UNREADABLE as error:
-        forbidden = re.search(r"GLOBAL (\S+)", str(error))
+    except Exception as error:  # a hostile file can make the unpickler raise anything at all
+        forbidden = forbidden_name(error)
         if forbidden is not None:
             raise CheckpointError(
-                f"{path} names {forbidden[1]}, which is not a weight; it was not run and the "
+                f"{path} names {forbidden}, which is not a weight; it was not run and the "
                 "file is refused. Use a checkpoint whose source you trust, saved with its "
                 "state_dict and plain metadata only"
             ) from error
-        reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
-        raise CheckpointError(f"{path} is not a readable checkpoint ({reason}); {_ADVICE}") from (
-            error
-        )
+        raise CheckpointError(
+            f"{path} is not a readable checkpoint ({reason(error)}); {_ADVICE}"
+        ) from error
     state = content.get("state_dict") if isinstance(content, Mapping) else None
     if not isinstance(state, Mapping) or not state:
         raise CheckpointError(f"{path} has no state_dict, so Lightning did not write it; {_ADVICE}")
     strange = [str(name) for name, value in state.items() if not isinstance(value, Tensor)]
     if strange:
-        raise CheckpointError(f"{path}: {_listed(strange)} hold no weights; {_ADVICE}")
+        raise CheckpointError(f"{path}: {listed(strange)} hold no weights; {_ADVICE}")
     hyper = content.get("hyper_parameters")
     backbone = hyper.get("model") if isinstance(hyper, Mapping) else getattr(hyper, "model", None)
     return dict(state), backbone if isinstance(backbone, str) else None
@@ -131,17 +133,17 @@ def load_checkpoint(path: Path, backbone: Path) -> tuple[AlignModel, CheckpointR
     state, trained_on = read_checkpoint(path)
     hint = f"it was trained on {trained_on!r}; " if trained_on else ""
     hint += "ALIGNSCORE_MODEL must name the directory of that backbone"
-    model = AlignModel(_empty_encoder(backbone))
+    model = AlignModel(_empty_encoder(backbone, path))
     wanted = model.state_dict()
     ignored = tuple(name for name in state if name not in wanted and _NOT_NEEDED.search(name))
     others = [name for name in state if name not in wanted and name not in ignored]
     problems = []
     missing = [name for name in wanted if name not in state]
     if missing:
-        problems.append(f"missing weights: {_listed(missing)}")
+        problems.append(f"missing weights: {listed(missing)}")
     surplus = [name for name in others if name.startswith(_OURS)]
     if surplus:
-        problems.append(f"unexpected weights: {_listed(surplus)}")
+        problems.append(f"unexpected weights: {listed(surplus)}")
     for name in wanted.keys() & state.keys():
         if wanted[name].shape != state[name].shape:
             problems.append(
@@ -150,27 +152,24 @@ def load_checkpoint(path: Path, backbone: Path) -> tuple[AlignModel, CheckpointR
             )
     if problems:
         raise CheckpointError(f"{path} does not fit {backbone}: {'; '.join(problems[:8])}. {hint}")
-    broken = [name for name in wanted if not bool(torch.isfinite(state[name]).all())]
-    if broken:
-        raise CheckpointError(f"{path}: {_listed(broken)} hold NaN or infinity; {_ADVICE}")
+    require_finite({name: state[name] for name in wanted}, path, _ADVICE, CheckpointError)
     if others:
-        logger.warning("%s: weights of no use for scoring: %s", path, _listed(others))
+        logger.warning("%s: weights of no use for scoring: %s", path, listed(others))
     model.load_state_dict({name: state[name] for name in wanted})
     report = CheckpointReport(len(wanted), ignored, tuple(others), trained_on)
     return model.eval(), report
 
 
-def _empty_encoder(backbone: Path) -> Any:
-    try:
-        config = AutoConfig.from_pretrained(backbone)
-        return AutoModel.from_config(config, attn_implementation="sdpa", dtype=torch.float32)
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(
-            f"{backbone} is no backbone of ALIGNSCORE_CKPT: it needs a config.json that "
-            f"transformers knows, and a tokenizer ({error})"
-        ) from error
-
-
-def _listed(names: list[str], most: int = 6) -> str:
-    shown = ", ".join(names[:most])
-    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
+def _empty_encoder(backbone: Path, checkpoint: Path) -> Any:
+    what = (
+        f"{backbone} is no backbone of ALIGNSCORE_CKPT: it needs a config.json that transformers "
+        "knows, and a tokenizer"
+    )
+    if not (backbone / "config.json").is_file():
+        raise CheckpointError(what)
+    config = read_config(backbone, CheckpointError)
+    require_fitting(AutoModel, config, checkpoint, CheckpointError)
+    with refusing(what, CheckpointError):
+        return AutoModel.from_config(
+            config, attn_implementation="sdpa", dtype=torch.float32, trust_remote_code=False
+        )

@@ -12,7 +12,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -20,9 +20,17 @@ from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel
 
 from serve_app.artifacts import resolve
+from serve_app.documents import read_json
 from serve_app.errors import CheckpointError
 from serve_app.metrics.packed import PackedEncoder, PackedForward, supports
 from serve_app.metrics.quiet import quiet_loading
+from serve_app.weights import (
+    read_config,
+    refusing,
+    require_finite,
+    require_fitting,
+    require_sound_files,
+)
 
 HEADS = ("bin_layer", "tri_layer", "reg_layer")
 DEFAULT_CHUNK_WORDS = 350
@@ -89,12 +97,17 @@ class CompactConfig:
 
 
 def is_compact(directory: Path) -> bool:
-    """True if the directory holds a compact model rather than an encoder."""
+    """True if the directory holds a compact model rather than an encoder.
+
+    Raises:
+        CheckpointError: its config.json cannot be read.
+    """
     config = directory / "config.json"
     if not config.is_file():
         return False
-    data: dict[str, Any] = json.loads(config.read_text(encoding="utf-8"))
-    return data.get("plainmed_format") == "alignscore-compact"
+    with refusing(f"cannot read {config}", CheckpointError):
+        data = read_json(config, strict=False)
+    return isinstance(data, dict) and data.get("plainmed_format") == "alignscore-compact"
 
 
 def save_compact(model: AlignModel, directory: Path, config: CompactConfig) -> None:
@@ -136,16 +149,21 @@ def load_compact(directory: Path) -> tuple[AlignModel, CompactConfig, Path]:
     Raises:
         CheckpointError: a file is missing, or does not fit the base encoder.
     """
-    try:
-        document = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    with refusing(f"{directory} is not a compact AlignScore model", CheckpointError):
+        document = read_json(directory / "config.json")
         document.pop("plainmed_format")
         config = CompactConfig(**document)
         tensors = load_file(directory / "model.safetensors")
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise CheckpointError(f"{directory} is not a compact AlignScore model: {error}") from error
     base_directory = resolve(config.base)
-    with quiet_loading():
-        model = AlignModel(AutoModel.from_pretrained(base_directory, attn_implementation="sdpa"))
+    with refusing(f"{directory}: cannot load its base {config.base}", CheckpointError):
+        require_sound_files(base_directory, CheckpointError)
+        base_config = read_config(base_directory, CheckpointError)
+        require_fitting(AutoModel, base_config, base_directory, CheckpointError)
+        with quiet_loading():
+            base = AutoModel.from_pretrained(
+                base_directory, attn_implementation="sdpa", trust_remote_code=False
+            )
+    model = AlignModel(base)
     state = model.state_dict()
     for name, tensor in tensors.items():
         kind, _, target = name.partition(".")
@@ -156,7 +174,8 @@ def load_compact(directory: Path) -> tuple[AlignModel, CompactConfig, Path]:
         elif kind == "left":
             if f"right.{target}" not in tensors:
                 raise CheckpointError(f"{directory}: {target} has only half of its factors")
-            update = state[target] + tensor.float() @ tensors[f"right.{target}"].float()
+            with refusing(f"{directory}: the factors of {target} do not fit", CheckpointError):
+                update = state[target] + tensor.float() @ tensors[f"right.{target}"].float()
         else:
             continue
         if update.shape != state[target].shape:
@@ -168,4 +187,6 @@ def load_compact(directory: Path) -> tuple[AlignModel, CompactConfig, Path]:
     missing = [head for head in HEADS if f"full.{head}.weight" not in tensors]
     if missing:
         raise CheckpointError(f"{directory}: no weights for {', '.join(missing)}")
+    advice = "get the model again from where it is published"
+    require_finite(model.state_dict(), directory, advice, CheckpointError)
     return model.eval(), config, base_directory

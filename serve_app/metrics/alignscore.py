@@ -35,15 +35,19 @@ from serve_app.metrics.align_model import (
     is_compact,
     load_compact,
 )
-from serve_app.metrics.encoder import Batch, EncoderRuntime, TokenSequence
+from serve_app.metrics.encoder import Batch, EncoderRuntime
 from serve_app.metrics.pair_tokens import PairEncoder
 from serve_app.metrics.sentences import split_sentences
 from serve_app.metrics.text import require_pairs
 from serve_app.settings import EvalMode
+from serve_app.weights import refusing
 
 __all__ = ["AlignScoreResult", "AlignScorer", "ClaimSentence", "EvalMode", "context_chunks"]
 
 EVAL_MODES: tuple[str, ...] = get_args(EvalMode)
+
+_AT_ONCE = 4096
+"""Pairs whose tokens are in memory together; more gain no speed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +127,7 @@ class AlignScorer:
         dtype: `float32`, or a faster and inexact `bfloat16` or `float16`.
         token_budget: most padded tokens a forward pass takes.
         max_rows: most (chunk, sentence) pairs a forward pass takes, or None.
+        max_pairs: most of them that one context and claim may make in the `_sp` modes, or None.
 
     Raises:
         ConfigError: an argument is out of its range, or the tokenizer is not a fast one.
@@ -140,6 +145,7 @@ class AlignScorer:
         dtype: str = "float32",
         token_budget: int = 8192,
         max_rows: int | None = None,
+        max_pairs: int | None = None,
     ) -> None:
         if eval_mode not in EVAL_MODES:
             raise ConfigError(f"eval_mode {eval_mode!r} is none of {', '.join(EVAL_MODES)}")
@@ -148,6 +154,7 @@ class AlignScorer:
         self.name = name
         self.eval_mode = eval_mode
         self.chunk_words = chunk_words
+        self.max_pairs = max_pairs
         config = model.base_model.config
         self._pairs = PairEncoder(
             tokenizer,
@@ -177,6 +184,7 @@ class AlignScorer:
         dtype: str = "float32",
         token_budget: int = 8192,
         max_rows: int | None = None,
+        max_pairs: int | None = None,
         downloads: Downloads | None = None,
     ) -> AlignScorer:
         """A scorer from weights references (see `serve_app.artifacts`).
@@ -223,6 +231,7 @@ class AlignScorer:
             dtype=dtype,
             token_budget=token_budget,
             max_rows=max_rows,
+            max_pairs=max_pairs,
         )
 
     @property
@@ -241,7 +250,7 @@ class AlignScorer:
 
         Raises:
             InvalidInput: the lists are empty or differ in length, a text is empty or has no
-                word, or the mode is unknown.
+                word, a pair makes more than `max_pairs`, or the mode is unknown.
             MetricFailed: the model gave NaN or infinity.
         """
         mode = self.eval_mode if eval_mode is None else eval_mode
@@ -254,6 +263,8 @@ class AlignScorer:
             self._split(context, claim, mode)
             for context, claim in zip(contexts, claims, strict=True)
         ]
+        for index, (chunks, sentences) in enumerate(samples):
+            self._require_few(len(chunks), len(sentences), index)
         scores = self._score_pairs(
             dict.fromkeys(
                 (chunk, sentence)
@@ -281,6 +292,16 @@ class AlignScorer:
             for chunks, sentences in samples
         ]
 
+    def _require_few(self, chunks: int, sentences: int, index: int) -> None:
+        if self.max_pairs is not None and chunks * sentences > self.max_pairs:
+            raise InvalidInput(
+                f"the original has {chunks} chunks and the summary {sentences} sentences: "
+                f"{chunks * sentences} pairs to compare for factuality, and at most "
+                f"{self.max_pairs} are (ALIGNSCORE_MAX_PAIRS); send shorter texts",
+                field=f"texts_generated[{index}]",
+                code="too_many_pairs",
+            )
+
     def _split(self, context: str, claim: str, mode: EvalMode) -> tuple[list[str], list[str]]:
         if mode.endswith("_sp"):
             return context_chunks(context, self.chunk_words), split_sentences(claim)
@@ -292,18 +313,20 @@ class AlignScorer:
         """Score and truncation of each distinct (chunk, sentence), in one run."""
         texts = list(dict.fromkeys(text for pair in pairs for text in pair))
         tokens = dict(zip(texts, self._pairs.encode(texts), strict=True))
-        sequences: list[TokenSequence] = []
-        cuts: list[bool] = []
-        for chunk, sentence in pairs:
-            sequence, cut = self._pairs.join(tokens[chunk], tokens[sentence])
-            sequences.append(sequence)
-            cuts.append(cut)
 
         def consume(logits: AlignLogits, _: Batch) -> list[float]:
             return head_scores(logits, mode)
 
-        scores = self._runtime.run(sequences, consume)
-        return dict(zip(pairs, zip(scores, cuts, strict=True), strict=True))
+        found: dict[tuple[str, str], tuple[float, bool]] = {}
+        waiting = list(pairs)
+        for at in range(0, len(waiting), _AT_ONCE):
+            part = waiting[at : at + _AT_ONCE]
+            joined = [self._pairs.join(tokens[chunk], tokens[sentence]) for chunk, sentence in part]
+            sequences = [sequence for sequence, _ in joined]
+            scores = self._runtime.run(sequences, consume)
+            cuts = [cut for _, cut in joined]
+            found.update(zip(part, zip(scores, cuts, strict=True), strict=True))
+        return found
 
 
 def _summarise(
@@ -353,7 +376,5 @@ def load_tokenizer(directory: Path) -> Any:
     """
     ready = (directory / "tokenizer.json").is_file()
     kind = PreTrainedTokenizerFast if ready else AutoTokenizer
-    try:
-        return kind.from_pretrained(directory)
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{directory} has no usable tokenizer: {error}") from error
+    with refusing(f"{directory} has no usable tokenizer", CheckpointError):
+        return kind.from_pretrained(directory, trust_remote_code=False)

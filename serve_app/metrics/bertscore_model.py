@@ -5,7 +5,6 @@ Knows where each family of transformers keeps its layers and positions; knows no
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,16 @@ import torch
 from torch import nn
 from transformers import AutoModel, AutoTokenizer, GPT2Tokenizer, RobertaTokenizer
 
+from serve_app.documents import read_json
 from serve_app.errors import CheckpointError, ConfigError
 from serve_app.metrics.quiet import quiet_loading
+from serve_app.weights import (
+    read_config,
+    refusing,
+    require_finite,
+    require_fitting,
+    require_sound_files,
+)
 
 # Where encoders keep their layers; the first path there is wins.
 _LAYER_LISTS = ("layer", "encoder.block", "encoder.layer", "transformer.layer", "block", "layers")
@@ -90,35 +97,47 @@ def encoder_limit(encoder: Any, tokenizer: Any) -> int:
 
 
 def config_names(directory: Path) -> list[str]:
-    """The model name a directory's config.json was saved under, if it says."""
+    """The model name a directory's config.json was saved under, if it says.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
     path = directory / "config.json"
-    name = json.loads(path.read_text(encoding="utf-8")).get("_name_or_path")
-    return [name] if name else []
+    with refusing(f"BERTSCORE_MODEL: cannot read {path}", CheckpointError):
+        name = read_json(path, strict=False).get("_name_or_path")
+    return [name] if isinstance(name, str) and name else []
 
 
 def load_encoder(directory: Path) -> nn.Module:
     """The encoder of a directory in float32, with SDPA attention.
 
     Raises:
-        CheckpointError: there is none, or weights other than the pooler's are missing.
+        CheckpointError: there is none, or weights other than the pooler's are missing or no finite
+            numbers.
     """
     if not (directory / "config.json").is_file():
         raise CheckpointError(
             f"BERTSCORE_MODEL: {directory} is not an encoder directory (no config.json)"
         )
-    try:
-        with quiet_loading():
-            encoder, info = AutoModel.from_pretrained(
-                directory, attn_implementation="sdpa", dtype=torch.float32, output_loading_info=True
-            )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"BERTSCORE_MODEL: cannot load {directory}: {error}") from error
+    require_sound_files(directory, CheckpointError)
+    config = read_config(directory, CheckpointError)
+    require_fitting(AutoModel, config, directory, CheckpointError)
+    with refusing(f"BERTSCORE_MODEL: cannot load {directory}", CheckpointError), quiet_loading():
+        encoder, info = AutoModel.from_pretrained(
+            directory,
+            attn_implementation="sdpa",
+            dtype=torch.float32,
+            output_loading_info=True,
+            trust_remote_code=False,
+        )
     missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
     if missing:
         raise CheckpointError(
             f"BERTSCORE_MODEL: {directory} lacks {len(missing)} weights of a "
             f"{type(encoder).__name__}, such as {missing[0]}"
         )
+    advice = "BERTSCORE_MODEL must name an encoder with whole weights; get it again"
+    require_finite(encoder.state_dict(), directory, advice, CheckpointError)
     return encoder
 
 
@@ -128,14 +147,12 @@ def load_tokenizer(directory: Path) -> Any:
     Raises:
         CheckpointError: there is none that can be used.
     """
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(directory)
+    with refusing(f"BERTSCORE_MODEL: no usable tokenizer in {directory}", CheckpointError):
+        tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
         if isinstance(tokenizer, (GPT2Tokenizer, RobertaTokenizer)):
             # bert-score asks for a space before the first word at each call; transformers 5
             # takes that only here, and without it the first word is another token.
-            tokenizer = AutoTokenizer.from_pretrained(directory, add_prefix_space=True)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"BERTSCORE_MODEL: no usable tokenizer in {directory}: {error}"
-        ) from error
+            tokenizer = AutoTokenizer.from_pretrained(
+                directory, add_prefix_space=True, trust_remote_code=False
+            )
     return tokenizer

@@ -56,6 +56,7 @@ def load_factuality(settings: Settings) -> AlignScorer:
         dtype=settings.metrics_dtype,
         token_budget=settings.token_budget,
         max_rows=settings.alignscore_batch,
+        max_pairs=settings.alignscore_max_pairs,
         downloads=Downloads.of(settings),
     )
 

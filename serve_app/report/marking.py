@@ -5,6 +5,7 @@ Knows texts and offsets; knows no model and no HTML.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -119,7 +120,8 @@ def _spans(
 def _pieces(text: str, start: int, end: int, words: Sequence[tuple[int, int]]) -> tuple[Piece, ...]:
     pieces = []
     at = start
-    for first, last in words:
+    # Those of this sentence alone: a summary may have many thousand.
+    for first, last in words[bisect_left(words, (start, 0)) : bisect_left(words, (end, 0))]:
         if first < at or last > end:
             continue
         if first > at:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import accelerate
@@ -21,11 +22,11 @@ from transformers import PrinterCallback, TrainerCallback, set_seed
 
 from serve_app.errors import ConfigError
 from serve_app.generation.causal_model import load_causal_model
-from serve_app.model_files import LOAD_ERRORS
 from serve_app.training.generator_data import Examples
 from serve_app.training.generator_options import Stage, TrainOptions
 from serve_app.training.reward import Reward, loss_reward, metric_rewards
 from serve_app.training.reward_scoring import PairScorer
+from serve_app.weights import reason, refusing, require_sound_files
 
 OnLog = Callable[[str, int, int, dict[str, float]], None]
 """Told the stage, the step, the steps there are, and the numbers of that step."""
@@ -135,7 +136,12 @@ def run_stage(
     )
     trainer.remove_callback(PrinterCallback)  # it prints every number there is
     checkpoint = place.checkpoint
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    if checkpoint is not None:
+        require_sound_files(checkpoint)
+    try:
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    except UnpicklingError as error:
+        raise ConfigError(f"cannot go on from {checkpoint}: {reason(error)}") from error
     if trainer.is_world_process_zero():
         trainer.state.save_to_json(str(place.folder / "trainer_state.json"))
         _save(trainer.accelerator.unwrap_model(trainer.model), loaded.tokenizer, place.adapter)
@@ -149,10 +155,9 @@ def run_stage(
 
 def _adapted(model: Any, options: TrainOptions, begin: Path | None) -> Any:
     if begin is not None:
-        try:
+        require_sound_files(begin)
+        with refusing(f"the adapter {begin} does not fit the base"):
             return PeftModel.from_pretrained(model, str(begin), is_trainable=True)
-        except LOAD_ERRORS as error:
-            raise ConfigError(f"the adapter {begin} does not fit the base: {error}") from error
     targets: str | list[str] = list(options.target_modules)
     if options.target_modules == ("all-linear",):
         targets = "all-linear"

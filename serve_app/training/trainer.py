@@ -11,7 +11,6 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from random import Random
 from typing import Any, Protocol
 
@@ -26,6 +25,7 @@ from serve_app.metrics.align_model import AlignLogits, AlignModel
 from serve_app.metrics.encoder import plan_batches
 from serve_app.training.data import BASE
 from serve_app.training.pairs import NO_LABEL, Pair
+from serve_app.weights import refusing, require_finite, require_sound_files
 
 MAX_TOKENS = 512
 
@@ -175,19 +175,17 @@ def load_checkpoint(
     Raises:
         CheckpointError: the file is not a checkpoint of this model.
     """
-    try:
+    with refusing(f"{path} is not a training checkpoint", CheckpointError):
+        require_sound_files(path, CheckpointError)
         document: dict[str, Any] = torch.load(path, weights_only=True)
         weights = document["weights"]
-        unexpected = model.load_state_dict(weights, strict=False).unexpected_keys
-        if unexpected or weights.keys() != trainable(model).keys():
+        if weights.keys() != trainable(model).keys():
             raise CheckpointError(f"{path} holds the weights of another model; start afresh")
+        require_finite(weights, path, "start afresh", CheckpointError)
+        model.load_state_dict(weights, strict=False)
         if optimizer is not None:
             optimizer.load_state_dict(document["optimizer"])
         return Progress(**document["progress"])
-    except (OSError, KeyError, TypeError, RuntimeError, ValueError, UnpicklingError) as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(f"{path} is not a training checkpoint: {error}") from error
 
 
 def run(

@@ -1,0 +1,165 @@
+"""Reads JSON and YAML that people write or others send: bounded, strict, with errors that help.
+
+Knows syntax alone; what a document has to say is its reader's business. A name that stands twice is
+refused, since one of the two would be lost in silence, and so are numbers that JSON does not have
+(NaN, Infinity). Of YAML no tag makes an object, and aliases may not multiply what is there.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+MOST_BYTES = 16 << 20
+"""Largest document read: configurations and targets take kilobytes, lists of tensors megabytes."""
+
+MOST_YAML_BYTES = 256 << 10
+"""Largest YAML document: its parser takes seconds for a megabyte."""
+
+MOST_YAML_NODES = 100_000
+"""Most values of a YAML document once each alias stands for what it repeats."""
+
+# What the parser raises beside its own errors, such as KeyError for `!!bool maybe`.
+_BAD_YAML = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError)
+
+
+def read_text(path: Path, most: int = MOST_BYTES) -> str:
+    """A file's text, UTF-8 with or without a byte order mark.
+
+    Args:
+        path: the file; what has no end, as a device, is read only so far.
+        most: bytes that it may have.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is larger, or not UTF-8.
+    """
+    with path.open("rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"it is larger than {most} bytes, which no such file is")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"it is not UTF-8 text (byte {error.start})") from None
+
+
+def read_json(path: Path, *, strict: bool = True) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: as `read_text` and `parse_json`.
+    """
+    return parse_json(read_text(path), strict=strict)
+
+
+def parse_json(text: str | bytes, *, strict: bool = True) -> Any:
+    """What a JSON document holds.
+
+    Args:
+        text: the document.
+        strict: False for what other programs wrote, which may have NaN in it, and names twice.
+
+    Raises:
+        ValueError: it is not JSON, is nested too deeply, or, if strict, has a name twice in an
+            object or a number that JSON does not have.
+
+    >>> parse_json('{"a": 1, "a": 2}')
+    Traceback (most recent call last):
+    ...
+    ValueError: the name 'a' is there twice; remove one
+    """
+    try:
+        if not strict:
+            return json.loads(text)
+        found = json.loads(text, object_pairs_hook=_object)
+        if not _is_finite(found):
+            raise ValueError("a number in it is not finite")
+        return found
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        counts = Counter(name for name, _ in pairs)
+        twice = next(name for name, count in counts.items() if count > 1)
+        raise ValueError(f"the name {twice!r:.80} is there twice; remove one")
+    for name, value in pairs:
+        if not _is_finite(value):
+            raise ValueError(f"{name:.80} is not a finite number")
+    return found
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether a number is, or all of a list; an object in it has been looked at already."""
+    if isinstance(value, list):
+        return all(map(_is_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+def read_yaml(path: Path) -> Any:
+    """What a YAML file with one document holds.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is too large, is not YAML, names an object to make, has a name twice, is
+            nested too deeply, or repeats itself by aliases into more than `MOST_YAML_NODES`.
+    """
+    loader = _Loader(read_text(path, MOST_YAML_BYTES))
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if _size(node, {}) > MOST_YAML_NODES:
+            raise ValueError(f"its aliases make more than {MOST_YAML_NODES} values of it")
+        return loader.construct_document(node)
+    except RecursionError:
+        raise ValueError("it is nested too deeply, or within itself") from None
+    except yaml.MarkedYAMLError as error:
+        line = f" (line {error.problem_mark.line + 1})" if error.problem_mark else ""
+        raise ValueError(f"{error.problem or error.context}{line}") from error
+    except _BAD_YAML as error:
+        raise ValueError(str(error) or type(error).__name__) from error
+    finally:
+        loader.dispose()  # type: ignore[no-untyped-call]
+
+
+class _Loader(yaml.SafeLoader):
+    """Makes plain values only, and refuses a key that stands twice in a mapping."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        # Before keys that are merged in (`<<`), which one written out may well replace.
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the name {key.value!r:.80} is there twice", key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _size(node: yaml.Node, known: dict[int, int]) -> int:
+    """Values under a node, each counted as often as it is reached.
+
+    Raises:
+        RecursionError: a node is within itself.
+    """
+    if id(node) not in known:
+        parts: list[yaml.Node] = []
+        if isinstance(node, yaml.SequenceNode):
+            parts = node.value
+        elif isinstance(node, yaml.MappingNode):
+            parts = [part for pair in node.value for part in pair]
+        known[id(node)] = 1 + sum(_size(part, known) for part in parts)
+    return known[id(node)]

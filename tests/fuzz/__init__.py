@@ -1,0 +1,1 @@
+"""Bad input and hostile files against PlainMed; `python -m tests.fuzz` runs all of it."""
