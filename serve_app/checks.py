@@ -18,17 +18,39 @@ from serve_app.ticket import current
 
 Result = TypeVar("Result")
 
+_RETRY_AFTER = {
+    "Retry-After": {
+        "description": "Seconds to wait.",
+        "required": True,
+        "schema": {"type": "integer", "minimum": 1},
+    }
+}
+_HEADERS: dict[int, dict[str, Any]] = {
+    401: {"WWW-Authenticate": {"required": True, "schema": {"type": "string"}}},
+    429: _RETRY_AFTER,
+    503: _RETRY_AFTER,
+}
+
 ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": schemas.ErrorResponse, "description": text}
+    status: {
+        "model": schemas.ErrorResponse,
+        "description": text,
+        **({"headers": _HEADERS[status]} if status in _HEADERS else {}),
+    }
     for status, text in {
-        400: "The body is not JSON or not UTF-8.",
+        400: "The body is not JSON or not UTF-8, or X-Request-Timeout is no number of seconds.",
+        401: "The server wants an API key, and there is none that is good.",
+        403: "The API key does not cover this service.",
         404: "The server was started without this service.",
         413: "The body, a text or the number of texts is over a limit.",
         422: "A field is missing, unknown or cannot be scored; `field` names it.",
+        429: "The API key has asked too often, or for too much at once.",
         500: "A metric or summary could not be computed.",
         503: "Overloaded, starting or shutting down; retry after Retry-After seconds.",
     }.items()
 }
+"""What every route that computes may answer beside 200. Any path may also be answered 404, where
+there is no such route, and 405, where it does not take the method."""
 
 
 class TooLarge(InvalidInput):

@@ -38,6 +38,7 @@ from serve_app.traces import Tracer
 
 Result = TypeVar("Result")
 
+_LONGEST_NAME = 200
 _HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 400: "invalid_body"}
 
 
@@ -162,7 +163,8 @@ def _field_name(location: Sequence[int | str]) -> str | None:
             name += f"[{part}]"
         else:
             name += f".{part}" if name else part
-    return name or None
+    # A name that nobody asked for may be of any length, and half a character.
+    return name[:_LONGEST_NAME].encode("utf-8", "backslashreplace").decode() or None
 
 
 def _add_metrics(app: FastAPI, backend: Backend, settings: Settings) -> None:

@@ -17,6 +17,7 @@ from fastapi.responses import JSONResponse, Response
 
 from serve_app import __version__, schemas
 from serve_app.backend import Backend, Component, Health
+from serve_app.checks import ERRORS
 from serve_app.limits import LIVE_PATH
 from serve_app.recent import Recent, Tally, together
 from serve_app.settings import Settings
@@ -31,19 +32,23 @@ def add_health(app: FastAPI, backend: Backend, settings: Settings, recent: Recen
         headers = None if health.ready else {"Retry-After": str(settings.retry_after_s)}
         return JSONResponse(body.model_dump(), 200 if health.ready else 503, headers)
 
-    @app.get(LIVE_PATH)
+    @app.get(LIVE_PATH, responses=_answers())
     async def livez() -> schemas.LiveResponse:
         """200 while this process answers, whatever the models do: for a liveness probe."""
         return schemas.LiveResponse(status="alive", version=__version__)
 
-    @app.get("/readyz", response_model=schemas.ReadyResponse)
+    ready = _answers(schemas.ReadyResponse)
+
+    @app.get("/readyz", response_model=schemas.ReadyResponse, responses=ready)
     async def readyz() -> Response:
         """200 when every built deployment is ready, else 503: for a readiness probe."""
         health = await backend.health()
         waiting = sorted(name for name, part in health.components.items() if not part.ready)
         return answer(schemas.ReadyResponse(status=_status(health), waiting=waiting), health)
 
-    @app.get("/healthz", response_model=schemas.HealthResponse)
+    healthy = _answers(schemas.HealthResponse)
+
+    @app.get("/healthz", response_model=schemas.HealthResponse, responses=healthy)
     async def healthz() -> Response:
         """200 when every built deployment is ready, else 503 with the same body."""
         health = await backend.health()
@@ -62,7 +67,9 @@ def add_health(app: FastAPI, backend: Backend, settings: Settings, recent: Recen
         )
         return answer(body, health)
 
-    @app.get("/status", response_model=schemas.StatusResponse)
+    known = {**_answers(schemas.StatusResponse), 401: ERRORS[401], 429: ERRORS[429]}
+
+    @app.get("/status", response_model=schemas.StatusResponse, responses=known)
     async def status() -> Response:
         """Models, targets, replicas, and the rates of the last five minutes over all gateways.
 
@@ -93,6 +100,18 @@ def add_health(app: FastAPI, backend: Backend, settings: Settings, recent: Recen
         return answer(body, health)
 
 
+def _answers(body: Any = None) -> dict[int | str, dict[str, Any]]:
+    """What a route here answers beside 200; not ready, with its usual `body` where it has one."""
+    errors = {status: ERRORS[status] for status in (400, 413, 500, 503)}
+    if body is not None:
+        errors[503] = {
+            **ERRORS[503],
+            "model": body | schemas.ErrorResponse,
+            "description": "Not ready, or shutting down; retry after Retry-After seconds.",
+        }
+    return {**errors}
+
+
 def _status(health: Health) -> str:
     return "ready" if health.ready else "unavailable"
 
@@ -111,11 +130,16 @@ def _named(targets: Mapping[str, Any]) -> schemas.TargetsInUse:
     numbers = {key: targets[key] for key in targets if key.startswith(_FINGERPRINTED)}
     text = json.dumps(numbers, sort_keys=True)
     return schemas.TargetsInUse(
-        name=targets.get("file"),
-        corpus=targets.get("corpus"),
-        n=targets.get("n"),
+        name=_kept(targets.get("file"), str),
+        corpus=_kept(targets.get("corpus"), str),
+        n=_kept(targets.get("n"), int),
         fingerprint=f"sha256:{hashlib.sha256(text.encode()).hexdigest()[:16]}",
     )
+
+
+def _kept(value: Any, kind: type) -> Any:
+    """A detail of a targets file, which without a format may say what it likes; else None."""
+    return value if isinstance(value, kind) else None
 
 
 def _deployments(health: Health) -> dict[str, schemas.DeploymentStatus]:
