@@ -73,8 +73,9 @@ def requests() -> Iterator[tuple[str, int, Ask]]:
     for word in ("uncomputable", "buggy"):
         for path in ("/metrics/relevance", "/loss", "/evaluate"):
             yield f"{word} {path}", 500, post(f"/{FAULTY}{path}", pair(word))
-        for body in ({"texts": [marked(word)]}, {"texts": [marked(), marked(word)]}):
-            yield f"{word} summary", 500, post(f"/{FAULTY}/generate", body)
+        yield f"{word} summary", 500, post(f"/{FAULTY}/generate", {"text": marked(word)})
+        mates = {"texts_original": [marked()] * 2, "texts_generated": [marked(), marked(word)]}
+        yield f"{word} batch", 500, post(f"/{FAULTY}/metrics/factuality", mates)
         broken = {"text": marked(word), "stream": True}
         yield f"{word} stream", 200, post(f"/{FAULTY}/generate", broken)
     bug = pair("treacherous")
@@ -82,6 +83,7 @@ def requests() -> Iterator[tuple[str, int, Ask]]:
 
 
 CASES = list(requests())
+assert len({what for what, _, _ in CASES}) == len(CASES)
 
 
 @pytest.fixture(scope="module")
