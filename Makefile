@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test chaos lint format lock bench clean
+.PHONY: help install demo serve test chaos overload soak lint format lock bench clean
 
 help: ## Show these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -34,6 +34,12 @@ test: $(BIN)/pytest ## Run every test
 
 chaos: $(BIN)/pytest ## Strike a loaded cluster of three nodes with every fault; some ten minutes
 	$(BIN)/python -m tests.chaos
+
+overload: $(BIN)/pytest ## Ten times the load, unequal clients, clients that leave; eleven minutes
+	$(BIN)/python -m benchmarks.overload
+
+soak: $(BIN)/pytest ## Mixed load for half an hour: does anything grow?
+	$(BIN)/python -m benchmarks.soak
 
 lint: $(BIN)/pytest ## Check style and types
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -85,7 +85,12 @@ def storm_rows(found: Storm, settings: Settings) -> list[Row]:
         ("memory of all processes: before, after 30 s, at the end",
          ", ".join(f"{mib:.0f}" for mib in (found.memory[0][1], early, last)) + " MiB",
          f"+{FLAT_MIB:.0f} MiB at most after the first 30 s", last - early <= FLAT_MIB),
-        ("the sender's share of the machine, in cores", f"{found.sender_cores:.2f}", "", None),
+        ("cores in use in the overload: sender, proxy, gateway, replicas of models",
+         ", ".join(f"{cores:.2f}" for cores in (
+             found.sender_cores,
+             *(found.cores.get(kind, 0.0) for kind in ("HTTP proxy", "Gateway")),
+             sum(found.cores.get(kind, 0.0) for kind in SCORERS),
+         )), "", None),
     ]  # fmt: skip
 
 
@@ -187,6 +192,7 @@ def main(
     write: Annotated[bool, typer.Option(help="fill in docs/reliability.md")] = False,
 ) -> None:
     """Measures the parts asked for, or both."""
+    servers.end_on_sigterm()
     missed = False
     for part in parts or PARTS:
         if part not in PARTS:

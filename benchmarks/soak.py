@@ -191,6 +191,7 @@ def main(
     write: Annotated[bool, typer.Option(help="fill in docs/reliability.md")] = False,
 ) -> None:
     """Runs it; the exit status is 1 where something grew or an answer was not as it must be."""
+    servers.end_on_sigterm()
     text, document, good = asyncio.run(_run(minutes, rate))
     print(text)
     if readings is not None:

@@ -4,6 +4,9 @@ A `limits.Gate`. It measures how many bytes of requests a route gets done a seco
 and from that how long a new request would wait for others; over MAX_WAIT_S it is answered 503. As
 the deployments give every share its turn, a request waits for as much of another share's work as
 it brings itself, and no more: a client with a thousand texts under way does not keep others out.
+
+A long queue is for bursts. Where requests have to be refused, it would only make everyone wait, and
+last on after the load; so from a refusal on it is kept short, until a while has passed without one.
 Counts in this process: each gateway replica measures what it gets done itself.
 """
 
@@ -32,6 +35,9 @@ UNLEARNT_REQUESTS = 32
 MAX_RETRY_S = 60.0
 """Most that Retry-After says: by then replicas may have been added."""
 
+CALM_S = 10.0
+"""Without a refusal for so long, a burst may queue again."""
+
 MEMORY_S = 120.0
 """Busy seconds after which a measurement counts 1/e."""
 
@@ -46,6 +52,7 @@ class _Route:
     answered: int = 0
     bytes_done: float = 0.0
     busy_s: float = 0.0
+    crowded_until: float = -math.inf
 
     def advance(self, now: float) -> None:
         """Counts the time since the last call as busy where something was under way."""
@@ -61,13 +68,23 @@ class _Route:
 
         While that cannot be known, 0 for the first few requests and infinity for more.
         """
-        if self.answered < LEARNT_AFTER or not self.bytes_done:
+        if not self._known():
             return 0.0 if self.requests < UNLEARNT_REQUESTS else math.inf
         own = self.pending.get(share, 0)
         before = sum(
             min(bytes_, own + size) for other, bytes_ in self.pending.items() if other != share
         )
-        return (own + before) * self.busy_s / self.bytes_done
+        return self._seconds(own + before)
+
+    def own_s(self, size: int) -> float:
+        """Seconds that a request of `size` bytes takes itself; 0 while that cannot be known."""
+        return self._seconds(size) if self._known() else 0.0
+
+    def _known(self) -> bool:
+        return self.answered >= LEARNT_AFTER and self.bytes_done > 0
+
+    def _seconds(self, size: int) -> float:
+        return size * self.busy_s / self.bytes_done
 
 
 class LoadGate:
@@ -77,6 +94,8 @@ class LoadGate:
         max_requests: most requests under way, >= 1.
         max_bytes: most bytes of bodies under way; one larger body is let in alone.
         max_wait_s: longest expected wait for others, in seconds.
+        crowded_wait_s: the same since a refusal; a request may also wait for as long as it takes
+            itself.
         retry_after_s: least that Retry-After says.
         clock: seconds, monotonic.
     """
@@ -87,11 +106,13 @@ class LoadGate:
         max_requests: int,
         max_bytes: int,
         max_wait_s: float,
+        crowded_wait_s: float,
         retry_after_s: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._max_requests, self._max_bytes = max_requests, max_bytes
         self._max_wait_s, self._retry_after_s = max_wait_s, retry_after_s
+        self._crowded_wait_s = min(crowded_wait_s, max_wait_s)
         self._clock = clock
         self._routes: dict[str, _Route] = {}
         self._requests = self._bytes = self._numbered = 0
@@ -116,8 +137,11 @@ class LoadGate:
         full = self._requests >= self._max_requests or (
             self._requests > 0 and self._bytes + size > self._max_bytes
         )
-        if full or wait > self._max_wait_s:
-            later = max(self._retry_after_s, math.ceil(min(wait - self._max_wait_s, MAX_RETRY_S)))
+        longest = self._longest(route, size, now)
+        if full or wait > longest:
+            if route is not None:
+                route.crowded_until = now + CALM_S
+            later = max(self._retry_after_s, math.ceil(min(wait - longest, MAX_RETRY_S)))
             raise Refused(
                 503,
                 "overloaded",
@@ -130,6 +154,13 @@ class LoadGate:
             route = self._routes.setdefault(scope["path"], _Route(now))
         self._count(route, share, size, 1)
         return lambda status: self._leave(scope["path"], route, share, size, status)
+
+    def _longest(self, route: _Route | None, size: int, now: float) -> float:
+        """Seconds that a request may wait for others now."""
+        if route is None or now >= route.crowded_until:
+            return self._max_wait_s
+        # As long as its own work: else two large ones would never follow each other without a gap.
+        return min(self._max_wait_s, max(self._crowded_wait_s, route.own_s(size)))
 
     def _count(self, route: _Route, share: str, size: int, requests: int) -> None:
         left = route.pending.get(share, 0) + size * requests
@@ -157,6 +188,7 @@ def load_gate(settings: Settings) -> LoadGate:
         max_requests=settings.max_pending_requests,
         max_bytes=settings.max_pending_mb << 20,
         max_wait_s=settings.max_wait_s,
+        crowded_wait_s=settings.crowded_wait_s,
         retry_after_s=settings.retry_after_s,
     )
 

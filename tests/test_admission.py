@@ -24,6 +24,7 @@ class Door:
     def __init__(self, **limits: Any) -> None:
         self.now = 0.0
         given = {"max_requests": 100, "max_bytes": 10**9, "max_wait_s": 10.0, "retry_after_s": 2}
+        given["crowded_wait_s"] = 10.0
         self.gate = LoadGate(**{**given, **limits}, clock=lambda: self.now)
 
     def enter(
@@ -87,6 +88,60 @@ def test_routes_have_speeds_of_their_own() -> None:
     door.enter(200, "/generate")
     with pytest.raises(Refused):
         door.enter(200, "/generate")
+
+
+def test_a_burst_may_queue_but_lasting_overload_has_a_short_queue() -> None:
+    door = Door(max_wait_s=10.0, crowded_wait_s=2.5)
+    door.learn(100)
+    burst = [door.enter(100) for _ in range(11)]  # ten seconds of work before the last
+    with pytest.raises(Refused):
+        door.enter(100)
+    for leave in burst[:8]:
+        door.now += 1.0
+        leave(200)
+    with pytest.raises(Refused):
+        door.enter(100)  # three seconds of work are left: enough, as others were refused
+    door.now += 1.0
+    burst[8](200)
+    door.enter(100)
+
+
+def test_a_burst_may_queue_again_once_nobody_was_refused_for_a_while() -> None:
+    door = Door(max_wait_s=10.0, crowded_wait_s=2.5, max_requests=12)
+    door.learn(100)
+    burst = [door.enter(100) for _ in range(11)]
+    with pytest.raises(Refused):
+        door.enter(100)
+    for leave in burst:
+        door.now += 1.0
+        leave(200)
+    for _ in range(8):
+        door.enter(100)
+
+
+def test_in_overload_a_large_request_may_still_wait_for_as_long_as_it_takes_itself() -> None:
+    door = Door(max_wait_s=10.0, crowded_wait_s=2.5)
+    door.learn(100)
+    first = door.enter(900)
+    door.enter(900)
+    with pytest.raises(Refused):
+        door.enter(900)
+    first(200)
+    door.enter(900)  # waits nine seconds for the other one
+
+
+def test_overload_of_one_route_is_that_routes_own() -> None:
+    door = Door(max_wait_s=10.0, crowded_wait_s=2.5)
+    door.learn(100, "/loss")
+    door.learn(100, "/metrics/relevance")
+    for path in ("/loss", "/metrics/relevance"):
+        for _ in range(5):
+            door.enter(100, path)
+    for _ in range(6):
+        door.enter(100, "/loss")
+    with pytest.raises(Refused):
+        door.enter(100, "/loss")
+    door.enter(100, "/metrics/relevance")  # five seconds' wait, no overload there
 
 
 def test_until_a_speed_is_known_a_few_are_let_in() -> None:

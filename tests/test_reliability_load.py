@@ -14,6 +14,7 @@ import pytest
 
 from benchmarks.reliability import processes
 from benchmarks.reliability.mix import Mix, requests
+from benchmarks.reliability.processes import Usage
 from benchmarks.reliability.sending import Phase, Plan, Sent, carry_out, in_another_process
 from benchmarks.reliability.storm import judged
 from tests.chaos.load import Answer, Case
@@ -73,14 +74,19 @@ def test_a_storm_is_judged_by_its_answers() -> None:
         *(Answer("right", 80.0 + n, 80.2 + n) for n in range(10)),
     ]
     sent = Sent([0.0, 10.0, 70.0], [before, during, after], 13.0)
-    found = judged(0.9, 60.0, sent, [(5.0, 100.0), (40.0, 130.0)], 130.0)
+    readings = [
+        (at, {"Loss": Usage(own_mib=mib, cpu_s=at / 4), "HTTP proxy": Usage(own_mib=30.0)})
+        for at, mib in ((5.0, 70.0), (20.0, 90.0), (60.0, 100.0))
+    ]
+    found = judged(0.9, 60.0, sent, readings, 130.0)
     assert found.accepted == pytest.approx(50 / 60)
     assert found.offered == pytest.approx(101 / 60)
     assert found.counts == {"right": 50, "wrong": 0, "refused": 50, "failed": 0, "lost": 1}
     assert found.refused.p99 == pytest.approx(0.02)
     assert found.answered.most == 50.0
     assert found.back_s == 5.0
-    assert found.memory == [(-5.0, 100.0), (30.0, 130.0)]
+    assert found.memory == [(-5.0, 100.0), (10.0, 120.0), (50.0, 130.0)]
+    assert found.cores == {"Loss": 0.25, "HTTP proxy": 0.0}
     assert found.sender_cores == pytest.approx(0.1)
     assert found.details == ["lost: no answer"]
 

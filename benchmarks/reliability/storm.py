@@ -25,6 +25,9 @@ CASES = 48
 SUSTAINED_S, WARM_S, AFTER_S, SAMPLE_S = 30.0, 5.0, 60.0, 10.0
 
 
+Reading = tuple[float, dict[str, Usage]]
+
+
 @dataclass(frozen=True, slots=True)
 class Quantiles:
     """Of times, in seconds."""
@@ -58,6 +61,7 @@ class Storm:
             p99 of before.
         memory: MiB of their own of all processes, with the seconds since the overload began.
         sender_cores: what the sender took, in processors.
+        cores: what kinds of processes took during the overload, in processors.
         details: what was said where an answer was neither right nor refused.
     """
 
@@ -72,7 +76,19 @@ class Storm:
     back_s: float
     memory: list[tuple[float, float]]
     sender_cores: float
+    cores: dict[str, float]
     details: list[str]
+
+
+def _cores(readings: Sequence[Reading]) -> dict[str, float]:
+    """Processors in use between the first reading and the last, by kind of process."""
+    if len(readings) < 2:
+        return {}
+    (start, first), (end, last) = readings[0], readings[-1]
+    return {
+        name: (used.cpu_s - first.get(name, Usage()).cpu_s) / (end - start)
+        for name, used in last.items()
+    }
 
 
 def _seconds(answers: Sequence[Answer], outcome: str) -> list[float]:
@@ -93,12 +109,12 @@ async def sustained(url: str, cases: list[Case]) -> float:
     return len(sent.answers[1]) / (end - sent.begun[1])
 
 
-async def _memory(pid: int, seconds: float) -> list[tuple[float, float]]:
-    found = []
+async def _readings(pid: int, seconds: float) -> list[Reading]:
+    found: list[Reading] = []
     origin = time.monotonic()
     while (at := time.monotonic() - origin) < seconds:
         used = await asyncio.to_thread(lambda: processes.usage(processes.family(pid)))
-        found.append((time.monotonic(), sum(used.values(), Usage()).own_mib))
+        found.append((time.monotonic(), used))
         await asyncio.sleep(max(0.0, SAMPLE_S - (time.monotonic() - origin - at)))
     return found
 
@@ -121,17 +137,17 @@ async def storm(url: str, pid: int, texts: Texts, seconds: float) -> Storm:
         Phase(AFTER_S, rate=NORMAL * rate),
     ]
     whole = sum(phase.seconds for phase in phases)
-    sent, memory = await asyncio.gather(
-        in_another_process(Plan(url, cases, phases)), _memory(pid, whole + SAMPLE_S)
+    sent, readings = await asyncio.gather(
+        in_another_process(Plan(url, cases, phases)), _readings(pid, whole + SAMPLE_S)
     )
-    return judged(rate, seconds, sent, memory, whole)
+    return judged(rate, seconds, sent, readings, whole)
 
 
 def judged(
     rate: float,
     seconds: float,
     sent: Sent,
-    memory: Sequence[tuple[float, float]],
+    readings: Sequence[Reading],
     whole: float,
 ) -> Storm:
     """What the answers of the three phases say; `whole` is how long they lasted."""
@@ -157,8 +173,9 @@ def judged(
         before=normal,
         after=Quantiles.of(_seconds(after, "right")),
         back_s=max([ended, *slow]) - ended,
-        memory=[(at - began, mib) for at, mib in memory],
+        memory=[(at - began, sum(used.values(), Usage()).own_mib) for at, used in readings],
         sender_cores=sent.cpu_s / whole,
+        cores=_cores([one for one in readings if began <= one[0] <= ended]),
         details=sorted(
             {
                 f"{one.outcome}: {one.detail}"
