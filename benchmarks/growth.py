@@ -37,7 +37,11 @@ LENGTHS, CLAIMS, BATCHES = (100, 200, 400, 800), (1, 5, 10, 20), (1, 4, 16)
 INGRESSES: dict[str, dict[str, str]] = {
     "Serve's proxy": {},
     "Serve's proxy, RAY_SERVE_THROUGHPUT_OPTIMIZED=1": {"RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"},
-    "HAProxy, RAY_SERVE_ENABLE_HA_PROXY=1": {"RAY_SERVE_ENABLE_HA_PROXY": "1"},
+    # HAProxy listens on every address, which is refused without keys.
+    "HAProxy, RAY_SERVE_ENABLE_HA_PROXY=1": {
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "ALLOW_NO_KEYS": "true",
+    },
 }
 CLIENTS, SHARES, NODES = (1, 2, 4, 8, 16, 32), (0.25, 0.5, 0.75, 1.0), (1, 2, 4, 8)
 console = Console(stderr=True)

@@ -24,6 +24,7 @@ import httpx
 
 from serve_app.backend import Backend
 from serve_app.gateway import create_api
+from serve_app.schema_words import type_words
 from serve_app.settings import Settings
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "api.md"
@@ -186,39 +187,11 @@ def _default(kind: Mapping[str, Any]) -> str:
 
 
 def _type(kind: Mapping[str, Any]) -> str:
-    """A JSON schema in words: `integer, 1 to 32768`, `list of text`, or a link to an object."""
-    if "$ref" in kind:
-        return _link(kind["$ref"].rsplit("/", 1)[1])
-    if choices := kind.get("anyOf"):
-        return " or ".join(_type(one) for one in choices)
-    if "const" in kind:
-        return f"`{json.dumps(kind['const'])}`"
-    if "enum" in kind:
-        return " or ".join(f"`{json.dumps(one)}`" for one in kind["enum"])
-    if kind.get("type") == "array":
-        return f"list of {_type(kind.get('items', {}))}"
-    if kind.get("type") == "object" and isinstance(kind.get("additionalProperties"), dict):
-        return f"object of {_type(kind['additionalProperties'])}"
-    names = {"string": "text", "null": "null", "boolean": "true or false", "object": "object"}
-    name = str(kind.get("type", "anything"))
-    return names.get(name, name) + _range(kind)
+    return type_words(kind, _link)
 
 
 def _link(name: str) -> str:
     return f"[{name}](#{name.lower()})"
-
-
-def _range(kind: Mapping[str, Any]) -> str:
-    low, above, high = (kind.get(key) for key in ("minimum", "exclusiveMinimum", "maximum"))
-    if low is not None and high is not None:
-        return f", {_number(low)} to {_number(high)}"
-    words = (("at least", low), ("above", above), ("at most", high))
-    return "".join(f", {word} {_number(value)}" for word, value in words if value is not None)
-
-
-def _number(value: float) -> str:
-    # JSON Schema writes limits as floats; one as large as 2^63 - 1 is rounded on the way.
-    return "2^63 - 1" if value == 2.0**63 else f"{value:g}" if abs(value) < 1e5 else f"{value:.0f}"
 
 
 def examples(url: str) -> str:

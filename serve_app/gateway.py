@@ -30,6 +30,7 @@ from serve_app.loss import check_weights
 from serve_app.metrics.text import require_pairs
 from serve_app.page_routes import add_page
 from serve_app.recent import Recent
+from serve_app.reference_routes import add_reference
 from serve_app.responses import chosen_out, evaluation_out, explanations_out, scored_of
 from serve_app.safe_log import frames, keep_texts_out
 from serve_app.settings import Settings
@@ -78,6 +79,8 @@ def create_api(backend: Backend, settings: Settings, recent: Recent | None = Non
         title="PlainMed",
         version=__version__,
         description="Scores and generates plain-language summaries of medical text.",
+        docs_url=None,  # the page of reference_routes instead
+        redoc_url=None,
     )
     _add_errors(app, settings)
     add_health(app, backend, settings, recent or Recent())
@@ -87,6 +90,7 @@ def create_api(backend: Backend, settings: Settings, recent: Recent | None = Non
         add_generate(app, backend, settings)
     _add_missing(app, backend)
     add_page(app)
+    add_reference(app)
     origins = [part.strip() for part in settings.cors_origins.split(",") if part.strip()]
     if origins:
         app.add_middleware(

@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_app.recent import Recent
@@ -139,6 +139,8 @@ class _Exchange:
         """Sends a part of the answer and notes it."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
+            # A browser must not take an answer for a page, whatever a text in it looks like.
+            MutableHeaders(scope=message).setdefault("x-content-type-options", "nosniff")
         elif message["type"] == "http.response.body":
             self.sent += len(message.get("body", b""))
             self.ended = not message.get("more_body", False)

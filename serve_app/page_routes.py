@@ -33,13 +33,14 @@ _TYPES = {
     ".svg": "image/svg+xml",
     ".txt": "text/plain; charset=utf-8",
 }
-_HEADERS = {
-    "Content-Security-Policy": POLICY,
+PAGE_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     # Names carry no version: a browser asks each time, and 304 answers it.
     "Cache-Control": "no-cache",
 }
+"""Of everything that a browser shows."""
+_HEADERS = {**PAGE_HEADERS, "Content-Security-Policy": POLICY}
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,7 +63,7 @@ def load_document(
     settings = load_settings(**_mapping(arguments.get("settings", {}), "settings"))
     http = _mapping(document.setdefault("http_options", {}), "http_options")
     _address(http, settings, host, port)
-    check_exposure(settings, listened_on(str(http["host"])))
+    check_exposure(settings, _listened(http))
     # Drain has to tell the gateways, and Serve tells replicas of a change by user_config.
     _gateway(application)["user_config"] = {"draining": False}
     return document
@@ -73,6 +73,18 @@ def _mapping(value: Any, name: str) -> dict[str, Any]:
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
         raise ConfigError(f"the Serve config: {name} must be a mapping of names to values")
     return value
+
+
+def _listened(http: dict[str, Any]) -> str:
+    return listened_on(str(http["host"]))
+
+
+def _keep_ray_on_loopback() -> None:
+    """Ray's own ports, which it would otherwise open on every address of the machine.
+
+    Off is what Ray has on macOS and Windows: nodes of one machine only. Before Ray is imported.
+    """
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 
 
 def _address(http: dict[str, Any], settings: Settings, host: str | None, port: int | None) -> None:
@@ -107,6 +119,11 @@ def serve(
         ConfigError: the config or a setting is wrong.
     """
     document = load_document(config_path, host=host, port=port, services=services)
+    # A cluster of its own unless one is named: another Ray that happens to run on this machine
+    # must neither be joined nor, at the end, have its applications shut down.
+    address = os.environ.get("RAY_ADDRESS", "local")
+    if address == "local" and is_loopback(_listened(document["http_options"])):
+        _keep_ray_on_loopback()
 
     import ray  # here, so that a bad config is reported at once
     from ray import serve as ray_serve
@@ -122,9 +139,6 @@ def serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     # The driver's own handler would end the process in the middle of the drain.
-    # A cluster of its own unless one is named: another Ray that happens to run on this machine
-    # must neither be joined nor, at the end, have its applications shut down.
-    address = os.environ.get("RAY_ADDRESS", "local")
     ray.init(address, namespace="serve", log_to_driver=False, configure_logging=True)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

@@ -9,9 +9,11 @@ from typing import Any
 
 from ray import serve
 from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.serve.context import _get_global_client
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
+from serve_app.access.exposure import check_exposure, listened_on
 from serve_app.backend import Component, Health, Replicas, Scores
 from serve_app.deployments.calls import call, cause_of, in_pieces, pair_sizes
 from serve_app.deployments.metrics import Description
@@ -204,12 +206,19 @@ async def _open(
     return pieces, await anext(pieces)
 
 
+def _host_of_serve() -> str:
+    """The address that the running Serve was started with, which a later config cannot change."""
+    return str(_get_global_client().http_config.host)
+
+
 @serve.deployment
 @serve.ingress()
 class Gateway:
     """The ingress; with `user_config: {draining: true}` it finishes what it has, no more."""
 
     def __init__(self, settings: Settings, **handles: DeploymentHandle) -> None:
+        # Here, where nobody gets round it: `serve run` and KubeRay tell only Serve where to listen.
+        check_exposure(settings, listened_on(_host_of_serve()))
         app_name = serve.get_replica_context().app_name
         self._settings = settings
         self._traffic = Traffic()

@@ -1,0 +1,89 @@
+"""Where the API listens and who may call: refused where everybody could, and each way round."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serve_app.access.exposure import Unprotected, check_exposure, is_loopback
+from serve_app.access.keys import dump_keys, new_key
+from serve_app.errors import ConfigError
+from serve_app.server import load_document
+from serve_app.settings import load_settings
+
+PUBLIC = ["0.0.0.0", "::", "", "10.1.2.3", "2001:db8::1", "example.org", "127.0.0.1.example.org"]
+PRIVATE = ["127.0.0.1", "127.9.9.9", "::1", "localhost", "LOCALHOST", "::ffff:127.0.0.1"]
+
+
+@pytest.fixture(autouse=True)
+def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HOST", "PORT", "API_KEYS", "API_KEYS_FILE", "ALLOW_NO_KEYS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("RAY_SERVE_ENABLE_HA_PROXY", raising=False)
+
+
+@pytest.mark.parametrize("host", PUBLIC)
+def test_an_address_that_others_reach_needs_keys(host: str) -> None:
+    assert not is_loopback(host)
+    with pytest.raises(Unprotected, match="plainmed keys new") as caught:
+        check_exposure(load_settings(), host)
+    # Each way out is named.
+    for word in ("API_KEYS_FILE", "127.0.0.1", "ALLOW_NO_KEYS"):
+        assert word in caught.value.message
+
+
+@pytest.mark.parametrize("host", PRIVATE)
+def test_a_machine_of_ones_own_needs_none(host: str) -> None:
+    check_exposure(load_settings(), host)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"allow_no_keys": True},
+        {"api_keys_file": "keys.json"},
+        {"api_keys": dump_keys([new_key().entry])},
+    ],
+)
+def test_keys_or_a_word_of_the_operator_open_it(given: dict[str, Any]) -> None:
+    check_exposure(load_settings(**given), "0.0.0.0")
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+def test_serve_refuses_before_anything_starts_wherever_the_address_comes_from(
+    host: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ConfigError, match="API_KEYS_FILE"):
+        load_document(None, host=host)
+    config = tmp_path / "serve.yaml"
+    config.write_text(
+        f'http_options: {{host: "{host}"}}\napplications: [{{import_path: serve_app.app:build}}]\n'
+    )
+    with pytest.raises(ConfigError, match="API_KEYS_FILE"):
+        load_document(config)
+    assert load_document(config, host="127.0.0.1")["http_options"]["host"] == "127.0.0.1"
+    monkeypatch.setenv("HOST", host)
+    with pytest.raises(ConfigError, match="API_KEYS_FILE"):
+        load_document(None)
+    monkeypatch.setenv("ALLOW_NO_KEYS", "true")
+    assert load_document(None)["http_options"]["host"] == host
+
+
+def test_haproxy_listens_on_every_address_whatever_the_config_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("RAY_SERVE_ENABLE_HA_PROXY", "1")
+    with pytest.raises(ConfigError, match=r"0\.0\.0\.0 can be reached"):
+        load_document(None, host="127.0.0.1")
+
+
+def test_the_settings_of_the_config_file_count_too(tmp_path: Path) -> None:
+    config = tmp_path / "serve.yaml"
+    config.write_text(
+        "http_options: {host: 0.0.0.0}\n"
+        "applications:\n- import_path: serve_app.app:build\n"
+        "  args: {settings: {allow_no_keys: true}}\n"
+    )
+    assert load_document(config)["http_options"]["host"] == "0.0.0.0"
