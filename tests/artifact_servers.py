@@ -147,10 +147,10 @@ class FlakyProxy:
 
 
 class MotoProcess:
-    """moto's server as a process of its own, which can be killed."""
+    """moto's server as a process of its own, which can be killed; on `port`, or on a free one."""
 
-    def __init__(self) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
+    def __init__(self, port: int = 0) -> None:
+        with socket.create_server(("127.0.0.1", port)) as free:
             self.port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)]

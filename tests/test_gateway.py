@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
-from ray.exceptions import ActorDiedError, RayTaskError
+from ray.exceptions import ActorDiedError, OwnerDiedError, RayTaskError
 from ray.serve.exceptions import BackPressureError
 
 from serve_app.app import build
@@ -183,6 +183,12 @@ async def test_a_dead_replicas_call_goes_to_another() -> None:
     replica = Replica(ActorDiedError(), ActorDiedError())
     assert await call(replica.send) == "answer"
     assert replica.calls == 3
+
+
+async def test_an_answer_whose_node_died_before_it_was_fetched_is_computed_again() -> None:
+    replica = Replica(OwnerDiedError("00", "", ""))
+    assert await call(replica.send) == "answer"
+    assert replica.calls == 2
 
 
 async def test_replicas_that_keep_dying_are_503() -> None:

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentResponse
 
@@ -55,7 +55,8 @@ async def call(send: Callable[[], Awaitable[Result]]) -> Result:
             raise
         except RayTaskError as error:
             raise cause_of(error) from None
-        except RayActorError:
+        except (RayActorError, ObjectLostError):
+            # The second: a large answer was computed, and its node died before it was fetched.
             if attempt == ATTEMPTS:
                 break
             await asyncio.sleep(PAUSE_S * attempt)

@@ -10,9 +10,10 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import httpx
 
@@ -38,12 +39,14 @@ class Answer:
 
     `right`: 200 and the known answer. `wrong`: 200 and another. `refused`: 503 with Retry-After and
     the usual error. `failed`: any other status, or a broken connection. `lost`: no answer in time.
+    `seen`: what attempts met with that were not answered 200, where a client repeats.
     """
 
     outcome: Outcome
     asked: float
     answered: float
     detail: str = ""
+    seen: tuple[str, ...] = ()
 
 
 def same(got: Any, expected: Any) -> bool:
@@ -78,12 +81,45 @@ def judge(response: httpx.Response, expected: Any) -> tuple[Outcome, str]:
     return "failed", f"{response.status_code} {response.text[:300]}"
 
 
+class Asking(Protocol):
+    """Asks a case and says what became of it."""
+
+    async def ask(self, case: Case) -> Answer: ...
+
+    async def aclose(self) -> None: ...
+
+
+class OnceClient:
+    """Asks every case once, as a client does that never repeats."""
+
+    def __init__(self, url: str, timeout_s: float) -> None:
+        self._http = httpx.AsyncClient(base_url=url, timeout=timeout_s)
+
+    async def ask(self, case: Case) -> Answer:
+        """One request."""
+        asked = time.monotonic()
+        outcome: Outcome
+        try:
+            response = await self._http.post(case.path, json=case.body)
+            outcome, detail = judge(response, case.expected)
+        except httpx.TimeoutException as error:
+            outcome, detail = "lost", type(error).__name__
+        except httpx.TransportError as error:
+            outcome, detail = "failed", type(error).__name__
+        return Answer(outcome, asked, time.monotonic(), detail)
+
+    async def aclose(self) -> None:
+        """Closes its connections."""
+        await self._http.aclose()
+
+
 class Load:
     """Clients that ask one case after the other, each at its own even pace, until stopped.
 
     Args:
         url: of the server.
         cases: asked in turn.
+        client: makes one of them, of the URL and `timeout_s`.
         clients: how many ask at once.
         rate: requests a second of all clients together; infinity: as fast as answers come.
         timeout_s: after which a request without an answer is lost.
@@ -94,11 +130,13 @@ class Load:
         url: str,
         cases: Sequence[Case],
         *,
+        client: Callable[[str, float], Asking] = OnceClient,
         clients: int = 16,
         rate: float = math.inf,
         timeout_s: float = 120.0,
     ) -> None:
         self._url, self._cases = url, cases
+        self._client = client
         self._clients, self._rate, self._timeout_s = clients, rate, timeout_s
         self.answers: list[Answer] = []
         self._stop = threading.Event()
@@ -117,13 +155,13 @@ class Load:
         return Counter(one.outcome for one in list(self.answers) if one.asked >= since)
 
     async def _all(self) -> None:
-        limits = httpx.Limits(max_connections=None)
-        async with httpx.AsyncClient(
-            base_url=self._url, timeout=self._timeout_s, limits=limits
-        ) as http:
-            await asyncio.gather(*(self._one(http, number) for number in range(self._clients)))
+        async with AsyncExitStack() as stack:
+            made = [self._client(self._url, self._timeout_s) for _ in range(self._clients)]
+            for one in made:
+                stack.push_async_callback(one.aclose)
+            await asyncio.gather(*(self._one(one, number) for number, one in enumerate(made)))
 
-    async def _one(self, http: httpx.AsyncClient, number: int) -> None:
+    async def _one(self, client: Asking, number: int) -> None:
         pause = self._clients / self._rate
         due = time.monotonic() + pause * number / self._clients
         turn = number
@@ -132,14 +170,5 @@ class Load:
             if time.monotonic() < due:
                 continue
             due += pause
-            case = self._cases[turn % len(self._cases)]
+            self.answers.append(await client.ask(self._cases[turn % len(self._cases)]))
             turn += 1
-            asked = time.monotonic()
-            try:
-                response = await http.post(case.path, json=case.body)
-                outcome, detail = judge(response, case.expected)
-            except httpx.TimeoutException as error:
-                outcome, detail = "lost", type(error).__name__
-            except httpx.TransportError as error:
-                outcome, detail = "failed", type(error).__name__
-            self.answers.append(Answer(outcome, asked, time.monotonic(), detail))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -15,23 +16,38 @@ import httpx
 import psutil
 import yaml
 
-from tests.serve.conftest import free_port
+from serve_app.demo import free_port
+from tests.chaos.load import Case
 
 ROOT = Path(__file__).resolve().parents[2]
 METRICS = ("Gateway", "Loss", "Readability", "Relevance", "Factuality")
-STORE = 100 * 2**20
-READY_S = 300.0
+NODE = {"num_cpus": 2, "object_store_memory": 100 * 2**20}
+READY_S = 480.0
 
 
 @dataclass
 class Stage:
-    """A running cluster; replicas of each deployment stand on different nodes."""
+    """A running cluster; a deployment's replicas stand on different nodes, each with a proxy.
+
+    Attributes:
+        cluster: of `ray.cluster_utils`.
+        client: Serve's.
+        document: the Serve config as last deployed.
+        url: of the proxies; all listen on one port, and the kernel gives each connection to one.
+        folder: of Ray's sessions, caches and logs.
+        s3_port: where replicas look for S3; nothing listens there but for a fault that needs it.
+        nodes: those beside the head.
+        known: requests with their answers.
+    """
 
     cluster: Any
     client: Any
     document: dict[str, Any]
     url: str
+    folder: Path
+    s3_port: int
     nodes: list[Any] = field(default_factory=list)
+    known: list[Case] = field(default_factory=list)
 
     def deploy(self) -> None:
         """Gives Serve `document` as it is now; replicas change as a rolling update."""
@@ -52,48 +68,83 @@ class Stage:
                 return found
         raise KeyError(name)
 
-    def details(self) -> Any:
-        """What the controller knows of the application."""
-        from ray import serve
-
-        return serve.status().applications["plainmed"]
+    def add_node(self) -> Any:
+        """One more node."""
+        return self.cluster.add_node(**NODE)
 
     def replicas(self, deployment: str) -> list[int]:
         """Processes of a deployment's replicas."""
         return [one.pid for one in processes(f"ServeReplica:plainmed:{deployment}")]
 
-    def wait_whole(self, timeout_s: float = READY_S) -> float:
-        """Seconds until everything runs as wanted and answers.
+    def busiest(self) -> Any:
+        """Of the nodes beside the head, the one with the most replicas."""
+
+        def count(node: Any) -> int:
+            raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
+            titles = (_title(one) for one in raylet.children(recursive=True))
+            return sum("ServeReplica:plainmed:" in title for title in titles)
+
+        return max(self.nodes, key=count)
+
+    def missing(self) -> list[str]:
+        """What does not run as wanted: replicas, proxies, a gateway that says that it is ready."""
+        from ray import serve
+        from ray.exceptions import RayError
+        from ray.serve.exceptions import RayServeException
+
+        try:
+            status = serve.status()
+            application = status.applications["plainmed"]
+            found = [
+                f"{name}: {one.status} {one.replica_states} {one.message}"
+                for name, one in application.deployments.items()
+                if one.status != "HEALTHY"
+                or one.replica_states != {"RUNNING": self.deployment(name)["num_replicas"]}
+            ]
+            found += [f"proxy: {one}" for one in status.proxies.values() if one != "HEALTHY"]
+            if application.status != "RUNNING":
+                found.append(f"application: {application.status} {application.message}")
+            answer = httpx.get(f"{self.url}/readyz", timeout=10)
+            return found if answer.status_code == 200 else [*found, f"/readyz: {answer.text}"]
+        except (httpx.HTTPError, KeyError, RayError, RayServeException) as error:
+            return [type(error).__name__]
+
+    def whole(self) -> bool:
+        """Whether nothing is missing."""
+        return not self.missing()
+
+    def wait_noticed(self, timeout_s: float = 40.0) -> None:
+        """Returns once Serve knows that something is missing, or after `timeout_s`."""
+        deadline = time.monotonic() + timeout_s
+        while self.whole() and time.monotonic() < deadline:
+            time.sleep(0.1)
+
+    def wait_whole(self, timeout_s: float = READY_S) -> None:
+        """Returns once everything runs as wanted and answers.
 
         Raises:
             TimeoutError: it does not come back.
         """
-        start = time.monotonic()
-        while time.monotonic() - start < timeout_s:
-            try:
-                application = self.details()
-                whole = application.status == "RUNNING" and all(
-                    one.status == "HEALTHY" for one in application.deployments.values()
-                )
-                if whole and httpx.get(f"{self.url}/healthz", timeout=10).status_code == 200:
-                    return time.monotonic() - start
-            except (httpx.HTTPError, KeyError):
-                pass
+        deadline = time.monotonic() + timeout_s
+        while missing := self.missing():
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"not whole after {timeout_s:.0f} s: {'; '.join(missing)}")
             time.sleep(0.25)
-        raise TimeoutError(f"not whole again after {timeout_s:.0f} s")
 
 
 def processes(title: str) -> list[psutil.Process]:
-    """Live processes of Ray whose title has `title` in it."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            line = " ".join(process.cmdline())
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue
-        if line.startswith("ray::") and title in line:
-            found.append(process)
-    return found
+    """Live processes of this Ray, and of no other on the machine, whose title has `title` in it."""
+    own = psutil.Process().children(recursive=True)
+    return [one for one in own if title in _title(one)]
+
+
+def _title(process: psutil.Process) -> str:
+    """A process's title, where Ray has given it one."""
+    try:
+        line = " ".join(process.cmdline())
+    except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+        return ""
+    return line if line.startswith("ray::") else ""
 
 
 @contextmanager
@@ -101,13 +152,22 @@ def stage(nodes: int = 3, replicas: int = 2, **settings: Any) -> Iterator[Stage]
     """PlainMed's metrics on `nodes` nodes, `replicas` of each deployment on different ones.
 
     Args:
-        nodes: how many, the head among them; the proxy is on the head.
+        nodes: how many, the head among them; each has a proxy.
         replicas: of every deployment.
         settings: of the application.
     """
-    folder = tempfile.mkdtemp(prefix="chaos-", dir="/tmp")
+    folder = Path(tempfile.mkdtemp(prefix="chaos-", dir="/tmp"))
     # A folder of its own: another Ray on this machine must neither join nor be joined.
-    os.environ["RAY_TMPDIR"] = folder
+    os.environ["RAY_TMPDIR"] = str(folder)
+    os.environ["CACHE_DIR"] = str(folder / "cache")
+    s3_port = free_port()
+    os.environ |= {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{s3_port}",
+        "AWS_ACCESS_KEY_ID": "chaos",
+        "AWS_SECRET_ACCESS_KEY": "chaos",
+        "AWS_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
     os.environ.setdefault("RAY_agent_register_timeout_ms", "120000")
     import ray
     from ray import serve
@@ -117,7 +177,9 @@ def stage(nodes: int = 3, replicas: int = 2, **settings: Any) -> Iterator[Stage]
 
     document = yaml.safe_load((ROOT / "serve_config.yaml").read_text(encoding="utf-8"))
     application = document["applications"][0]
-    application["args"] = {"services": ["metrics"], "settings": dict(settings)}
+    application["import_path"] = "tests.chaos.poisoned:build"
+    application["args"] = {"settings": dict(settings)}
+    document["proxy_location"] = "EveryNode"
     application["deployments"] = [
         {
             "name": name,
@@ -131,10 +193,9 @@ def stage(nodes: int = 3, replicas: int = 2, **settings: Any) -> Iterator[Stage]
     ]
     application["deployments"][0]["user_config"] = {"draining": False}
     document["http_options"]["port"] = free_port()
-    options = {"num_cpus": 2, "object_store_memory": STORE}
-    cluster = Cluster(initialize_head=True, head_node_args={**options, "include_dashboard": False})
+    cluster = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
     try:
-        others = [cluster.add_node(**options) for _ in range(nodes - 1)]
+        others = [cluster.add_node(**NODE) for _ in range(nodes - 1)]
         ray.init(cluster.address, namespace="serve", log_to_driver=False)
         config = ServeDeploySchema.model_validate(document)
         client = serve_start(
@@ -143,7 +204,7 @@ def stage(nodes: int = 3, replicas: int = 2, **settings: Any) -> Iterator[Stage]
             global_logging_config=config.logging_config,
         )
         url = f"http://127.0.0.1:{document['http_options']['port']}"
-        running = Stage(cluster, client, document, url, others)
+        running = Stage(cluster, client, document, url, folder, s3_port, others)
         running.deploy()
         running.wait_whole()
         yield running
@@ -151,3 +212,4 @@ def stage(nodes: int = 3, replicas: int = 2, **settings: Any) -> Iterator[Stage]
         serve.shutdown()
         ray.shutdown()
         cluster.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)

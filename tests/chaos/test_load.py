@@ -15,7 +15,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from tests.chaos.load import Case, Load, same
-from tests.servers import wait_for
+from tests.chaos.patience import PatientClient
+from tests.servers import Answer, ScriptedServer, wait_for
 
 
 async def answer(request: Request) -> Response:
@@ -75,6 +76,41 @@ def test_the_pace_is_even_over_all_clients(url: str) -> None:
     with Load(url, [Case("/right", {}, {"loss": 0.25})], clients=4, rate=40) as load:
         wait_for(lambda: len(load.answers) >= 40)
     assert time.monotonic() - start > 0.9  # 40 requests at 40 a second
+
+
+def test_a_patient_client_repeats_and_tells_what_it_met_with() -> None:
+    answers = [
+        Answer(500, b"Internal Server Error"),
+        Answer(hang_up=True),
+        Answer(body=b'{"relevance": [0.5], "model": "another"}'),
+        Answer(body=b'{"relevance": [0.6], "model": "one"}'),
+    ]
+    known = Case("/metrics/relevance", {}, {"relevance": [0.5], "model": "one"})
+
+    async def ask(url: str) -> list[tuple[str, tuple[str, ...]]]:
+        async with PatientClient(url, 10.0) as client:
+            first, second = [await client.ask(known) for _ in range(2)]
+        return [(first.outcome, first.seen), (second.outcome, second.seen)]
+
+    with ScriptedServer(answers) as server:
+        first, second = asyncio.run(ask(server.url))
+    assert first == ("right", ("500 http_error", "connection"))
+    assert second == ("wrong", ())
+
+
+def test_a_patient_client_that_gives_up_says_what_it_was_told() -> None:
+    busy = Answer(503, b'{"error": {"code": "unavailable", "message": "no", "field": null}}')
+
+    async def ask(url: str) -> str:
+        async with PatientClient(url, 10.0) as client:
+            client._backoff = 0.01
+            return (await client.ask(Case("/loss", {}, 0.5))).outcome
+
+    with ScriptedServer([busy]) as server:
+        assert asyncio.run(ask(server.url)) == "failed"  # it names no time to come back
+    busy.headers["Retry-After"] = "0"
+    with ScriptedServer([busy]) as server:
+        assert asyncio.run(ask(server.url)) == "refused"
 
 
 def test_numbers_are_compared_with_a_tolerance_and_everything_else_exactly() -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import httpx
 import psutil
 
 from tests.serve.conftest import Server
 
 
-def exported_text(server: Server) -> str:
-    """All of it, one port after another."""
-    found = []
+def exporters(server: Server) -> Iterator[tuple[int, str]]:
+    """Each port and what it exports."""
     for process in psutil.Process(server.process.pid).children(recursive=True):
         try:
             listening = [c for c in process.net_connections("tcp") if c.status == "LISTEN"]
@@ -23,5 +24,9 @@ def exported_text(server: Server) -> str:
             except httpx.HTTPError:
                 continue
             if answer.status_code == 200 and "# TYPE" in answer.text:
-                found.append(answer.text)
-    return "\n".join(found)
+                yield connection.laddr.port, answer.text
+
+
+def exported_text(server: Server) -> str:
+    """All of it, one port after another."""
+    return "\n".join(text for _, text in exporters(server))

@@ -1,0 +1,48 @@
+"""The application as `serve_app.app.build` makes it, whose relevance cannot take a marked text.
+
+Everything else is the project's own, the batching over requests and what it does with a batch that
+fails included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ray import serve
+
+from serve_app.app import _options
+from serve_app.deployments.gateway import Gateway
+from serve_app.deployments.loss import Loss
+from serve_app.deployments.metrics import Factuality, Pair, ReadabilityDeployment, Relevance
+from serve_app.settings import load_settings
+
+POISON = "uncomputable"
+"""What stands in a text that the computation fails on."""
+
+
+class _Delicate(Relevance.func_or_class):  # type: ignore[misc, name-defined]
+    """BERTScore, but for marked texts."""
+
+    def _score(self, pairs: Sequence[Pair]) -> list[Any]:
+        if any(POISON in generated for _, generated in pairs):
+            raise ValueError("one of the texts cannot be computed")
+        scores: list[Any] = super()._score(pairs)
+        return scores
+
+
+# The name is that of the metric: spans and stages are called after the class.
+_Delicate.__name__ = "Relevance"
+Delicate = serve.deployment(_Delicate)
+
+
+def build(arguments: dict[str, Any]) -> Any:
+    """The metrics' half of the graph; `arguments` as `serve_app.app.build` takes them."""
+    settings = load_settings(**arguments["settings"])
+    relevance = _options(Delicate, "Relevance", 0.1).bind(settings)
+    factuality = _options(Factuality, "Factuality", 0.1).bind(settings)
+    plain = _options(ReadabilityDeployment, "Readability", 0.1).bind(settings)
+    loss = _options(Loss, "Loss", 0.1).bind(settings, relevance, factuality, plain)
+    return _options(Gateway, "Gateway", 0.1).bind(
+        settings, Relevance=relevance, Factuality=factuality, Readability=plain, Loss=loss
+    )
