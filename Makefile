@@ -32,8 +32,9 @@ PYTEST_OPTIONS ?= -n 2 --dist loadscope --no-loadscope-reorder
 test: $(BIN)/pytest ## Run every test
 	$(BIN)/pytest $(PYTEST_OPTIONS)
 
-chaos: $(BIN)/pytest ## Strike a loaded cluster of three nodes with every fault; some ten minutes
+chaos: $(BIN)/pytest ## Strike a loaded cluster of three nodes with every fault; some twenty minutes
 	$(BIN)/python -m tests.chaos
+	$(BIN)/python -m tests.chaos.shutdown
 
 overload: $(BIN)/pytest ## Ten times the load, unequal clients, clients that leave; eleven minutes
 	$(BIN)/python -m benchmarks.overload

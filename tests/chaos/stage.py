@@ -6,11 +6,11 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import psutil
@@ -21,6 +21,7 @@ from tests.chaos.load import Case
 
 ROOT = Path(__file__).resolve().parents[2]
 METRICS = ("Gateway", "Loss", "Readability", "Relevance", "Factuality")
+Node = TypeVar("Node")
 NODE = {"num_cpus": 2, "object_store_memory": 100 * 2**20}
 READY_S = 480.0
 
@@ -70,7 +71,7 @@ class Stage:
 
     def add_node(self) -> Any:
         """One more node."""
-        return self.cluster.add_node(**NODE)
+        return patient(lambda: self.cluster.add_node(**NODE))
 
     def replicas(self, deployment: str) -> list[int]:
         """Processes of a deployment's replicas."""
@@ -147,6 +148,28 @@ def _title(process: psutil.Process) -> str:
     return line if line.startswith("ray::") else ""
 
 
+def _head() -> Any:
+    """A cluster of one node."""
+    from ray.cluster_utils import Cluster
+
+    return Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
+
+
+def patient(start: Callable[[], Node]) -> Node:
+    """`start()`, up to three times: Ray gives a node 30 s, which are few on a busy machine."""
+    for left in (2, 1, 0):
+        before = {one.pid for one in psutil.Process().children(recursive=True)}
+        try:
+            return start()
+        except Exception as error:  # of no other kind: Ray raises just this
+            if left == 0 or "timed out during startup" not in str(error):
+                raise
+            for one in psutil.Process().children(recursive=True):
+                if one.pid not in before:
+                    one.kill()
+    raise AssertionError("the loop returns or raises")
+
+
 @contextmanager
 def stage(nodes: int = 3, replicas: int = 2, **settings: Any) -> Iterator[Stage]:
     """PlainMed's metrics on `nodes` nodes, `replicas` of each deployment on different ones.
@@ -171,7 +194,6 @@ def stage(nodes: int = 3, replicas: int = 2, **settings: Any) -> Iterator[Stage]
     os.environ.setdefault("RAY_agent_register_timeout_ms", "120000")
     import ray
     from ray import serve
-    from ray.cluster_utils import Cluster
     from ray.serve._private.api import serve_start
     from ray.serve.schema import ServeDeploySchema
 
@@ -193,9 +215,9 @@ def stage(nodes: int = 3, replicas: int = 2, **settings: Any) -> Iterator[Stage]
     ]
     application["deployments"][0]["user_config"] = {"draining": False}
     document["http_options"]["port"] = free_port()
-    cluster = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
+    cluster = patient(_head)
     try:
-        others = [cluster.add_node(**NODE) for _ in range(nodes - 1)]
+        others = [patient(lambda: cluster.add_node(**NODE)) for _ in range(nodes - 1)]
         ray.init(cluster.address, namespace="serve", log_to_driver=False)
         config = ServeDeploySchema.model_validate(document)
         client = serve_start(
