@@ -29,6 +29,7 @@ GOLDEN = ROOT / "tests" / "fixtures" / "helm"
 NAMESPACE = "plainmed"
 # Address and cache are the chart's to set, and a secret is never a plain value.
 NOT_SETTABLE = {"host", "port", "cache_dir", "hf_token", "openai_api_key"}
+NOT_SETTABLE |= {"api_keys", "api_keys_file", "allow_no_keys"}  # by the chart's apiKeys
 _SAID_ELSEWHERE = {"title", "default"}
 
 # Renderings that are checked in: file name -> (release name, profiles, further values).

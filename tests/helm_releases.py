@@ -25,6 +25,8 @@ from chart_files import render  # noqa: E402
 from serve_app.telemetry import SPECS, exported  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
+KEYS: dict[str, Any] = {"apiKeys": {"secretName": "plainmed-api-keys"}}
+"""What the chart's own values leave to the operator; the profiles have it."""
 METRICS: dict[str, Any] = {"services": ["metrics"]}
 GENERATOR: dict[str, Any] = {"services": ["generator"]}
 EVERYTHING: dict[str, Any] = {
@@ -67,7 +69,8 @@ EVERYTHING: dict[str, Any] = {
 }
 # name -> (profiles, further values): every profile, alone and as its header says it is used.
 RELEASES: dict[str, tuple[list[str], dict[str, Any]]] = {
-    "defaults": ([], {}),
+    "defaults": ([], KEYS),
+    "no-keys": (["cpu"], {"apiKeys": {"enabled": False}}),
     "dev": (["dev"], {}),
     "cpu-metrics": (["cpu"], METRICS),
     "cpu-generator": (["cpu"], GENERATOR),
@@ -85,6 +88,7 @@ RELEASES: dict[str, tuple[list[str], dict[str, Any]]] = {
     "incremental": (
         [],
         {
+            **KEYS,
             "autoscaling": {"enabled": True},
             "upgradeStrategy": {
                 "type": "NewClusterWithIncrementalUpgrade",

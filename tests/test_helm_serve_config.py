@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.helm_releases import ROOT, cluster, objects, render, serve_config
+from tests.helm_releases import KEYS, ROOT, cluster, objects, render, serve_config
 
 
 def _graph(services: list[str], settings: dict[str, Any]) -> set[str]:
@@ -57,7 +57,7 @@ def test_overrides_reach_the_serve_config() -> None:
             },
         },
     }
-    text = render("plainmed", [], values)["rayservice.yaml"]
+    text = render("plainmed", [], values | KEYS)["rayservice.yaml"]
     document = yaml.safe_load(yaml.safe_load(text)["spec"]["serveConfigV2"])
     by_name = {item["name"]: item for item in document["applications"][0]["deployments"]}
     assert "autoscaling_config" not in by_name["Relevance"]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.helm_releases import EVERYTHING, at, chart_files, helm, maps, render
+from tests.helm_releases import EVERYTHING, KEYS, at, chart_files, helm, maps, render
 
 
 @pytest.mark.parametrize(
@@ -37,6 +37,8 @@ from tests.helm_releases import EVERYTHING, at, chart_files, helm, maps, render
         ({"serve": {"settings": {"max_text": 1}}}, "max_text"),
         ({"serve": {"settings": {"max_texts": 0}}}, "serve/settings/max_texts"),
         ({"serve": {"settings": {"hf_token": "x"}}}, "hf_token"),
+        ({"serve": {"settings": {"allow_no_keys": True}}}, "allow_no_keys"),
+        ({"apiKeys": {"key": "../keys"}}, "apiKeys/key"),
         ({"serve": {"deployments": {"Scorer": {}}}}, "Scorer"),
         ({"serve": {"deployments": {"Loss": {"replicas": 2}}}}, "replicas"),
         (
@@ -80,13 +82,32 @@ def test_the_schema_refuses(values: dict[str, Any], message: str) -> None:
         ({"ingress": {"enabled": True, "tlsSecretName": "t"}}, "host name"),
         ({"env": {"HF_TOKEN": "x"}}, "secretEnv.HF_TOKEN"),
         ({"env": {"MODEL_NAME": "x"}}, "is set by the chart"),
+        ({"env": {"ALLOW_NO_KEYS": "true"}}, "is set by the chart"),
+        (
+            {
+                "apiKeys": {"enabled": False},
+                "secretEnv": {"API_KEYS": {"secretName": "s", "key": "k"}},
+            },
+            "apiKeys.enabled is false",
+        ),
         ({"drain": {"seconds": 90, "maxSeconds": 60}}, "drain.maxSeconds"),
     ],
     ids=lambda value: value if isinstance(value, str) else json.dumps(value)[:40],
 )
 def test_values_that_do_not_go_together_are_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(helm.HelmError, match=message):
-        render("plainmed", [], values)
+        render("plainmed", [], KEYS | values)
+
+
+def test_callers_need_keys_unless_the_operator_says_otherwise() -> None:
+    with pytest.raises(helm.HelmError) as caught:
+        render("plainmed", [], {}, namespace="clinic")
+    said = str(caught.value)
+    make = "kubectl -n clinic create secret generic plainmed-api-keys --from-file=keys.json"
+    for words in ("plainmed keys new keys.json", make, "--set apiKeys.enabled=false"):
+        assert words in said
+    render("plainmed", [], {"apiKeys": {"enabled": False}})
+    render("plainmed", [], {"secretEnv": {"API_KEYS": {"secretName": "keys", "key": "document"}}})
 
 
 def test_a_release_name_too_long_for_kuberay_is_refused() -> None:

@@ -21,7 +21,7 @@ from kubernetes.client.exceptions import ApiException
 from kubernetes.config.config_exception import ConfigException
 
 from serve_app.ops.errors import OpsError
-from serve_app.ops.release import RedisNeed
+from serve_app.ops.release import KeysNeed, RedisNeed
 
 CRD = "rayservices.ray.io"
 _TIMEOUT = (10, 60)  # seconds to connect, to answer
@@ -218,14 +218,28 @@ class Kube:
                     )
         if not need.secret:
             return None
-        secret = self._ask(self.core.read_namespaced_secret, need.secret, self.namespace)
-        if secret is None or need.key not in (secret.data or {}):
+        if not self._holds(need.secret, need.key):
             return (
                 f"namespace {self.namespace} has no secret {need.secret} with key {need.key}, the "
                 f"password of the Redis at {need.address}; {kubectl} {self.namespace} create "
                 f"secret generic {need.secret} --from-literal={need.key}=..."
             )
         return None
+
+    def keys_problem(self, need: KeysNeed) -> str | None:
+        """Why pods would find no API keys, and so not start; None if they would."""
+        if self._holds(need.secret, need.key):
+            return None
+        kubectl = f"kubectl --context {self.context} --namespace {self.namespace}"
+        return (
+            f"namespace {self.namespace} has no secret {need.secret} with key {need.key}, the API "
+            f"keys of the callers; plainmed keys new {need.key} --name WHOSE && {kubectl} create "
+            f"secret generic {need.secret} --from-file={need.key}"
+        )
+
+    def _holds(self, secret: str, key: str) -> bool:
+        found = self._ask(self.core.read_namespaced_secret, secret, self.namespace)
+        return found is not None and key in (found.data or {})
 
     def _answered(self, service: str, namespace: str) -> bool:
         """Whether a ready pod is behind a Service."""

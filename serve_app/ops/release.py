@@ -7,6 +7,7 @@ Knows the chart's value names, and no command.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -93,11 +94,32 @@ class RedisNeed:
     key: str
 
 
+@dataclass(frozen=True, slots=True)
+class KeysNeed:
+    """Where a release reads the API keys of its callers: a secret, and the key in it."""
+
+    secret: str
+    key: str
+
+
+def keys_need(release: Release, chart: Path) -> KeysNeed:
+    """The secret with API keys that a release's values files name; ours always name one."""
+    asked: dict[str, Any] = {}
+    for values in _values(release, chart):
+        asked |= values.get("apiKeys") or {}
+    return KeysNeed(asked["secretName"], asked["key"])
+
+
+def _values(release: Release, chart: Path) -> Iterator[dict[str, Any]]:
+    """What each of a release's values files holds, later ones over earlier ones."""
+    for name in ("values.yaml", *release.files):
+        yield yaml.safe_load((chart / name).read_text(encoding="utf-8")) or {}
+
+
 def redis_need(release: Release, chart: Path) -> RedisNeed | None:
     """The Redis that a release's values files ask for; None where they ask for none."""
     asked: dict[str, Any] = {}
-    for name in ("values.yaml", *release.files):
-        values = yaml.safe_load((chart / name).read_text(encoding="utf-8")) or {}
+    for values in _values(release, chart):
         over = values.get("gcsFaultTolerance") or {}
         password = (asked.get("redisPassword") or {}) | (over.get("redisPassword") or {})
         asked = asked | over | {"redisPassword": password}

@@ -20,7 +20,7 @@ from serve_app.ops.aws import Aws
 from serve_app.ops.errors import OpsError, problems_error
 from serve_app.ops.kube import Kube
 from serve_app.ops.options import NAMESPACE, Options, Profile, release_name
-from serve_app.ops.release import Recorded, Release, parse, redis_need, wanted
+from serve_app.ops.release import Recorded, Release, keys_need, parse, redis_need, wanted
 from serve_app.ops.report import why_not_ready
 from serve_app.ops.runner import Runner
 
@@ -62,20 +62,16 @@ class Steps:
         )
 
     def check_releases(self, releases: list[Release]) -> None:
-        """Raises where one could not run: its model is not in its bucket, or its Redis not there.
+        """Raises where one could not run: its model, API keys or Redis are not there.
 
-        A release that is to be stopped needs neither.
+        A release that is to be stopped needs none of them.
         """
+        starting = [release for release in releases if not release.suspend]
         if self.runner.dry_run:
-            for release in releases:
-                need = None if release.suspend else redis_need(release, self.options.chart)
-                if need is not None:
-                    self.runner.note(f"would check: Redis {need.address}, secret {need.secret}")
+            self._say_needs(starting)
             return
         problems: list[str] = []
-        for release in releases:
-            if release.suspend:
-                continue
+        for release in starting:
             merged = release.profile is Profile.VLLM
             # A name that was given was looked at before, but not by a profile that was not.
             if (
@@ -87,29 +83,39 @@ class Steps:
                     release.model_bucket, release.model_name, merged=merged
                 )
                 problems += [found] if found else []
-            need = redis_need(release, self.options.chart)
-            if need is not None:
-                found = self.kube.redis_problem(need)
-                problems += [found] if found and found not in problems else []
+        problems += self._missing(starting, self.kube) if starting else []
         if problems:
             raise problems_error(problems, kept="no release")
 
-    def check_state_store(self) -> None:
+    def _say_needs(self, releases: list[Release]) -> None:
+        chart = self.options.chart
+        said = [f"secret {n.secret}, key {n.key}" for n in (keys_need(r, chart) for r in releases)]
+        needs = [need for r in releases if (need := redis_need(r, chart)) is not None]
+        said += [f"Redis {need.address}, secret {need.secret}" for need in needs]
+        for line in dict.fromkeys(said):
+            self.runner.note(f"would check: {line}")
+
+    def _missing(self, releases: list[Release], kube: Kube) -> list[str]:
+        """A problem for everything that pods of these releases would wait for in vain."""
+        chart = self.options.chart
+        found = [kube.keys_problem(keys_need(release, chart)) for release in releases]
+        needs = [need for r in releases if (need := redis_need(r, chart)) is not None]
+        found += [kube.redis_problem(need) for need in needs]
+        return list(dict.fromkeys(filter(None, found)))
+
+    def check_cluster_first(self) -> None:
         """As `check_releases`, for a deploy to a cluster that is there: before anything changes.
 
         In an empty account there is nothing to ask yet; `roll_out` asks once there is.
         """
-        if self.runner.dry_run or not self.options.profile:
-            return
-        shown = [wanted(self.options, s, None, self.region) for s in self.options.target.services]
-        needs = {need for r in shown if (need := redis_need(r, self.options.chart)) is not None}
-        if not needs or not self.aws.cluster_exists(self.options.cluster):
+        if self.runner.dry_run or not self.aws.cluster_exists(self.options.cluster):
             return
         try:
             kube = self.kube
         except OpsError:
             return  # not in the kubeconfig yet
-        found = [problem for need in needs if (problem := kube.redis_problem(need))]
+        shown = [wanted(self.options, s, None, self.region) for s in self.options.target.services]
+        found = self._missing(shown, kube)
         if found:
             raise problems_error(found)
 

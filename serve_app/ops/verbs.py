@@ -24,7 +24,7 @@ class Verbs(Steps):
     def deploy(self, skip_quota: bool = False) -> None:
         """From whatever there is to the services answering: infrastructure, images, releases."""
         self.check_first(("terraform", "helm", "aws", "docker", "git"), quota=not skip_quota)
-        self.check_state_store()
+        self.check_cluster_first()
         self.infrastructure()
         outputs = self.outputs()
         self.connect()

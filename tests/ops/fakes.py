@@ -194,6 +194,7 @@ class Cluster:
         self.redis: dict[str, Any] | None = service("plainmed-redis", 6379, "ClusterIP")
         self.redis_ready = True
         self.redis_secret: dict[str, Any] | None = {"data": {"password": "eA=="}}
+        self.keys_secret: dict[str, Any] | None = {"data": {"keys.json": "e30="}}
         self.patch: dict[str, dict[str, Any]] = {}  # by release: over its RayService's status
         self.pods: dict[str, list[dict[str, Any]]] = {}  # by release: instead of a ready worker
         self.events: list[dict[str, Any]] = []
@@ -250,6 +251,8 @@ class Cluster:
             return {"kind": "EndpointSliceList", "items": [one]}
         if parts[-2:] == ["secrets", "plainmed-redis"]:
             return self.redis_secret
+        if parts[-2:] == ["secrets", "plainmed-api-keys"]:
+            return self.keys_secret
         if parts[-2:] == ["services", "plainmed-redis"]:
             return self.redis
         if "services" in parts:

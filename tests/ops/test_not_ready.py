@@ -259,6 +259,40 @@ def test_in_an_empty_account_ha_stops_before_images_and_releases(
     done("deploy", "metrics", "--yes", "--profile", "ha")
 
 
+@pytest.mark.parametrize("secret", [None, {"data": {"keys.yaml": "e30="}}])
+def test_a_deploy_without_api_keys_is_refused_before_anything_changes(
+    stage: Stage, cluster: Cluster, secret: dict[str, Any] | None
+) -> None:
+    cluster.keys_secret = secret
+    said = refused("deploy", "--yes")
+    assert "no secret plainmed-api-keys with key keys.json" in said
+    assert "plainmed keys new keys.json" in said
+    assert said.count("create secret generic plainmed-api-keys --from-file=keys.json") == 1
+    assert stage.changing() == []
+
+
+def test_every_verb_that_starts_a_release_asks_for_its_api_keys(
+    stage: Stage, cluster: Cluster
+) -> None:
+    deployed(stage, cluster)
+    cluster.keys_secret = None
+    done("stop")
+    stage.forget_calls()
+    for words in (["restore"], ["redeploy", "metrics", "--tag", "v2"]):
+        assert "no secret plainmed-api-keys" in refused(*words)
+        assert stage.changing() == []
+
+
+def test_in_an_empty_account_a_deploy_without_api_keys_stops_before_images_and_releases(
+    stage: Stage, cluster: Cluster
+) -> None:
+    client("eks").delete_cluster(name="plainmed-dev")
+    cluster.keys_secret = None
+    assert "create secret generic plainmed-api-keys" in refused("deploy", "metrics", "--yes")
+    assert stage.calls("docker") == []
+    assert stage.release(METRICS) is None
+
+
 def test_the_whole_internet_is_refused_as_a_range(stage: Stage, cluster: Cluster) -> None:
     assert "refusing the whole Internet" in refused("deploy", "--yes", "--public", "0.0.0.0/0")
     done("deploy", "metrics", "--yes", "--public", "198.51.100.0/24, 203.0.113.7/32")

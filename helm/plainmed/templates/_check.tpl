@@ -42,10 +42,17 @@ What no schema can say: values that are each right but do not go together. Each 
 {{- if and .Values.gateway.enabled (empty .Values.gateway.parentRefs) -}}
 {{- fail "gateway.parentRefs: name the Gateway to attach to" -}}
 {{- end -}}
-{{- $chartsOwn := list "HOME" "CACHE_DIR" "HOST" "PORT" "MODEL_NAME" "MODEL_S3_BUCKET" "MODEL_PATH" "AWS_REGION" -}}
+{{- $keys := .Values.apiKeys -}}
+{{- if and $keys.enabled (not $keys.secretName) (not (hasKey .Values.secretEnv "API_KEYS")) -}}
+{{- fail (printf "apiKeys.secretName: every caller needs an API key, so name a Secret with keys. To make one: plainmed keys new keys.json && kubectl -n %s create secret generic plainmed-api-keys --from-file=keys.json; then --set apiKeys.secretName=plainmed-api-keys. Where something before the release asks who calls: --set apiKeys.enabled=false" .Release.Namespace) -}}
+{{- end -}}
+{{- if and (not $keys.enabled) (hasKey .Values.secretEnv "API_KEYS") -}}
+{{- fail "apiKeys.enabled is false, but secretEnv.API_KEYS holds keys; remove one" -}}
+{{- end -}}
+{{- $chartsOwn := list "API_KEYS_FILE" "ALLOW_NO_KEYS" "HOME" "CACHE_DIR" "HOST" "PORT" "MODEL_NAME" "MODEL_S3_BUCKET" "MODEL_PATH" "AWS_REGION" -}}
 {{- range $name, $_ := .Values.env -}}
 {{- if has $name $chartsOwn -}}
-{{- fail (printf "env.%s is set by the chart; use serve.port, generator.model, modelCache or aws.region" $name) -}}
+{{- fail (printf "env.%s is set by the chart; use serve.port, apiKeys, generator.model, modelCache or aws.region" $name) -}}
 {{- end -}}
 {{- if regexMatch "(?i)(token|password|secret|_key)$" $name -}}
 {{- fail (printf "env.%s looks like a secret; put it into a Secret and name that in secretEnv.%s" $name $name) -}}

@@ -32,6 +32,13 @@ capabilities:
 - name: RAY_AUTH_MODE
   value: disabled
 {{- end }}
+{{- if not .Values.apiKeys.enabled }}
+- name: ALLOW_NO_KEYS
+  value: "true"
+{{- else if .Values.apiKeys.secretName }}
+- name: API_KEYS_FILE
+  value: /etc/plainmed/keys/{{ .Values.apiKeys.key }}
+{{- end }}
 {{- with .Values.aws.region }}
 - name: AWS_REGION
   value: {{ . | quote }}
@@ -75,6 +82,17 @@ capabilities:
   persistentVolumeClaim:
     claimName: {{ required "modelCache.claimName: name the existing claim" .Values.modelCache.claimName }}
 {{- end }}
+{{- with .Values.apiKeys }}
+{{- if and .enabled .secretName }}
+# Not by subPath, whose files never change: keys are changed in the running pod.
+- name: api-keys
+  secret:
+    secretName: {{ .secretName }}
+    defaultMode: 0440
+    items:
+      - { key: {{ .key | quote }}, path: {{ .key | quote }} }
+{{- end }}
+{{- end }}
 {{- end -}}
 
 {{- define "plainmed.volumeMounts" -}}
@@ -82,6 +100,13 @@ capabilities:
   mountPath: /tmp
 - name: model-cache
   mountPath: /var/cache/plainmed
+{{- with .Values.apiKeys }}
+{{- if and .enabled .secretName }}
+- name: api-keys
+  mountPath: /etc/plainmed/keys
+  readOnly: true
+{{- end }}
+{{- end }}
 {{- end -}}
 
 {{- define "plainmed.liveness" -}}
