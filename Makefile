@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test chaos overload soak lint format lock bench clean
+.PHONY: help install demo serve test chaos overload soak fuzz lint format lock bench clean
 
 help: ## Show these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -38,6 +38,9 @@ chaos: $(BIN)/pytest ## Strike a loaded cluster of three nodes with every fault;
 
 overload: $(BIN)/pytest ## Ten times the load, unequal clients, clients that leave; eleven minutes
 	$(BIN)/python -m benchmarks.overload
+
+fuzz: $(BIN)/pytest ## Bad requests, texts that break programs, hostile files; some ten minutes
+	$(BIN)/python -m tests.fuzz
 
 soak: $(BIN)/pytest ## Mixed load for half an hour: does anything grow?
 	$(BIN)/python -m benchmarks.soak

@@ -1,7 +1,7 @@
-"""Gives a loader one hostile file, in a process of its own whose memory and time are bounded.
+"""Does something with hostile input in a process of its own, whose memory and time are bounded.
 
-The process is a fork, so that libraries are imported once. What comes back says whether the file
-was refused as it should be, what it cost, and whether anything in it was run.
+The process is a fork, so that libraries are imported once. What comes back says whether the input
+was refused as it should be, what it cost, and whether anything in a file was run.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import signal
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,11 +79,19 @@ def strike(case: Case, folder: Path) -> Outcome:
     """Builds the file in `folder`, loads it in a fork, and says what came of it."""
     folder.mkdir(parents=True)
     path = case.build(folder)
+    outcome = in_a_fork(lambda: case.load(path))
+    return replace(outcome, ran=(folder / CANARY).exists())
+
+
+def in_a_fork(
+    work: Callable[[], object], *, most_grown: int = MOST_GROWN, longest_s: int = LONGEST_S
+) -> Outcome:
+    """Does `work` in a fork and says what came of it: `loaded` where it did not raise."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(reading)
-        _load(case, path, folder, writing)  # does not return
+        _work(work, writing, most_grown, longest_s)  # does not return
     os.close(writing)
     with os.fdopen(reading, "rb") as pipe:
         told = pipe.read()
@@ -92,17 +100,17 @@ def strike(case: Case, folder: Path) -> Outcome:
         return Outcome(**json.loads(told))
     killed = os.waitstatus_to_exitcode(status)
     kind = "too slow" if killed == -signal.SIGALRM else "killed"
-    return Outcome(kind, f"status {killed}", 0.0, 0.0, (folder / CANARY).exists())
+    return Outcome(kind, f"status {killed}", 0.0, 0.0, False)
 
 
-def _load(case: Case, path: Path, folder: Path, pipe: int) -> None:
+def _work(work: Callable[[], object], pipe: int, most_grown: int, longest_s: int) -> None:
     before = _status("VmRSS")
-    limit = _status("VmSize") + MOST_GROWN
+    limit = _status("VmSize") + most_grown
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    signal.alarm(LONGEST_S)
+    signal.alarm(longest_s)
     started = time.perf_counter()
     try:
-        case.load(path)
+        work()
         kind, message = "loaded", ""
     except PlainMedError as error:
         kind, message = "refused", error.message
@@ -115,7 +123,7 @@ def _load(case: Case, path: Path, folder: Path, pipe: int) -> None:
         message,
         time.perf_counter() - started,
         max(0.0, (_status("VmHWM") - before) / 2**20),
-        (folder / CANARY).exists(),
+        False,
     )
     os.write(pipe, json.dumps(asdict(outcome)).encode()[:60_000])
     os._exit(0)

@@ -9,10 +9,8 @@ from __future__ import annotations
 import gc
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
-
-import torch
 
 from serve_app.artifacts import RESOURCES
 from serve_app.errors import InvalidInput
@@ -148,6 +146,7 @@ def _marked(text: str) -> list[float]:
 
 
 def _prompted(text: str) -> list[float]:
+    require_text(text, "text")
     prompter = _prompter()
     ids = prompter.encode(text)
     assert len(ids) >= prompter.overhead
@@ -247,33 +246,23 @@ def answer(reader: Callable[[str], Sequence[float]], text: str) -> list[float] |
 def seconds(reader: Callable[[str], Sequence[float]], text: str, times: int = 2) -> float:
     """The least time of a few, of one thread."""
     best = math.inf
-    gc.collect()
-    for _ in range(times):
-        started = time.process_time()
-        answer(reader, text)
-        best = min(best, time.process_time() - started)
+    gc.disable()  # else now and then a pass over every object of torch is part of it
+    try:
+        for _ in range(times):
+            started = time.process_time()
+            answer(reader, text)
+            best = min(best, time.process_time() - started)
+    finally:
+        gc.enable()
     return best
 
 
 def growth(
-    reader: Callable[[str], Sequence[float]], make: Callable[[int], str], length: int
+    reader: Callable[[str], Sequence[float]],
+    make: Callable[[int], str],
+    length: int,
+    times: int = 2,
 ) -> tuple[float, float]:
     """Seconds at `length`, and how many times more at twice it: 2 where time is linear."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        once = seconds(reader, make(length))
-        twice = seconds(reader, make(2 * length))
-    finally:
-        torch.set_num_threads(threads)
-    return once, twice / max(once, 1e-6)
-
-
-def slow(
-    readers: dict[str, Callable[[str], list[float]]], length: int, least_s: float = 0.05
-) -> Iterator[tuple[str, str, float, float]]:
-    """Reader, text, seconds at `length` and growth, of all; growth 0 where it took no time."""
-    for reader_name, reader in readers.items():
-        for text_name, make in TEXTS.items():
-            once, ratio = growth(reader, make, length)
-            yield reader_name, text_name, once, ratio if once >= least_s / 2 else 0.0
+    once = seconds(reader, make(length), times)
+    return once, seconds(reader, make(2 * length), times) / max(once, 1e-6)
