@@ -24,6 +24,7 @@ from benchmarks import machine, report, servers, serving, texts
 from benchmarks.load import Body
 from benchmarks.reliability.fairness import SCORERS, Clients, quantiles
 from benchmarks.reliability.storm import TIMES, Quantiles, Storm, storm
+from serve_app.metrics.sentences import split_sentences
 from serve_app.settings import Settings
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "reliability.md"
@@ -104,6 +105,7 @@ async def fairness_rows(clients: Clients, found: texts.Texts, count: int) -> lis
 
     alone = quantiles(await clients.one_by_one(singles))
     rows: list[Row] = [("a single pair, alone: p50, p99, longest", _s(alone), "", None)]
+    console.print(rows[-1])
 
     def beside(what: str, measured: Quantiles) -> None:
         rows.append((f"a single pair beside {what}", _s(measured), "p50 under 5 s",
@@ -123,8 +125,9 @@ async def fairness_rows(clients: Clients, found: texts.Texts, count: int) -> lis
     await clients.until_idle(clients.replicas(*SCORERS))
     words = " ".join(original for original, _ in pairs)
     giant = (words * (GIANT_CHARS // len(words) + 1))[:GIANT_CHARS]
-    claims = " ".join(summary for _, summary in pairs[:3])
-    large = serving.body([(giant, claims)])
+    # Two sentences: more would be over ALIGNSCORE_MAX_PAIRS.
+    claim = " ".join(split_sentences(pairs[0][1])[:2])
+    large = serving.body([(giant, claim)])
     async with clients.under_way("/metrics/factuality", [large] * 2) as statuses:
         await asyncio.sleep(5)
         beside(f"two texts of {GIANT_CHARS:,} characters, one for each Factuality replica",

@@ -72,8 +72,10 @@ def _running(command: list[str], url: str, **environment: str) -> Iterator[Runni
             _wait(process, url, log)
             yield Running(url, process.pid)
         finally:
-            started = psutil.Process(process.pid).children(recursive=True)
-            process.send_signal(signal.SIGINT)
+            started = []
+            if process.poll() is None:
+                started = psutil.Process(process.pid).children(recursive=True)
+                process.send_signal(signal.SIGINT)
             try:
                 process.wait(STOP_S)
             except subprocess.TimeoutExpired:

@@ -21,6 +21,7 @@ from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from serve_app.limits import CALLER_ID, Leave, Refused
+from serve_app.refusals import HOLD_HEADER, holds
 from serve_app.settings import Settings
 
 UNKNOWN_BYTES = 16_384
@@ -79,6 +80,10 @@ class _Route:
     def own_s(self, size: int) -> float:
         """Seconds that a request of `size` bytes takes itself; 0 while that cannot be known."""
         return self._seconds(size) if self._known() else 0.0
+
+    def bytes_in(self, seconds: float) -> float:
+        """Bytes that get done in so many seconds; infinity while that cannot be known."""
+        return seconds * self.bytes_done / self.busy_s if self._known() else math.inf
 
     def _known(self) -> bool:
         return self.answered >= LEARNT_AFTER and self.bytes_done > 0
@@ -141,13 +146,17 @@ class LoadGate:
         if full or wait > longest:
             if route is not None:
                 route.crowded_until = now + CALM_S
+            # What is larger waits longer, up to what may wait for as long as it takes itself.
+            largest = math.inf
+            if not full and route is not None:
+                largest = max(size, route.bytes_in(longest))
             later = max(self._retry_after_s, math.ceil(min(wait - longest, MAX_RETRY_S)))
             raise Refused(
                 503,
                 "overloaded",
                 "the server has as much work as it can do in time; try again later, or send "
                 "fewer texts at once",
-                {"retry-after": str(later)},
+                {"retry-after": str(later), HOLD_HEADER: holds(size, largest)},
             )
         if route is None:
             # Only of routes that were asked for: what a client may invent must not fill memory.

@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from serve_app.access.exposure import check_exposure, is_loopback, listened_on
 from serve_app.documents import read_yaml
 from serve_app.errors import ConfigError
+from serve_app.refusals import CALLBACK
 from serve_app.settings import Settings, load_settings
 
 APP_NAME = "plainmed"
@@ -124,6 +125,7 @@ def serve(
     address = os.environ.get("RAY_ADDRESS", "local")
     if address == "local" and is_loopback(_listened(document["http_options"])):
         _keep_ray_on_loopback()
+    os.environ.setdefault(*CALLBACK)  # for the proxies of a Ray that is started here
 
     import ray  # here, so that a bad config is reported at once
     from ray import serve as ray_serve

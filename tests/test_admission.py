@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from serve_app.admission import UNLEARNT_REQUESTS, LoadGate
 from serve_app.gateway import create_app
 from serve_app.limits import CALLER_ID, Leave, Refused, Traffic
 from serve_app.metrics.readability import Readability
+from serve_app.refusals import HOLD_HEADER
 from serve_app.settings import load_settings
 from tests.servers import LightBackend
 
@@ -128,6 +130,27 @@ def test_in_overload_a_large_request_may_still_wait_for_as_long_as_it_takes_itse
         door.enter(900)
     first(200)
     door.enter(900)  # waits nine seconds for the other one
+
+
+def test_a_refusal_says_for_which_sizes_it_holds() -> None:
+    door = Door(max_wait_s=10.0, crowded_wait_s=2.5, max_requests=14)
+    door.learn(100)
+    for _ in range(11):
+        door.enter(100)
+
+    def refused(size: int) -> tuple[float, float]:
+        with pytest.raises(Refused) as caught:
+            door.enter(size)
+        _, smallest, largest = map(float, caught.value.headers[HOLD_HEADER].split())
+        return smallest, largest
+
+    assert refused(100) == (100, pytest.approx(1000, abs=1))  # ten seconds' work: MAX_WAIT_S
+    smallest, largest = refused(100)
+    assert (smallest, largest) == (100, pytest.approx(250, abs=1))
+    refused(int(largest))
+    for size in (10, 10, 10):  # small enough to be let in, until there is no room at all
+        door.enter(size)
+    assert refused(1) == (1, math.inf)
 
 
 def test_overload_of_one_route_is_that_routes_own() -> None:
