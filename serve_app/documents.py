@@ -129,7 +129,7 @@ def read_yaml(path: Path) -> Any:
     except _BAD_YAML as error:
         raise ValueError(str(error) or type(error).__name__) from error
     finally:
-        loader.dispose()  # type: ignore[no-untyped-call]
+        loader.dispose()
 
 
 class _Loader(yaml.SafeLoader):

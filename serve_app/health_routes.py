@@ -102,14 +102,16 @@ def add_health(app: FastAPI, backend: Backend, settings: Settings, recent: Recen
 
 def _answers(body: Any = None) -> dict[int | str, dict[str, Any]]:
     """What a route here answers beside 200; not ready, with its usual `body` where it has one."""
-    errors = {status: ERRORS[status] for status in (400, 413, 500, 503)}
+    errors: dict[int | str, dict[str, Any]] = {
+        status: ERRORS[status] for status in (400, 413, 500, 503)
+    }
     if body is not None:
         errors[503] = {
             **ERRORS[503],
             "model": body | schemas.ErrorResponse,
             "description": "Not ready, or shutting down; retry after Retry-After seconds.",
         }
-    return {**errors}
+    return errors
 
 
 def _status(health: Health) -> str:
