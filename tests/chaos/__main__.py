@@ -29,6 +29,9 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "reliability.md"
 RATE = 4.0
 """Requests a second, about half of what two busy cores can."""
 
+PAIRS = 4
+"""Of a request: enough that some are under way at every moment."""
+
 AFTER_S = 8.0
 """The load goes on this long after everything is whole again."""
 
@@ -62,15 +65,18 @@ class Row:
 
 
 def cases(url: str) -> list[Case]:
-    """Known requests: one pair each by several routes, with the answers of an idle server."""
+    """Known requests: some pairs each by several routes, with the answers of an idle server."""
     asked: list[tuple[str, dict[str, list[str]]]] = []
     for original, generated in zip(ORIGINALS, GENERATED, strict=True):
-        pair = {"texts_original": [original], "texts_generated": [generated]}
+        pairs = {
+            "texts_original": [f"{original} Case {number}." for number in range(PAIRS)],
+            "texts_generated": [f"{generated} Case {number}." for number in range(PAIRS)],
+        }
         asked += [
-            ("/loss", pair),
-            ("/metrics/factuality", pair),
-            ("/metrics/relevance", pair),
-            ("/metrics/readability", {"texts": [generated]}),
+            ("/loss", pairs),
+            ("/metrics/factuality", pairs),
+            ("/metrics/relevance", pairs),
+            ("/metrics/readability", {"texts": pairs["texts_generated"]}),
         ]
     found = []
     for path, body in asked:

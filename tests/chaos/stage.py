@@ -22,7 +22,6 @@ from tests.chaos.load import Case
 ROOT = Path(__file__).resolve().parents[2]
 METRICS = ("Gateway", "Loss", "Readability", "Relevance", "Factuality")
 Node = TypeVar("Node")
-NODE = {"num_cpus": 2, "object_store_memory": 100 * 2**20}
 READY_S = 480.0
 
 
@@ -71,7 +70,7 @@ class Stage:
 
     def add_node(self) -> Any:
         """One more node."""
-        return patient(lambda: self.cluster.add_node(**NODE))
+        return patient(lambda: self.cluster.add_node(**_node()))
 
     def replicas(self, deployment: str) -> list[int]:
         """Processes of a deployment's replicas."""
@@ -89,6 +88,15 @@ class Stage:
 
     def missing(self) -> list[str]:
         """What does not run as wanted: replicas, proxies, a gateway that says that it is ready."""
+        try:
+            answer = httpx.get(f"{self.url}/readyz", timeout=10)
+        except httpx.HTTPError as error:
+            return [type(error).__name__]
+        ready = [] if answer.status_code == 200 else [f"/readyz: {answer.text}"]
+        return self.known_missing() + ready
+
+    def known_missing(self) -> list[str]:
+        """What of it Serve knows."""
         from ray import serve
         from ray.exceptions import RayError
         from ray.serve.exceptions import RayServeException
@@ -105,9 +113,8 @@ class Stage:
             found += [f"proxy: {one}" for one in status.proxies.values() if one != "HEALTHY"]
             if application.status != "RUNNING":
                 found.append(f"application: {application.status} {application.message}")
-            answer = httpx.get(f"{self.url}/readyz", timeout=10)
-            return found if answer.status_code == 200 else [*found, f"/readyz: {answer.text}"]
-        except (httpx.HTTPError, KeyError, RayError, RayServeException) as error:
+            return found
+        except (KeyError, RayError, RayServeException) as error:
             return [type(error).__name__]
 
     def whole(self) -> bool:
@@ -117,7 +124,7 @@ class Stage:
     def wait_noticed(self, timeout_s: float = 40.0) -> None:
         """Returns once Serve knows that something is missing, or after `timeout_s`."""
         deadline = time.monotonic() + timeout_s
-        while self.whole() and time.monotonic() < deadline:
+        while not self.known_missing() and time.monotonic() < deadline:
             time.sleep(0.1)
 
     def wait_whole(self, timeout_s: float = READY_S) -> None:
@@ -148,11 +155,19 @@ def _title(process: psutil.Process) -> str:
     return line if line.startswith("ray::") else ""
 
 
+def _node() -> dict[str, Any]:
+    """Options of a node. Its agents' ports are given: Ray else waits 15 s for the agents to tell
+    them, which are few on a busy machine."""
+    ports = ("metrics_agent", "runtime_env_agent", "metrics_export", "dashboard_agent_listen")
+    chosen = {f"{name}_port": free_port() for name in ports}
+    return {"num_cpus": 2, "object_store_memory": 100 * 2**20, **chosen}
+
+
 def _head() -> Any:
     """A cluster of one node."""
     from ray.cluster_utils import Cluster
 
-    return Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
+    return Cluster(initialize_head=True, head_node_args={**_node(), "include_dashboard": False})
 
 
 def patient(start: Callable[[], Node]) -> Node:
@@ -217,7 +232,7 @@ def stage(nodes: int = 3, replicas: int = 2, **settings: Any) -> Iterator[Stage]
     document["http_options"]["port"] = free_port()
     cluster = patient(_head)
     try:
-        others = [patient(lambda: cluster.add_node(**NODE)) for _ in range(nodes - 1)]
+        others = [patient(lambda: cluster.add_node(**_node())) for _ in range(nodes - 1)]
         ray.init(cluster.address, namespace="serve", log_to_driver=False)
         config = ServeDeploySchema.model_validate(document)
         client = serve_start(
