@@ -21,37 +21,34 @@ WORKDIR /build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 # The environment gets no pip of its own: it is filled from outside.
 RUN python3 -m venv --without-pip /opt/plainmed
-COPY pyproject.toml constraints.txt ./
-RUN python3 -c "import tomllib; \
-print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
-    > requirements.txt
+COPY pyproject.toml ./
 
-# torch comes first, from its own index and exactly this version: which wheel it is decides between CPU and CUDA.
+# Every file must have a hash of the lock; --no-deps, because the lock holds all there is to install, which `check` proves.
+# torch comes first, from its own index and exactly this version: which wheel it is decides between CPU and CUDA. The
+# lock has no hash of PyTorch's own builds: TORCH_CPU_SHA256 gives it (docs/kubernetes.md).
 FROM environment AS dependencies-cpu
 ARG TORCH_CPU_INDEX=https://download.pytorch.org/whl/cpu
-RUN python3 -m pip --python /opt/plainmed/bin/python install --no-deps \
-        --index-url "${TORCH_CPU_INDEX}" torch==2.13.0 \
-    && python3 -m pip --python /opt/plainmed/bin/python install \
-        --constraint constraints.txt --requirement requirements.txt
+ARG TORCH_CPU_SHA256=""
+COPY requirements.lock ./
+RUN echo "torch==2.13.0${TORCH_CPU_SHA256:+ --hash=sha256:${TORCH_CPU_SHA256}}" > torch.lock \
+    && python3 -m pip --python /opt/plainmed/bin/python install --no-deps --only-binary :all: \
+        --index-url "${TORCH_CPU_INDEX}" --requirement torch.lock \
+    && python3 -m pip --python /opt/plainmed/bin/python install --no-deps --require-hashes \
+        --requirement requirements.lock \
+    && python3 -m pip --python /opt/plainmed/bin/python check
 
 FROM environment AS dependencies-gpu
-ARG TORCH_GPU_INDEX=https://pypi.org/simple
-RUN python3 -m pip --python /opt/plainmed/bin/python install --no-deps \
-        --index-url "${TORCH_GPU_INDEX}" torch==2.13.0 \
-    && python3 -m pip --python /opt/plainmed/bin/python install \
-        --constraint constraints.txt --requirement requirements.txt
+COPY requirements-cuda.lock ./
+RUN python3 -m pip --python /opt/plainmed/bin/python install --no-deps --require-hashes \
+        --requirement requirements-cuda.lock \
+    && python3 -m pip --python /opt/plainmed/bin/python check
 
 # As `gpu`, with the extra `vllm`. vLLM wants an older FastAPI than constraints.txt has: it has a lock of its own.
 FROM environment AS dependencies-vllm
-ARG TORCH_GPU_INDEX=https://pypi.org/simple
-COPY constraints-vllm.txt ./
-RUN python3 -c "import tomllib; \
-print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['vllm'], sep='\n')" \
-    > requirements-vllm.txt
-RUN python3 -m pip --python /opt/plainmed/bin/python install --no-deps \
-        --index-url "${TORCH_GPU_INDEX}" torch==2.13.0 \
-    && python3 -m pip --python /opt/plainmed/bin/python install \
-        --constraint constraints-vllm.txt --requirement requirements.txt --requirement requirements-vllm.txt
+COPY requirements-vllm.lock ./
+RUN python3 -m pip --python /opt/plainmed/bin/python install --no-deps --require-hashes \
+        --requirement requirements-vllm.lock \
+    && python3 -m pip --python /opt/plainmed/bin/python check
 
 # --- the application alone, laid out as it will lie in the image -----------------------------
 FROM environment AS application

@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test chaos overload soak fuzz lint format lock bench clean
+.PHONY: help install demo serve test chaos overload soak fuzz lint format lock security sbom bench clean
 
 help: ## Show these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -51,8 +51,17 @@ lint: $(BIN)/pytest ## Check style and types
 format: $(BIN)/pytest ## Format the code
 	$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
 
-lock: $(BIN)/pytest ## Write constraints.txt from this environment
+security: $(BIN)/pytest ## Look for dangerous code and for secrets
+	$(BIN)/python scripts/security.py
+
+sbom: $(BIN)/pytest ## Write what the images hold, as CycloneDX, into build/
+	$(BIN)/python scripts/sbom.py requirements.lock
+	$(BIN)/python scripts/sbom.py requirements-cuda.lock
+	$(BIN)/python scripts/sbom.py requirements-vllm.lock
+
+lock: $(BIN)/pytest ## Write constraints.txt from this environment, and the locks with hashes
 	$(BIN)/pip freeze --exclude-editable | sed 's/+cpu$$//' > constraints.txt
+	$(BIN)/python scripts/lock.py
 
 bench: $(BIN)/pytest ## Measure speed beside the peers, print the tables
 	$(BIN)/python -m benchmarks

@@ -170,7 +170,11 @@ def save_backbone(kind: str, folder: Path, corpus: list[str]) -> None:
         unigram = tokenizers.SentencePieceUnigramTokenizer()
         marks = ["<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"]
         unigram.train_from_iterator(
-            corpus, vocab_size=380, special_tokens=marks, unk_token="<unk>", show_progress=False
+            corpus,
+            vocab_size=380,
+            special_tokens=marks,
+            unk_token="<unk>",
+            show_progress=False,  # nosec B106 - a mark
         )
         backend = unigram._tokenizer
         ends = [(mark, backend.token_to_id(mark)) for mark in ("[CLS]", "[SEP]")]

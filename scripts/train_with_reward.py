@@ -73,13 +73,13 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     """Whole words and full stops; every other word is unknown."""
     tokens = ["<pad>", "<begin>", "<end>", "<unk>", ".", *WORDS]
     backend = Tokenizer(
-        models.WordLevel({word: index for index, word in enumerate(tokens)}, unk_token="<unk>")
+        models.WordLevel({word: index for index, word in enumerate(tokens)}, unk_token="<unk>")  # nosec B106
     )
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
     backend.decoder = decoders.WordPiece(cleanup=True)  # no space before a full stop
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
-        pad_token="<pad>",
+        pad_token="<pad>",  # nosec B106
         bos_token="<begin>",
         eos_token="<end>",
         unk_token="<unk>",

