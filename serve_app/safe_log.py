@@ -47,6 +47,9 @@ class _FramesOnly(logging.Filter):
     """Puts `frames` in the place of a traceback, before any handler formats it."""
 
     def filter(self, record: logging.LogRecord) -> bool:
+        if record.name == "asyncio":
+            # Below the first line it shows futures and tasks with what they ended with.
+            record.msg, record.args = record.getMessage().partition("\n")[0], None
         if record.exc_info and record.exc_info[1] is not None:
             record.exc_text = frames(record.exc_info[1])  # formatters take it as it is
         return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import io
 import logging
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -73,6 +74,19 @@ def test_a_logger_that_is_given_an_error_writes_its_frames(written: io.StringIO)
     text = written.getvalue()
     assert text.count("Request failed.") == len(LOGGERS)
     assert "stumble" in text
+    assert "Jane" not in text
+
+
+async def test_what_asyncio_says_of_a_forgotten_failure_has_no_message(
+    written: io.StringIO,
+) -> None:
+    forgotten = asyncio.get_running_loop().create_future()
+    forgotten.set_exception(ValueError(SECRET))
+    del forgotten
+    gc.collect()
+    text = written.getvalue()
+    assert "exception was never retrieved" in text
+    assert "ValueError" in text
     assert "Jane" not in text
 
 

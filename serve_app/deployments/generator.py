@@ -124,7 +124,9 @@ class Generator:
             about = self._about([text], ticket)
             self._tracer.past("stream", ticket.traceparent, began, time.time(), about)
             if step is not None and not step.cancel():
-                await asyncio.wait([asyncio.wrap_future(step)])
+                ended, _ = await asyncio.wait([asyncio.wrap_future(step)])
+                for one in ended:
+                    one.exception()  # known by now; asyncio would tell it as one nobody asked for
             pieces.close()
 
     def _recorded(self, started: float, summaries: list[Summary]) -> list[Summary]:
