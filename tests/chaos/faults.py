@@ -31,7 +31,12 @@ from tests.chaos.patience import numbers
 from tests.chaos.poisoned import POISON
 from tests.chaos.stage import METRICS, Stage, processes
 
-HANGS_S = 20.0
+HANGS_S = 60.0
+"""Longer than three health checks of the stage, after which Serve replaces a replica."""
+
+FULL_S = 1.5
+"""A process is held so long before it is killed, so that requests are under way in it."""
+
 POISONED_S = 12.0
 S3_AWAY_S = 30.0
 BUCKET = "chaos-models"
@@ -58,11 +63,17 @@ class Fault:
     heal: Callable[[Stage], None] = _nothing
 
 
+def _kill(pid: int) -> None:
+    os.kill(pid, signal.SIGSTOP)
+    time.sleep(FULL_S)
+    os.kill(pid, signal.SIGKILL)
+
+
 def kill_replica(deployment: str) -> Fault:
     """SIGKILL of one of two replicas."""
 
     def strike(stage: Stage) -> None:
-        os.kill(stage.replicas(deployment)[0], signal.SIGKILL)
+        _kill(stage.replicas(deployment)[0])
         stage.wait_noticed()
 
     return Fault(f"`kill -9` of a {deployment} replica", strike)
@@ -85,7 +96,7 @@ def kill_process(title: str, name: str) -> Fault:
     """SIGKILL of a process of Serve's own."""
 
     def strike(stage: Stage) -> None:
-        processes(title)[0].kill()
+        _kill(processes(title)[0].pid)
         stage.wait_noticed()
 
     return Fault(f"`kill -9` of {name}", strike)
