@@ -61,7 +61,7 @@ def _ranges(text: str | None) -> tuple[str, ...] | None:
             raise typer.BadParameter(f"--public: {error}; write 198.51.100.0/24") from None
         if network.prefixlen == 0:
             raise typer.BadParameter(
-                "--public: refusing the whole Internet: the services have no login; name the ranges"
+                "--public: refusing the whole Internet: a key is all that callers need; name ranges"
             )
     return ranges
 
