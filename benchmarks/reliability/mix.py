@@ -141,6 +141,6 @@ class Mix:
         if one.leave_s is not None:
             return None
         if status != one.status:
-            self.unexpected[f"{one.name}: {status} {content[:120]!r}"] += 1
+            self.unexpected[f"{one.name}: answered {status} instead of {one.status}"] += 1
             return None
         return json.loads(content) if kind == "application/json" else None
