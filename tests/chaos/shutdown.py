@@ -82,7 +82,11 @@ def _start(folder: Path, command: Sequence[str]) -> Server:
     config.write_text(yaml.safe_dump(document), encoding="utf-8")
     temporary = tempfile.mkdtemp(prefix="stop-", dir="/tmp")  # Ray's sockets need a short path
     server = Server(port, folder / "log", [*command, str(config)], RAY_TMPDIR=temporary)
-    return server.wait_until_ready()
+    try:
+        return server.wait_until_ready()
+    except KeyboardInterrupt:
+        server.stop()
+        raise
 
 
 def _case(url: str, pairs: int = PAIRS) -> Case:
