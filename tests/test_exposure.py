@@ -87,3 +87,18 @@ def test_the_settings_of_the_config_file_count_too(tmp_path: Path) -> None:
         "  args: {settings: {allow_no_keys: true}}\n"
     )
     assert load_document(config)["http_options"]["host"] == "0.0.0.0"
+
+
+async def test_the_gateway_refuses_where_serve_was_told_to_listen_to_everybody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What `serve run` and KubeRay meet: their address is no setting, Serve alone knows it."""
+    from serve_app.deployments import gateway
+
+    monkeypatch.setattr(gateway, "_host_of_serve", lambda: "0.0.0.0")
+    # Serve makes the object and awaits its constructor; what goes with Serve's end is not there.
+    kind = gateway.Gateway.func_or_class
+    monkeypatch.delattr(kind, "__del__")
+    made = object.__new__(kind)
+    with pytest.raises(Unprotected, match="ALLOW_NO_KEYS"):
+        await made.__init__(load_settings())  # type: ignore[misc]
