@@ -80,8 +80,7 @@ def _start(folder: Path, command: Sequence[str]) -> Server:
     ]
     config = folder / "serve_config.yaml"
     config.write_text(yaml.safe_dump(document), encoding="utf-8")
-    temporary = tempfile.mkdtemp(prefix="stop-", dir="/tmp")  # Ray's sockets need a short path
-    server = Server(port, folder / "log", [*command, str(config)], RAY_TMPDIR=temporary)
+    server = Server(port, folder / "log", [*command, str(config)], RAY_TMPDIR=str(folder))
     try:
         return server.wait_until_ready()
     except KeyboardInterrupt:
@@ -207,7 +206,10 @@ def main() -> int:
     parser.add_argument("--write", action="store_true", help="fill in docs/reliability.md")
     arguments = parser.parse_args()
     rows = []
-    with tempfile.TemporaryDirectory() as folder:
+    # Ray's sockets need a short path, and a Ray that has just ended may still write.
+    with tempfile.TemporaryDirectory(
+        prefix="stop-", dir="/tmp", ignore_cleanup_errors=True
+    ) as folder:
         for name in arguments.only:
             rows.append(RUNS[name](Path(folder) / name))
             print(rows[-1], file=sys.stderr, flush=True)
