@@ -5,6 +5,7 @@ Each case changes one thing of a good model, so that nothing else can be why it 
 
 from __future__ import annotations
 
+import atexit
 import io
 import json
 import pickle
@@ -42,6 +43,7 @@ PADDING = 1 << 20
 def good(kind: str) -> Path:
     """A good model of a kind, made once: encoder, compact, causal, adapter, training."""
     place = Path(mkdtemp(prefix="plainmed-fuzz-")) / kind
+    atexit.register(shutil.rmtree, place.parent, ignore_errors=True)  # forks end without it
     if kind == "encoder":
         torch.manual_seed(0)
         config = BertConfig(
