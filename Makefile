@@ -26,8 +26,8 @@ demo: $(BIN)/plainmed ## Start PlainMed, summarise and score a sample abstract o
 serve: $(BIN)/plainmed ## Start PlainMed and leave it running
 	$(BIN)/plainmed serve serve_config.yaml
 
-# Two processes; tests of one file stay together (tests/conftest.py), the slowest group starts first.
-PYTEST_OPTIONS ?= -n 2 --dist loadscope --no-loadscope-reorder
+# Three processes, since many tests wait for servers; tests of one file stay together (tests/conftest.py), the slowest group starts first.
+PYTEST_OPTIONS ?= -n 3 --dist loadscope --no-loadscope-reorder
 
 test: $(BIN)/pytest ## Run every test
 	$(BIN)/pytest $(PYTEST_OPTIONS)

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from serve_app.gateway import create_app
-from serve_app.limits import Traffic
+from serve_app.limits import Traffic, logger
 from serve_app.settings import load_settings
 from tests.servers import LightBackend
 from tests.texts import GENERATED, ORIGINALS
@@ -28,7 +28,10 @@ ASKED: list[tuple[str, Any]] = [
 
 
 @pytest.mark.parametrize("refused", [False, True], ids=["answered", "refused before it is read"])
-async def test_objects_do_not_grow_with_requests(refused: bool) -> None:
+async def test_objects_do_not_grow_with_requests(
+    refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logger, "disabled", True)  # pytest keeps what is logged
     backend = LightBackend()
     app = create_app(backend, load_settings(), Traffic())
     transport = httpx.ASGITransport(app=app)

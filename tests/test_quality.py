@@ -52,15 +52,19 @@ ALLOWED = {
     "responses": _LIBRARY | {"generation", "schemas", "explanation"},
     "sample": _BASE,
     "page_routes": {"sample"},
+    "schema_words": set[str](),
+    "reference_routes": {"page_routes", "schema_words"},
     "backend": _LIBRARY | {"generation", "recent"},
     "health_routes": _BASE | {"schemas", "backend", "checks", "limits", "recent"},
     "checks": _LIBRARY | {"generation", "schemas", "ticket"},
     "candidates": _LIBRARY | {"generation", "backend"},
     "generate_routes": _ROUTES | {"safe_log"},
     "gateway": _ROUTES
-    | {"generate_routes", "health_routes", "access", "admission", "page_routes"}
+    | {"generate_routes", "health_routes", "access", "admission", "page_routes", "reference_routes"}
     | _SEEN,
-    "deployments": _LIBRARY | {"generation", "limits", "backend", "gateway", "ticket"} | _SEEN,
+    "deployments": _LIBRARY
+    | {"generation", "limits", "backend", "gateway", "ticket", "access"}
+    | _SEEN,
     "client": {"schemas", "errors", "client_wire", "client_core"},
     "client_core": {"schemas", "errors", "client_wire"},
     "client_wire": {"schemas", "errors"},

@@ -6,6 +6,7 @@ Each is refused by the reader the application has for it; see `probe`.
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -126,8 +127,13 @@ def _parquet_bomb(folder: Path) -> Path:
 
 def _zeros(folder: Path) -> Path:
     """One value that claims to be a thousand times what it takes in the file."""
-    table = pa.table({"original": ["\0" * (1 << 30)], "summary": ["b"]})
-    pq.write_table(table, folder / "in.parquet", compression="zstd", use_dictionary=False)
+    size = 1 << 30
+    ends = pa.py_buffer(struct.pack("<2i", 0, size))
+    zeros = pa.Array.from_buffers(pa.utf8(), 1, [None, ends, pa.py_buffer(bytes(size))])
+    table = pa.table({"original": zeros, "summary": ["b"]})
+    # Statistics of it would take longer than all else here.
+    options = {"use_dictionary": False, "write_statistics": False, "compression_level": 3}
+    pq.write_table(table, folder / "in.parquet", compression="zstd", **options)
     return folder / "in.parquet"
 
 
