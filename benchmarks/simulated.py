@@ -30,6 +30,7 @@ from serve_app.deployments.loss import Loss
 from serve_app.metrics.alignscore import AlignScoreResult, ClaimSentence
 from serve_app.metrics.bertscore import BertScoreResult
 from serve_app.settings import Settings, load_settings
+from serve_app.ticket import Ticket
 
 # The models of the shipped targets, so that no warning is logged for each request.
 _NAMES = {"relevance": "all-MiniLM-L6-v2", "factuality": "alignscore-mini"}
@@ -39,6 +40,7 @@ class SleepingScorer:
     """Answers as a scorer does after `seconds` a pair, using no processor time."""
 
     device = "cpu"
+    tokens = 0
 
     def __init__(self, metric: str, seconds: float) -> None:
         self.name = _NAMES[metric]
@@ -59,10 +61,12 @@ class SimulatedMetric(metrics._PairMetric):
     """A model metric whose model sleeps; batching and hand-over are the real ones."""
 
     def __init__(self, settings: Settings, metric: str, seconds: float) -> None:
-        super().__init__(SleepingScorer(metric, seconds))
+        super().__init__(SleepingScorer(metric, seconds), settings)
 
-    async def score(self, originals: Sequence[str], generated: Sequence[str]) -> list[Any]:
-        return await self._results(originals, generated)
+    async def score(
+        self, originals: Sequence[str], generated: Sequence[str], ticket: Ticket | None = None
+    ) -> list[Any]:
+        return await self._results(originals, generated, ticket)
 
 
 def application(nodes: int, seconds: float) -> Any:

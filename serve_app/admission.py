@@ -187,7 +187,8 @@ class LoadGate:
         if status == 200:
             route.answered += 1
             route.bytes_done += size
-        elif status == 404 and not route.requests and not route.answered:
+        elif not route.requests and not route.answered:
+            # A path that a client made up, whatever it was answered, must not fill memory.
             self._routes.pop(path, None)
 
 

@@ -207,10 +207,11 @@ def test_what_only_asks_is_always_let_in() -> None:
         door.enter(None, "/healthz", method=method)
 
 
-def test_paths_that_do_not_exist_take_no_memory() -> None:
+@pytest.mark.parametrize("status", [400, 404, 413])
+def test_paths_that_do_not_exist_take_no_memory(status: int) -> None:
     door = Door()
     for number in range(1000):
-        door.enter(10, f"/nothing/{number}")(404)
+        door.enter(10, f"/nothing/{number}")(status)
     assert not door.gate._routes
 
 
