@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test chaos overload soak fuzz lint format lock security sbom bench clean
+.PHONY: help install demo serve test test-slow chaos overload soak fuzz lint format lock security sbom bench clean
 
 help: ## Show these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -26,11 +26,14 @@ demo: $(BIN)/plainmed ## Start PlainMed, summarise and score a sample abstract o
 serve: $(BIN)/plainmed ## Start PlainMed and leave it running
 	$(BIN)/plainmed serve serve_config.yaml
 
-# Three processes, since many tests wait for servers; tests of one file stay together (tests/conftest.py), the slowest group starts first.
-PYTEST_OPTIONS ?= -n 3 --dist loadscope --no-loadscope-reorder
+# Two processes; tests of one file stay together (tests/conftest.py), the slowest group starts first.
+PYTEST_OPTIONS ?= -n 2 --dist loadscope --no-loadscope-reorder
 
 test: $(BIN)/pytest ## Run every test
 	$(BIN)/pytest $(PYTEST_OPTIONS)
+
+test-slow: $(BIN)/pytest ## Also the tests that take long
+	PLAINMED_SLOW_TESTS=1 $(BIN)/pytest $(PYTEST_OPTIONS)
 
 chaos: $(BIN)/pytest ## Strike a loaded cluster of three nodes with every fault; some twenty minutes
 	$(BIN)/python -m tests.chaos

@@ -23,6 +23,7 @@ import pytest
 from serve_app.artifacts import Downloads, resolve, s3_client, s3_transfer
 from serve_app.errors import ConfigError
 from tests.artifact_servers import FlakyProxy, MotoProcess, RequestLog, numbered
+from tests.slow import slow
 
 MIB = 2**20
 SIZE = 12 * MIB
@@ -186,6 +187,7 @@ def test_after_a_restart_of_the_machine_nothing_unfinished_is_trusted(
 # --- the server --------------------------------------------------------------------------------
 
 
+@slow(20)
 def test_300_mb_reach_ten_processes_once_though_the_server_is_killed_and_restarted(
     aws: str, tmp_path: Path, through: Any
 ) -> None:

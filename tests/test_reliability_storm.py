@@ -12,6 +12,7 @@ from benchmarks.reliability import storm
 from benchmarks.texts import Texts, _shipped
 from serve_app.evaluation import Evaluation
 from tests.servers import LightBackend, api_server
+from tests.slow import slow
 
 
 class OneByOne(LightBackend):
@@ -33,6 +34,7 @@ class OneByOne(LightBackend):
             return await super().evaluate(originals, generated, human, weights)
 
 
+@slow(16)
 async def test_a_storm_refuses_quickly_loses_nothing_and_is_over_soon(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -16,6 +16,7 @@ from serve_app.metrics.suite import MetricSuite
 from serve_app.settings import load_settings
 from serve_app.training.reward import local_scorer, loss_reward, metric_rewards
 from tests.scripts import load_script
+from tests.slow import slow
 from tests.texts import ORIGINALS
 from tests.tiny_models import CHAT_TEMPLATE, make_llama, make_tokenizer
 
@@ -45,6 +46,7 @@ def curve(one_thread: None) -> Any:
     return example.train(loss_reward(local_scorer()), steps=16, seed=0, learning_rate=1e-2)
 
 
+@slow(25)
 def test_the_reward_rises_while_the_example_trains(curve: Any) -> None:
     first, last = curve.steps[:4], curve.steps[-4:]
     assert len(curve.steps) == 16
@@ -53,6 +55,7 @@ def test_the_reward_rises_while_the_example_trains(curve: Any) -> None:
     assert mean(last) - mean(first) > max(0.05, 3 * noise)
 
 
+@slow(25)
 def test_completions_drawn_with_one_seed_are_better_afterwards(curve: Any) -> None:
     before, after = curve.before, curve.after
     assert len(before) == len(after) == 40

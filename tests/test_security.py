@@ -16,6 +16,8 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 from lock import LOCKS, Lock, versions
 
+from tests.slow import slow
+
 
 def test_our_code_has_nothing_that_bandit_warns_of() -> None:
     assert security.bandit() == []
@@ -33,6 +35,7 @@ def test_bandit_finds_a_shell_and_a_pickle(tmp_path: Path) -> None:
     assert "B301" in found
 
 
+@slow(13)
 def test_what_is_shipped_holds_no_secret() -> None:
     """The rest of the repository takes `make security`; it is slow."""
     names = security.tracked(["serve_app", "helm", "k8s", "Dockerfile", "serve_config.yaml"])
@@ -61,6 +64,7 @@ def test_every_explanation_is_of_a_file_that_is_there() -> None:
 
 
 # The largest takes three times as long, and its lines are of the same kinds.
+@slow(20)
 @pytest.mark.parametrize("lock", LOCKS[:2], ids=lambda lock: lock.name)
 def test_the_bill_of_materials_is_valid_and_names_what_the_lock_names(
     lock: Lock, tmp_path: Path

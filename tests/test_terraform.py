@@ -23,6 +23,7 @@ from moto.server import ThreadedMotoServer
 
 from serve_app.ops import commands
 from serve_app.ops.options import Environment, Options, Target
+from tests.slow import slow
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "terraform-eks"
@@ -91,6 +92,7 @@ def test_the_configuration_is_valid(module: Path) -> None:
     terraform(module, "validate")
 
 
+@slow(30)
 def test_every_environment_keeps_its_promises(module: Path) -> None:
     """Runs tests/environment.tftest.hcl for each environment at once, and the other files once."""
     wanted = {name: ["environment"] for name in ENVIRONMENTS}

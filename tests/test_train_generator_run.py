@@ -19,6 +19,7 @@ from serve_app.training.generator_stages import StagePlace
 from serve_app.training.reward import local_scorer
 from serve_app.training.reward_scoring import PairScores
 from tests.generator_runs import PAIRS, options, save_base, save_corpus
+from tests.slow import slow
 
 GREEDY = GenerationParams(max_new_tokens=24, temperature=0.0)
 LEARNT = {"sft_epochs": 60.0}  # one step each: enough to know two summaries by heart
@@ -82,6 +83,7 @@ class Killed(BaseException):
     """Stands for a process that ends: no handler of ours may take it for an error."""
 
 
+@slow(12)
 def test_a_run_that_was_killed_goes_on_and_comes_to_the_same(folder: Path) -> None:
     straight = train(folder, out=folder / "straight", sft_epochs=12.0)
     out = folder / "killed"

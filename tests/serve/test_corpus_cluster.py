@@ -7,28 +7,24 @@ all of them.
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.slow import slow
+
 CASES = Path(__file__).with_name("corpus_cluster_cases.py")
 ROOT = CASES.parents[2]
 
 
+@slow(65)
 @pytest.mark.parametrize(
     "case",
     [
         "every_row_is_there_once_after_a_node_was_killed",
-        pytest.param(
-            "the_same_numbers or goes_on_there or without_models",
-            marks=pytest.mark.skipif(
-                os.environ.get("PLAINMED_SLOW_TESTS") != "1",
-                reason="three more cases take over a minute: PLAINMED_SLOW_TESTS=1 runs them",
-            ),
-        ),
+        "the_same_numbers or goes_on_there or without_models",
     ],
 )
 def test_a_corpus_is_scored_once_on_a_cluster(case: str) -> None:
