@@ -21,6 +21,7 @@ from serve_app.loss import Targets
 from serve_app.metrics.suite import MetricSuite
 from tests.calibration_corpus import make_pair, write_pairs
 from tests.command import plainmed, refused
+from tests.slow import slow
 
 ROOT = Path(__file__).resolve().parents[1]
 PAIRS = 16
@@ -67,6 +68,7 @@ def stop_after_two(source: Path, out: Path, suite: MetricSuite | None, **options
             calibrate_targets(source, out, 1.0, 4, suite=suite, progress=False, **options)
 
 
+@slow(12)
 @pytest.mark.usefixtures("in_process")
 def test_a_command_killed_with_sigkill_goes_on(tmp_path: Path, measured: list[str]) -> None:
     pairs = [make_pair(at, "train") for at in range(40)]  # enough to be killed before the last

@@ -23,6 +23,7 @@ from serve_app.ticket import Ticket
 from serve_app.traces import Untraced, handed_on
 from tests.otlp_receiver import Collector
 from tests.servers import LightBackend
+from tests.slow import slow
 
 SECRET = "Jane Roe has lupus"
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -125,6 +126,7 @@ async def test_each_request_of_a_batch_gets_a_span_of_it(collector: Collector) -
     assert all(0 <= span.ended - span.began < 5 for span in collector.spans)
 
 
+@slow(12)
 def test_without_the_setting_nothing_is_traced_or_imported() -> None:
     assert isinstance(load_tracer(load_settings(), "Loss"), Untraced)
     code = (

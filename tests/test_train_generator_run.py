@@ -160,6 +160,7 @@ def test_the_curve_goes_to_tensorboard(folder: Path) -> None:
     assert len(events.Scalars("train/loss")) == 2
 
 
+@slow(8)
 def test_the_curve_goes_to_mlflow_a_run_a_stage(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,6 @@
 """`plainmed serve` as a process: where it may start, which ports others could reach, how it ends.
 
-The metrics half, alone; `serve run` is the server of conftest.py.
+The generator half, alone; `serve run` is the server of conftest.py.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ import psutil
 import pytest
 
 from tests.serve.conftest import Server, free_port
-from tests.texts import GENERATED, ORIGINALS
+from tests.texts import ORIGINALS
 
 BIN = Path(sys.executable).parent
-COUNT = 60
+COUNT = 8
 READ_KEYS = """
 import sys
 from ray._raylet import GcsClient
@@ -43,11 +43,11 @@ def test_it_ends_at_once_on_a_public_address_without_keys(host: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def metrics(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """`plainmed serve --services metrics`; the last test here ends it."""
-    folder = tmp_path_factory.mktemp("metrics")
+def generator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """`plainmed serve --services generator`; the last test here ends it."""
+    folder = tmp_path_factory.mktemp("generator")
     port = free_port()
-    command = [str(BIN / "plainmed"), "serve", "--port", str(port), "--services", "metrics"]
+    command = [str(BIN / "plainmed"), "serve", "--port", str(port), "--services", "generator"]
     running = Server(port, folder / "serve.log", command)
     try:
         running.wait_until_ready()
@@ -67,9 +67,9 @@ def listening(server: Server) -> list[tuple[psutil.Process, str, int]]:
     ]
 
 
-def test_what_it_starts_is_on_loopback_but_for_a_port_of_each_replica(metrics: Server) -> None:
+def test_what_it_starts_is_on_loopback_but_for_a_port_of_each_replica(generator: Server) -> None:
     found: dict[str, set[str]] = {}
-    for process, address, _ in listening(metrics):
+    for process, address, _ in listening(generator):
         found.setdefault(process.name(), set()).add(address)
     assert {"gcs_server", "raylet"} <= set(found)  # those that hold Ray's control
     # Ray 2.60 has this one address written into its code: docs/security.md, Ports.
@@ -79,9 +79,9 @@ def test_what_it_starts_is_on_loopback_but_for_a_port_of_each_replica(metrics: S
     assert {name: addresses for name, addresses in outside.items() if addresses} == {}
 
 
-def test_ray_lets_nobody_in_without_its_token(metrics: Server) -> None:
+def test_ray_lets_nobody_in_without_its_token(generator: Server) -> None:
     """The job API would run programs, and the control store would let a driver in."""
-    (port,) = {port for process, _, port in listening(metrics) if process.name() == "gcs_server"}
+    (port,) = {port for process, _, port in listening(generator) if process.name() == "gcs_server"}
 
     def ask(**environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -98,7 +98,7 @@ def test_ray_lets_nobody_in_without_its_token(metrics: Server) -> None:
         assert "read" not in done.stdout
         assert "authentication" in done.stderr
     answers = []
-    for process, _, port in listening(metrics):
+    for process, _, port in listening(generator):
         if "dashboard" not in " ".join(process.cmdline()):
             continue
         try:
@@ -110,34 +110,29 @@ def test_ray_lets_nobody_in_without_its_token(metrics: Server) -> None:
         assert answer.status_code != 200 or answer.text.startswith("# HELP"), answer.text[:200]
 
 
-def test_metrics_alone_refuse_the_generator_and_drain_at_sigterm(metrics: Server) -> None:
-    health = httpx.get(f"{metrics.url}/healthz").json()
-    assert health["services"] == ["metrics"]
-    assert "Generator" not in health["components"]
-    refused = httpx.post(f"{metrics.url}/generate", json={"text": ORIGINALS[0]})
+def test_the_generator_alone_refuses_metrics_and_drains_at_sigterm(generator: Server) -> None:
+    health = httpx.get(f"{generator.url}/healthz").json()
+    assert health["services"] == ["generator"]
+    assert "Factuality" not in health["components"]
+    refused = httpx.post(f"{generator.url}/loss", json={"texts_original": ORIGINALS})
     assert refused.status_code == 404
     assert refused.json()["error"]["code"] == "not_served"
-    without = httpx.post(f"{metrics.url}/evaluate", json={"texts_original": ORIGINALS})
-    assert without.status_code == 422
-    assert without.json()["error"]["field"] == "texts_generated"
 
     answers: list[httpx.Response] = []
-    body = {
-        "texts_original": [f"{ORIGINALS[0]} Case {index}." for index in range(COUNT)],
-        "texts_generated": [f"{GENERATED[0]} Case {index}." for index in range(COUNT)],
-    }
+    long = " ".join(ORIGINALS * 400)
+    body = {"texts": [f"{long} Case {index}." for index in range(COUNT)]}
 
     def ask() -> None:
-        answers.append(httpx.post(f"{metrics.url}/loss", json=body, timeout=120))
+        answers.append(httpx.post(f"{generator.url}/generate", json=body, timeout=120))
 
     slow = threading.Thread(target=ask)
     slow.start()
     time.sleep(1.0)
     assert slow.is_alive(), "the request must still be under way when the signal comes"
-    metrics.process.send_signal(signal.SIGTERM)
+    generator.process.send_signal(signal.SIGTERM)
     slow.join()
-    assert answers[0].status_code == 200, answers[0].text
-    assert len(answers[0].json()) == COUNT
-    assert metrics.process.wait(timeout=90) == 0
+    assert answers[0].status_code == 200, answers[0].text[:500]
+    assert len(answers[0].json()["results"]) == COUNT
+    assert generator.process.wait(timeout=90) == 0
     with pytest.raises(httpx.ConnectError):
-        httpx.get(f"{metrics.url}/healthz")
+        httpx.get(f"{generator.url}/healthz")
