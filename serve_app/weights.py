@@ -191,7 +191,7 @@ def require_finite(
     """
     broken = [name for name, value in state.items() if not _is_finite(value)]
     if broken:
-        raise kind(f"{place}: {listed(broken)} hold NaN or infinity; {advice}")
+        raise kind(f"{place}: NaN or infinity in {listed(broken)}; {advice}")
 
 
 def listed(names: list[str], most: int = 6) -> str:

@@ -78,7 +78,7 @@ _OTHERS: list[tuple[tuple[str, ...], str, Change, str]] = [
     (ADAPTERS, "a rank of 10^9", adapter_config(r=BILLION), "adapter"),
     (RESUME, "a pickle that would run",
         training(lambda content, folder: content.update(progress=Bomb(folder))), _RUN),
-    (RESUME, "a NaN weight", training(nan_weight), "hold NaN"),
+    (RESUME, "a NaN weight", training(nan_weight), "NaN or infinity in"),
     (RESUME, "half of the file", cut("checkpoint.pt"), "not a training checkpoint"),
 ]  # fmt: skip
 
@@ -88,8 +88,8 @@ def _of_tensors(loader: str, name: str) -> Iterable[tuple[str, Change, str]]:
     if loader != "ALIGNSCORE_MODEL":  # which is never read from a pickle
         yield "a pickle that would run", as_pickle(name, _bomb), _RUN
     yield "half of the file", cut(name), r"[Hh]eader|incomplete|safetensors|invalid"
-    yield "a NaN weight", tensors(name, poison(float("nan"))), "hold NaN or infinity"
-    yield "an infinite weight", tensors(name, poison(float("inf"))), "hold NaN or infinity"
+    yield "a NaN weight", tensors(name, poison(float("nan"))), "NaN or infinity in"
+    yield "an infinite weight", tensors(name, poison(float("inf"))), "NaN or infinity in"
     yield "a matrix of another shape", tensors(name, widen), "shape|mismatch|fit|size"
     lie = header(name, b"{}", size=2 << 30)
     yield "a header that claims 2 GiB", lie, "[Hh]eader|safetensors"

@@ -42,7 +42,9 @@ def test_errors_of_the_server_are_retried_with_growing_pauses(
     _, summary = drain(engine(proxy.url).stream(TEXT, GREEDY))
     assert summary.text == written_by(model, TEXT)[0]
     first, second = proxy.gaps
-    assert 0.3 < first < second
+    # What the client waits at least, half a second and one less a quarter; a busy machine adds.
+    assert first > 0.3
+    assert second > 0.7
 
 
 @pytest.mark.parametrize("status", [429, 503])
