@@ -71,6 +71,7 @@ ENV PATH=/opt/plainmed/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     RAY_USAGE_STATS_ENABLED=0 \
+    RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=serve_app.refusals.middlewares \
     CACHE_DIR=/var/cache/plainmed \
     HOST=0.0.0.0
 ARG BASE_IMAGE

@@ -27,8 +27,7 @@ from serve_app import app as graph
 from serve_app.deployments import metrics
 from serve_app.deployments.gateway import Gateway
 from serve_app.deployments.loss import Loss
-from serve_app.metrics.alignscore import AlignScoreResult, ClaimSentence
-from serve_app.metrics.bertscore import BertScoreResult
+from serve_app.metrics.results import AlignScoreResult, BertScoreResult, ClaimSentence
 from serve_app.settings import Settings, load_settings
 from serve_app.ticket import Ticket
 

@@ -5,7 +5,8 @@
 
 requirements.lock is for the image target `cpu`, without torch: its CPU build comes from PyTorch's
 own index. requirements-cuda.lock is for `gpu`, with torch and its CUDA libraries as the package
-index has them, requirements-vllm.lock for `vllm`. All for Linux x86-64 with Python 3.11. Versions
+index has them, requirements-vllm.lock for `vllm`. All have the exporter of traces, which a setting
+turns on. All for Linux x86-64 with Python 3.11. Versions
 are those of constraints.txt and constraints-vllm.txt; those files name none for what only CUDA
 needs, so a lock once written keeps its own.
 """
@@ -33,7 +34,7 @@ class Lock:
 
     name: str
     constraints: str
-    extra: str | None = None
+    extras: tuple[str, ...] = ("traces",)
     cuda: bool = True
 
     @property
@@ -51,15 +52,15 @@ class Lock:
 LOCKS = (
     Lock("requirements.lock", "constraints.txt", cuda=False),
     Lock("requirements-cuda.lock", "constraints.txt"),
-    Lock("requirements-vllm.lock", "constraints-vllm.txt", extra="vllm"),
+    Lock("requirements-vllm.lock", "constraints-vllm.txt", extras=("traces", "vllm")),
 )
 
 
 def requirements(lock: Lock) -> list[str]:
     """What PlainMed asks for in that image."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    more = project["optional-dependencies"][lock.extra] if lock.extra else []
-    return [*project["dependencies"], *more]
+    extras = project["optional-dependencies"]
+    return [*project["dependencies"], *(one for name in lock.extras for one in extras[name])]
 
 
 def entries(text: str) -> list[str]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from serve_app.loss import LossFunction, combine
-from serve_app.metrics.suite import Measured
+from serve_app.metrics.results import Measured
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from functools import cache
 
 from serve_app.generation.glossary import Glossary
+from serve_app.metrics.results import Measured
 from serve_app.metrics.sentences import sentence_spans
-from serve_app.metrics.suite import Measured
 
 _WORD = re.compile(r"\w+")
 

@@ -27,10 +27,8 @@ from serve_app.gateway import create_app
 from serve_app.generation.protocol import GenerationParams, Summary, SummarySentence
 from serve_app.limits import Traffic
 from serve_app.loss import LossFunction, Targets
-from serve_app.metrics.alignscore import AlignScoreResult, ClaimSentence
-from serve_app.metrics.bertscore import BertScoreResult
 from serve_app.metrics.readability import Readability, readability
-from serve_app.metrics.suite import Measured
+from serve_app.metrics.results import AlignScoreResult, BertScoreResult, ClaimSentence, Measured
 from serve_app.recent import Window
 from serve_app.settings import load_settings
 

@@ -20,12 +20,8 @@ from transformers import AutoTokenizer
 from serve_app.errors import CheckpointError, ConfigError, InvalidInput, MetricFailed
 from serve_app.metrics.align_checkpoint import load_checkpoint
 from serve_app.metrics.align_model import AlignModel, CompactConfig, save_compact
-from serve_app.metrics.alignscore import (
-    EVAL_MODES,
-    AlignScorer,
-    AlignScoreResult,
-    context_chunks,
-)
+from serve_app.metrics.alignscore import EVAL_MODES, AlignScorer, context_chunks
+from serve_app.metrics.results import AlignScoreResult
 from serve_app.metrics.sentences import split_sentences
 
 FIXTURES = Path(__file__).parent / "fixtures" / "alignscore"

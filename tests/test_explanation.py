@@ -13,11 +13,10 @@ from serve_app.client import PlainMedClient
 from serve_app.explanation import Evidence, explain
 from serve_app.gateway import create_app
 from serve_app.limits import Traffic
-from serve_app.metrics.alignscore import AlignScoreResult, ClaimSentence, context_chunks
-from serve_app.metrics.bertscore import BertScoreResult
+from serve_app.metrics.alignscore import context_chunks
 from serve_app.metrics.readability import readability
+from serve_app.metrics.results import AlignScoreResult, BertScoreResult, ClaimSentence, Measured
 from serve_app.metrics.sentences import split_sentences
-from serve_app.metrics.suite import Measured
 from serve_app.settings import load_settings
 from tests.servers import TARGETS, LightBackend, api_server
 from tests.texts import GENERATED, ORIGINALS

@@ -20,7 +20,7 @@ from serve_app.deployments.worker import failure
 from serve_app.errors import PlainMedError
 from serve_app.evaluation import Evaluation, evaluate
 from serve_app.loss import METRICS, LossFunction
-from serve_app.metrics.suite import Measured
+from serve_app.metrics.results import Measured
 from serve_app.safe_log import keep_texts_out
 from serve_app.settings import Settings
 from serve_app.stages import Timed, gather, timed

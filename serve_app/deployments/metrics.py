@@ -14,10 +14,8 @@ from serve_app.deployments.batcher import FairBatcher
 from serve_app.deployments.telemetry import ServeTelemetry
 from serve_app.deployments.tracing import load_tracer
 from serve_app.deployments.worker import set_threads
-from serve_app.metrics.alignscore import AlignScoreResult
-from serve_app.metrics.bertscore import BertScoreResult
 from serve_app.metrics.readability import Readability, readability
-from serve_app.metrics.suite import load_factuality, load_relevance
+from serve_app.metrics.results import AlignScoreResult, BertScoreResult
 from serve_app.safe_log import keep_texts_out
 from serve_app.settings import Settings
 from serve_app.stages import Timed, gather
@@ -155,6 +153,9 @@ class Relevance(_PairMetric):
     """BERTScore."""
 
     def __init__(self, settings: Settings) -> None:
+        # Imported here: readability and the loss, which load this module too, need no torch.
+        from serve_app.metrics.suite import load_relevance
+
         set_threads(settings)
         super().__init__(load_relevance(settings), settings)
 
@@ -175,6 +176,9 @@ class Factuality(_PairMetric):
     """AlignScore."""
 
     def __init__(self, settings: Settings) -> None:
+        # Imported here: readability and the loss, which load this module too, need no torch.
+        from serve_app.metrics.suite import load_factuality
+
         set_threads(settings)
         super().__init__(load_factuality(settings), settings)
 

@@ -11,8 +11,6 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-import torch
-
 from serve_app.errors import FAILURES, MetricFailed, PlainMedError
 from serve_app.safe_log import frames
 from serve_app.settings import Settings
@@ -26,6 +24,8 @@ logger = logging.getLogger("ray.serve")
 def set_threads(settings: Settings) -> None:
     """Limits torch to TORCH_NUM_THREADS; unset, Ray's OMP_NUM_THREADS (its num_cpus) holds."""
     if settings.torch_num_threads:
+        import torch  # here: what computes without a model need not load it
+
         torch.set_num_threads(settings.torch_num_threads)
 
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
@@ -37,6 +36,7 @@ from serve_app.metrics.align_model import (
 )
 from serve_app.metrics.encoder import Batch, EncoderRuntime
 from serve_app.metrics.pair_tokens import PairEncoder
+from serve_app.metrics.results import AlignScoreResult, ClaimSentence
 from serve_app.metrics.sentences import split_sentences
 from serve_app.metrics.text import require_pairs
 from serve_app.settings import EvalMode
@@ -48,39 +48,6 @@ EVAL_MODES: tuple[str, ...] = get_args(EvalMode)
 
 _AT_ONCE = 4096
 """Pairs whose tokens are in memory together; more gain no speed."""
-
-
-@dataclass(frozen=True, slots=True)
-class ClaimSentence:
-    """One sentence of a claim; in the plain modes, the claim.
-
-    Attributes:
-        text: the sentence.
-        score: its best score over the chunks; a probability, in the `reg` modes a raw output.
-        chunk_index: which chunk gave it, the first one among equals.
-        chunk: that chunk.
-    """
-
-    text: str
-    score: float
-    chunk_index: int
-    chunk: str
-
-
-@dataclass(frozen=True, slots=True)
-class AlignScoreResult:
-    """AlignScore of one (context, claim).
-
-    Attributes:
-        score: mean of the sentences' scores.
-        sentences: each sentence of the claim, in order.
-        truncated: True if some (chunk, sentence) was over the encoder's limit, so that part of
-            a text was not read.
-    """
-
-    score: float
-    sentences: tuple[ClaimSentence, ...]
-    truncated: bool
 
 
 def context_chunks(context: str, chunk_words: int = DEFAULT_CHUNK_WORDS) -> list[str]:

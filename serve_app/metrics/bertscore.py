@@ -35,31 +35,13 @@ from serve_app.metrics.bertscore_model import (
 )
 from serve_app.metrics.embedding_cache import EmbeddedText, EmbeddingCache
 from serve_app.metrics.encoder import Batch, EncoderRuntime, TokenSequence
+from serve_app.metrics.results import BertScoreResult
 from serve_app.metrics.text import require_pairs
 
 LongText = Literal["truncate", "window"]
 
 # Entries of one similarity block: 64 MiB of float32, whatever the texts' lengths.
 _BLOCK = 16_777_216
-
-
-@dataclass(frozen=True, slots=True)
-class BertScoreResult:
-    """BERTScore of one pair.
-
-    Attributes:
-        precision: mean best cosine of the candidate's tokens (below 0 counts as 0), in [0, 1].
-        recall: mean best cosine of the reference's tokens (likewise), in [0, 1].
-        f1: harmonic mean of both; the relevance metric.
-        truncated_reference: True if the end of the reference was not read.
-        truncated_candidate: True if the end of the candidate was not read.
-    """
-
-    precision: float
-    recall: float
-    f1: float
-    truncated_reference: bool
-    truncated_candidate: bool
 
 
 @dataclass(frozen=True, slots=True)

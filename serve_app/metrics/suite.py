@@ -7,28 +7,13 @@ same three parts as separate deployments instead.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from serve_app.artifacts import Downloads
-from serve_app.metrics.alignscore import AlignScorer, AlignScoreResult
-from serve_app.metrics.bertscore import BertScorer, BertScoreResult
-from serve_app.metrics.readability import Readability, readability
+from serve_app.metrics.alignscore import AlignScorer
+from serve_app.metrics.bertscore import BertScorer
+from serve_app.metrics.readability import readability
+from serve_app.metrics.results import Measured
 from serve_app.settings import Settings
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """All that was measured of one (original, generated) pair."""
-
-    relevance: BertScoreResult
-    factuality: AlignScoreResult
-    readability: Readability
-
-    @property
-    def values(self) -> tuple[float, float, float, float, float]:
-        """The five metrics in the order of `serve_app.loss.METRICS`."""
-        read = self.readability
-        return (self.relevance.f1, self.factuality.score, read.fkgl, read.smog, read.dale_chall)
 
 
 def load_relevance(settings: Settings) -> BertScorer:

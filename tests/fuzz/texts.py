@@ -22,11 +22,11 @@ from serve_app.generation.prompting import Prompter
 from serve_app.generation.protocol import GenerationParams
 from serve_app.generation.windows import split_windows
 from serve_app.loss import LossFunction, Targets
-from serve_app.metrics.alignscore import AlignScoreResult, ClaimSentence, context_chunks
-from serve_app.metrics.bertscore import BertScoreResult
+from serve_app.metrics.alignscore import context_chunks
 from serve_app.metrics.readability import coleman_liau, readability
+from serve_app.metrics.results import AlignScoreResult, BertScoreResult, ClaimSentence, Measured
 from serve_app.metrics.sentences import split_sentences
-from serve_app.metrics.suite import Measured, MetricSuite
+from serve_app.metrics.suite import MetricSuite
 from serve_app.metrics.text import require_text
 from serve_app.report.marking import mark
 from serve_app.settings import load_settings

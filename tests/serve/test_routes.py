@@ -10,7 +10,8 @@ import pytest
 
 from serve_app.evaluation import evaluate
 from serve_app.loss import METRICS, LossFunction
-from serve_app.metrics.suite import Measured, MetricSuite
+from serve_app.metrics.results import Measured
+from serve_app.metrics.suite import MetricSuite
 from serve_app.settings import load_settings
 from serve_app.targets import load_targets
 from tests.serve.conftest import Server
