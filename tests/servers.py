@@ -63,6 +63,7 @@ class ScriptedServer:
         self.answers = list(answers)
         self.received: list[Received] = []
         self._lock = threading.Lock()
+        self._closing = threading.Event()
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -74,7 +75,7 @@ class ScriptedServer:
                 answer = outer.take(
                     Received(self.command, self.path, headers, body, time.monotonic())
                 )
-                time.sleep(answer.delay)
+                outer._closing.wait(answer.delay)
                 if answer.hang_up:
                     self.close_connection = True
                     return
@@ -125,6 +126,7 @@ class ScriptedServer:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._closing.set()
         self._server.shutdown()
         self._server.server_close()
 

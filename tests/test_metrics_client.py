@@ -104,7 +104,7 @@ def test_the_server_is_looked_up_at_each_call(server: str, monkeypatch: pytest.M
 
 
 def test_the_timeout_is_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
-    with ScriptedServer([Answer(delay=1.0)]) as slow:
+    with ScriptedServer([Answer(delay=60)]) as slow:
         monkeypatch.setenv("METRICS_API_URL", slow.url)
         monkeypatch.setenv("METRICS_API_TIMEOUT", "0.2")
         with pytest.raises(PlainMedConnectionError, match="in time"):
