@@ -2,8 +2,8 @@
 
 Starts `plainmed serve serve_config.yaml` for each part (`storm`, `fairness`) on a quiet machine and
 measures what its clients see; exits 1 where a target of docs/reliability.md is missed. `--write`
-puts the tables there. The texts are those of benchmarks/texts.py. The storm takes six minutes, the
-rest five.
+puts the tables there. The texts are those of benchmarks/texts.py. Each part takes some six
+minutes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -23,7 +23,8 @@ from rich.console import Console
 from benchmarks import machine, report, servers, serving, texts
 from benchmarks.load import Body
 from benchmarks.reliability.fairness import SCORERS, Clients, quantiles
-from benchmarks.reliability.storm import TIMES, Quantiles, Storm, storm
+from benchmarks.reliability.sending import go_first
+from benchmarks.reliability.storm import EARLY_S, TIMES, Quantiles, Storm, storm
 from serve_app.metrics.sentences import split_sentences
 from serve_app.settings import Settings
 
@@ -58,14 +59,20 @@ def _s(found: Quantiles) -> str:
     return f"{found.p50:.2f}, {found.p99:.2f}, {found.most:.2f} s"
 
 
+def _most_of(grown: Mapping[str, float]) -> str:
+    """The kinds of processes that gained a MiB or more, most first."""
+    gained = sorted(((mib, kind) for kind, mib in grown.items() if mib >= 1), reverse=True)
+    return ", ".join(f"{kind} {mib:+.0f} MiB" for mib, kind in gained) or "nothing"
+
+
 def storm_rows(found: Storm, settings: Settings) -> list[Row]:
     """The table of an overload."""
     own = found.before.p99
     bound = settings.max_wait_s + own
     share = found.accepted / found.sustained
     wrong = sum(found.counts[name] for name in ("wrong", "failed", "lost"))
-    during = [mib for at, mib in found.memory if at >= 0]
-    early, last = during[min(3, len(during) - 1)], during[-1]
+    early = next(mib for at, mib in found.memory if at >= EARLY_S)
+    last = found.memory[-1][1]
     return [
         ("sustained: right answers a second, 8 busy clients", f"{found.sustained:.2f}", "", None),
         ("offered in the overload, requests a second", f"{found.offered:.1f}",
@@ -86,12 +93,16 @@ def storm_rows(found: Storm, settings: Settings) -> list[Row]:
         ("memory of all processes: before, after 30 s, at the end",
          ", ".join(f"{mib:.0f}" for mib in (found.memory[0][1], early, last)) + " MiB",
          f"+{FLAT_MIB:.0f} MiB at most after the first 30 s", last - early <= FLAT_MIB),
+        ("of what was gained after the first 30 s", _most_of(found.grown), "", None),
         ("cores in use in the overload: sender, proxy, gateway, replicas of models",
          ", ".join(f"{cores:.2f}" for cores in (
              found.sender_cores,
              *(found.cores.get(kind, 0.0) for kind in ("HTTP proxy", "Gateway")),
              sum(found.cores.get(kind, 0.0) for kind in SCORERS),
          )), "", None),
+        ("latest that the sender itself was",
+         f"{1000 * found.sender_late_s:.0f} ms"
+         + ("" if found.sender_first else ", without real-time priority"), "", None),
     ]  # fmt: skip
 
 
@@ -185,6 +196,7 @@ async def _measure(part: str, seconds: float, singles: int) -> list[Row]:
     with servers.whole(**limits) as running:
         if part == "storm":
             return storm_rows(await storm(running.url, running.pid, found, seconds), Settings())
+        go_first()  # as the sender of the storm does, and for its reason
         return await fairness_rows(Clients(running.url, running.pid), found, singles)
 
 

@@ -1,4 +1,4 @@
-"""Between two passes of a model a batch that nobody waits for ends, and a large item gives way."""
+"""Between two passes of a model a batch that nobody waits for ends, and what is long gives way."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import pytest
 import torch
 
+from serve_app.deployments import batcher as batcher_module
 from serve_app.deployments.batcher import FairBatcher
 from serve_app.errors import Unavailable
 from serve_app.metrics.encoder import Batch, EncoderRuntime, TokenSequence
@@ -129,6 +130,88 @@ async def test_a_second_large_item_waits_for_the_first_one() -> None:
     assert work.seen.index(40) > len(work.seen) - 41
     assert work.seen.index(2) < 30 + 2
     assert work.overlaps == 0
+
+
+class Longs(Passes):
+    """The same, of items that are all ten passes long."""
+
+    def __call__(self, items: Sequence[int]) -> list[int]:
+        for item in items:
+            for _ in range(10):
+                super().__call__([1])
+                self.seen[-1] = item
+        return list(items)
+
+
+def of_ten(work: Longs) -> FairBatcher[int, int]:
+    """Five items a batch."""
+    return FairBatcher(work, lambda _: 1, most=5, wait_s=0.0)
+
+
+async def test_a_batch_of_many_of_one_share_gives_way_to_others_between_two_passes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(batcher_module, "GIVE_WAY_S", 3 * PASS_S)
+    work = Longs()
+    fair = of_ten(work)
+    large = asyncio.create_task(fair.submit([1] * 10, Ticket("large")))
+    await started(work)
+    small = [asyncio.create_task(fair.submit([n], Ticket())) for n in (2, 3)]
+    assert await asyncio.gather(*small) == [[2], [3]]
+    assert work.seen.count(1) < 50, "the batch under way had not ended"
+    assert not large.done()
+    assert await asyncio.wait_for(large, 20) == [1] * 10
+    assert work.seen.count(1) == 100
+    assert work.overlaps == 0
+
+
+async def test_one_item_of_each_share_goes_first_and_then_the_batch_has_its_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(batcher_module, "GIVE_WAY_S", 3 * PASS_S)
+    work = Longs()
+    fair = of_ten(work)
+    large = asyncio.create_task(fair.submit([1] * 5, Ticket("large")))
+    await started(work)
+    several = asyncio.create_task(fair.submit([2, 2], Ticket("several")))
+    assert await asyncio.gather(large, several) == [[1] * 5, [2, 2]]
+    first = work.seen.index(2)
+    assert 0 < first < 50
+    assert work.seen[first : first + 10] == [2] * 10
+    # Its second waits until the batch has had as much.
+    assert work.seen[first + 10 : first + 15] == [1] * 5
+    assert work.overlaps == 0
+
+
+@pytest.mark.parametrize(
+    ("first", "give_way_s"),
+    [([Ticket("a")] * 3, 60.0), ([Ticket("a"), Ticket("b"), Ticket("c")], 0.0)],
+    ids=["a short batch", "a batch of one item of each share"],
+)
+async def test_not_every_batch_gives_way(
+    first: list[Ticket], give_way_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batcher_module, "GIVE_WAY_S", give_way_s)
+    work = Longs()
+    fair = FairBatcher(work, lambda _: 1, most=5, wait_s=0.01)
+    early = [asyncio.create_task(fair.submit([1], ticket)) for ticket in first]
+    await started(work)
+    late = asyncio.create_task(fair.submit([2], Ticket("late")))
+    await asyncio.gather(*early, late)
+    assert work.seen == [1] * 30 + [2] * 10
+
+
+async def test_a_share_of_the_batch_does_not_go_before_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(batcher_module, "GIVE_WAY_S", 0.0)
+    work = Longs()
+    fair = of_ten(work)
+    one = asyncio.create_task(fair.submit([1] * 3, Ticket("caller")))
+    await started(work)
+    other = asyncio.create_task(fair.submit([2], Ticket("caller")))
+    await asyncio.gather(one, other)
+    assert work.seen == [1] * 30 + [2] * 10
 
 
 def stop_after(passes: int) -> Callable[[], None]:

@@ -15,7 +15,14 @@ import pytest
 from benchmarks.reliability import processes
 from benchmarks.reliability.mix import Mix, requests
 from benchmarks.reliability.processes import Usage
-from benchmarks.reliability.sending import Phase, Plan, Sent, carry_out, in_another_process
+from benchmarks.reliability.sending import (
+    Lateness,
+    Phase,
+    Plan,
+    Sent,
+    carry_out,
+    in_another_process,
+)
 from benchmarks.reliability.storm import judged
 from tests.chaos.load import Answer, Case
 from tests.servers import Answer as Scripted
@@ -44,6 +51,40 @@ async def test_busy_clients_wait_for_each_answer_and_the_sender_is_another_proce
         sent = await in_another_process(Plan(server.url, CASES, [Phase(1.0, clients=2)]))
     assert 2 <= len(sent.answers[0]) <= 6
     assert sent.cpu_s > 0
+    assert 0 < sent.late_s < 5
+
+
+async def test_a_sender_that_was_held_up_says_so_itself() -> None:
+    lateness = Lateness()
+    async with lateness.watched():
+        await asyncio.sleep(0.05)
+        time.sleep(0.3)
+        await asyncio.sleep(0.05)
+    assert lateness.late_s >= 0.25
+
+
+def test_the_sender_goes_first_where_it_may_and_says_where_it_may_not() -> None:
+    program = """
+import os, subprocess, sys
+from benchmarks.reliability.sending import go_first
+
+def refused(*_):
+    raise PermissionError
+
+def first(pid):
+    return os.sched_getscheduler(pid) & ~os.SCHED_RESET_ON_FORK == os.SCHED_RR
+
+print(go_first(), first(0))
+child = subprocess.Popen(["sleep", "60"])
+print(first(child.pid))
+child.kill()
+os.sched_setscheduler = refused
+print(go_first())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    said, *others = done.stdout.decode().splitlines()
+    assert said in ("True True", "False False")
+    assert others == ["False", "False"]
 
 
 @pytest.mark.parametrize(
@@ -73,10 +114,10 @@ def test_a_storm_is_judged_by_its_answers() -> None:
         Answer("right", 71.0, 75.0),  # still slow five seconds after the end
         *(Answer("right", 80.0 + n, 80.2 + n) for n in range(10)),
     ]
-    sent = Sent([0.0, 10.0, 70.0], [before, during, after], 13.0)
+    sent = Sent([0.0, 10.0, 70.0], [before, during, after], 13.0, 0.03, True)
     readings = [
         (at, {"Loss": Usage(own_mib=mib, cpu_s=at / 4), "HTTP proxy": Usage(own_mib=30.0)})
-        for at, mib in ((5.0, 70.0), (20.0, 90.0), (60.0, 100.0))
+        for at, mib in ((5.0, 70.0), (20.0, 90.0), (41.0, 95.0), (60.0, 100.0), (75.0, 300.0))
     ]
     found = judged(0.9, 60.0, sent, readings, 130.0)
     assert found.accepted == pytest.approx(50 / 60)
@@ -85,9 +126,12 @@ def test_a_storm_is_judged_by_its_answers() -> None:
     assert found.refused.p99 == pytest.approx(0.02)
     assert found.answered.most == 50.0
     assert found.back_s == 5.0
-    assert found.memory == [(-5.0, 100.0), (10.0, 120.0), (50.0, 130.0)]
+    assert found.memory == [(-5, 100), (10, 120), (31, 125), (50, 130), (65, 330)]
+    assert found.grown == {"Loss": 205.0, "HTTP proxy": 0.0}
     assert found.cores == {"Loss": 0.25, "HTTP proxy": 0.0}
     assert found.sender_cores == pytest.approx(0.1)
+    assert found.sender_late_s == 0.03
+    assert found.sender_first
     assert found.details == ["lost: no answer"]
 
 

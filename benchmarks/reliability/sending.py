@@ -4,15 +4,22 @@ The client is aiohttp's, whose parser is compiled: on the machine of the server 
 the client is one that the server lacks. `python -m benchmarks.reliability.sending` is a process of
 its own: it reads a `Plan` as JSON and writes what became of every request, and the processor
 seconds that sending took.
+
+Clients are elsewhere in truth and have processors of their own. Here they share those of the
+server, whose models keep them busy: the sender would wait for a processor for up to seconds and
+report that as the server's time. It therefore runs at real-time priority where it may, and reports
+how late it was itself.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
 
 import aiohttp
@@ -25,6 +32,9 @@ TIMEOUT_S = 180.0
 
 REFUSED_PAUSE_S = 0.5
 """Of a closed-loop client after a refusal, which would else ask again at once."""
+
+BEAT_S = 0.02
+"""Of the clock by which a sender knows that it was held up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +63,62 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """What became of it: the phases' beginnings and each one's answers (times as `Answer` has them;
-    with a rate, `asked` is when it was due), and what the sender took."""
+    """What became of it.
+
+    Attributes:
+        begun: the phases' beginnings.
+        answers: of each phase, times as `Answer` has them; with a rate, `asked` is when it was due.
+        cpu_s: processor seconds that the sender took.
+        late_s: most that the sender itself came too late to anything.
+        real_time: whether it went before what else wanted a processor.
+    """
 
     begun: list[float]
     answers: list[list[Answer]]
     cpu_s: float
+    late_s: float
+    real_time: bool = False
+
+
+def go_first() -> bool:
+    """Gives this process, and none that it starts, real-time priority.
+
+    It must sleep most of the time: whatever else wants its processor waits for it.
+
+    Returns:
+        Whether the system let it.
+    """
+    try:
+        least = os.sched_param(os.sched_get_priority_min(os.SCHED_RR))
+        os.sched_setscheduler(0, os.SCHED_RR | os.SCHED_RESET_ON_FORK, least)
+    except (AttributeError, OSError):  # no Linux, or no right to it
+        return False
+    return True
+
+
+@dataclass(slots=True)
+class Lateness:
+    """How late an event loop came, at most: `late_s` seconds."""
+
+    late_s: float = 0.0
+
+    @asynccontextmanager
+    async def watched(self) -> AsyncIterator[None]:
+        """Watches the loop inside the block."""
+
+        async def beat() -> None:
+            while True:
+                due = time.monotonic() + BEAT_S
+                await asyncio.sleep(BEAT_S)
+                self.late_s = max(self.late_s, time.monotonic() - due)
+
+        task = asyncio.create_task(beat())
+        try:
+            yield
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
 
 
 async def ask(
@@ -86,9 +146,13 @@ async def carry_out(plan: Plan) -> Sent:
     begun: list[float] = []
     answers: list[list[Answer]] = [[] for _ in plan.phases]
     waiting: set[asyncio.Task[Answer]] = set()
-    async with aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(TIMEOUT_S)
-    ) as session:
+    lateness = Lateness()
+    async with (
+        lateness.watched(),
+        aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(TIMEOUT_S)
+        ) as session,
+    ):
 
         async def one(into: list[Answer], turn: int, asked: float) -> Answer:
             at = turn % len(bodies)
@@ -120,7 +184,7 @@ async def carry_out(plan: Plan) -> Sent:
                 task.add_done_callback(waiting.discard)
             await asyncio.sleep(max(0.0, origin + phase.seconds - time.monotonic()))
         await asyncio.gather(*waiting)
-    return Sent(begun, answers, time.process_time())
+    return Sent(begun, answers, time.process_time(), lateness.late_s)
 
 
 async def in_another_process(plan: Plan) -> Sent:
@@ -141,7 +205,7 @@ async def in_another_process(plan: Plan) -> Sent:
         raise RuntimeError(f"the sender ended with status {process.returncode}")
     found = json.loads(out)
     answers = [[Answer(*one) for one in phase] for phase in found["answers"]]
-    return Sent(found["begun"], answers, found["cpu_s"])
+    return Sent(**{**found, "answers": answers})
 
 
 async def known(url: str, requests: Sequence[tuple[str, dict[str, object]]]) -> list[Case]:
@@ -160,6 +224,7 @@ async def known(url: str, requests: Sequence[tuple[str, dict[str, object]]]) -> 
 
 def main() -> None:
     """Carries out the plan on standard input."""
+    real_time = go_first()
     given = json.load(sys.stdin)
     plan = Plan(
         given["url"],
@@ -171,7 +236,16 @@ def main() -> None:
         [[one.outcome, one.asked, one.answered, one.detail] for one in phase]
         for phase in sent.answers
     ]
-    json.dump({"begun": sent.begun, "answers": rows, "cpu_s": sent.cpu_s}, sys.stdout)
+    json.dump(
+        {
+            "begun": sent.begun,
+            "answers": rows,
+            "cpu_s": sent.cpu_s,
+            "late_s": sent.late_s,
+            "real_time": real_time,
+        },
+        sys.stdout,
+    )
 
 
 if __name__ == "__main__":

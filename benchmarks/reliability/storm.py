@@ -23,7 +23,8 @@ from tests.chaos.load import OUTCOMES, Answer, Case
 CLIENTS, TIMES, NORMAL = 8, 10.0, 0.5
 CASES = 48
 SUSTAINED_S, WARM_S, AFTER_S, SAMPLE_S = 30.0, 5.0, 60.0, 10.0
-
+EARLY_S = 30.0
+"""Of an overload: buffers and caches have the size that it needs by then."""
 
 Reading = tuple[float, dict[str, Usage]]
 
@@ -60,7 +61,11 @@ class Storm:
         back_s: from the end of the overload until the last request that took more than twice the
             p99 of before.
         memory: MiB of their own of all processes, with the seconds since the overload began.
+        grown: MiB of their own that kinds of processes gained between `EARLY_S` after the overload
+            began and the last reading.
         sender_cores: what the sender took, in processors.
+        sender_late_s: most that the sender itself came too late.
+        sender_first: whether it had real-time priority.
         cores: what kinds of processes took during the overload, in processors.
         details: what was said where an answer was neither right nor refused.
     """
@@ -75,7 +80,10 @@ class Storm:
     after: Quantiles
     back_s: float
     memory: list[tuple[float, float]]
+    grown: dict[str, float]
     sender_cores: float
+    sender_late_s: float
+    sender_first: bool
     cores: dict[str, float]
     details: list[str]
 
@@ -88,6 +96,17 @@ def _cores(readings: Sequence[Reading]) -> dict[str, float]:
     return {
         name: (used.cpu_s - first.get(name, Usage()).cpu_s) / (end - start)
         for name, used in last.items()
+    }
+
+
+def _grown(readings: Sequence[Reading]) -> dict[str, float]:
+    """MiB that kinds of processes gained between the first reading and the last."""
+    if not readings:
+        return {}
+    first, last = readings[0][1], readings[-1][1]
+    return {
+        kind: last.get(kind, Usage()).own_mib - first.get(kind, Usage()).own_mib
+        for kind in {*first, *last}
     }
 
 
@@ -174,7 +193,10 @@ def judged(
         after=Quantiles.of(_seconds(after, "right")),
         back_s=max([ended, *slow]) - ended,
         memory=[(at - began, sum(used.values(), Usage()).own_mib) for at, used in readings],
+        grown=_grown([one for one in readings if began + EARLY_S <= one[0]]),
         sender_cores=sent.cpu_s / whole,
+        sender_late_s=sent.late_s,
+        sender_first=sent.real_time,
         cores=_cores([one for one in readings if began <= one[0] <= ended]),
         details=sorted(
             {

@@ -1,10 +1,12 @@
 """Batches of what several requests want computed, in which every share has its turn.
 
 Knows neither Ray nor models. The items of waiting requests are taken in turns, one of each share,
-so a request of ten thousand texts delays one of three by no more than three texts and the batch
-under way. An item too large for a batch gives way between two passes of its model: it and the rest
-have half of the time each. What nobody waits for any longer is not computed, and a batch under way
-ends at its next pass.
+so a request of ten thousand texts delays one of three by no more than three texts and a moment: a
+batch with several items of one share that has worked for half a second gives way between two passes
+of the model, to one item of each share that has none in it, and then works for as long as those
+took. An item too large for a batch gives way at once. A batch of one item of each share does not:
+those who come later would only make those who came first wait. What nobody waits for any longer is
+not computed, and a batch under way ends at its next pass.
 """
 
 from __future__ import annotations
@@ -23,6 +25,10 @@ from serve_app.stages import QUEUE, note
 from serve_app.telemetry import Telemetry, Unrecorded
 from serve_app.ticket import Ticket
 from serve_app.traces import Tracer, Untraced
+
+GIVE_WAY_S = 0.5
+"""A batch that is shorter is not worth interrupting; one that is longer works for so long at a
+time, or for as long as others took, before it lets others go first again."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -59,6 +65,16 @@ class _Job(Generic[Item, Result]):
             self.done.set_result([one for one in ordered if not isinstance(one, PlainMedError)])
 
 
+@dataclass(frozen=True, slots=True)
+class _Others:
+    """Whom a batch lets go first: all shares `but` these; each `once`, or as often as fits; when it
+    has worked for `after_s`."""
+
+    but: frozenset[str]
+    once: bool = False
+    after_s: float = 0.0
+
+
 class FairBatcher(Generic[Item, Result]):
     """Runs `work` on one batch after another, in a thread beside the event loop.
 
@@ -66,8 +82,9 @@ class FairBatcher(Generic[Item, Result]):
         work: gives one result for each item; raises for the whole batch, which is then redone item
             by item, so that nobody's text fails another's.
         weigh: how much of a batch an item takes, >= 0.
-        most: a batch closes at this weight; an item that is heavier is a batch of its own, and
-            others are computed in its pauses (`metrics.pauses`).
+        most: a batch closes at this weight; an item that is heavier is a batch of its own. Between
+            two passes (`metrics.pauses`) of such a one, or of a batch with several items of a
+            share, others are computed.
         wait_s: how long a first request waits for others.
         telemetry: is told of batches and waits.
         tracer: makes a span of each batch for each request in it.
@@ -124,7 +141,7 @@ class FairBatcher(Generic[Item, Result]):
     async def _compute(self, batch: Sequence[tuple[_Job[Item, Result], int]]) -> None:
         """Runs `work` on a batch and gives everyone theirs."""
         jobs, items = [job for job, _ in batch], [job.items[index] for job, index in batch]
-        PAUSE.set(self._pause(jobs, large=self._weigh(items[0]) > self.most))
+        PAUSE.set(self._pause(jobs, self._let_before(jobs, items)))
         started, began = time.perf_counter(), time.time()
         outcomes: Sequence[Result | PlainMedError]
         try:
@@ -140,27 +157,43 @@ class FairBatcher(Generic[Item, Result]):
         for (job, index), outcome in zip(batch, outcomes, strict=True):
             job.deliver(index, outcome)
 
-    def _pause(self, jobs: Sequence[_Job[Item, Result]], *, large: bool) -> Callable[[], None]:
-        """What a batch's thread does between two passes: ends where nobody waits for any of it; a
-        large item lets others go first, and then works for as long as they took."""
-        loop, resumed, others_took = asyncio.get_running_loop(), 0.0, 0.0
+    def _let_before(
+        self, jobs: Sequence[_Job[Item, Result]], items: Sequence[Item]
+    ) -> _Others | None:
+        """Whom a batch lets go first between two passes; None: nobody."""
+        if self._weigh(items[0]) > self.most:
+            return _Others(frozenset())
+        turns = Counter(job.ticket.share for job in jobs)
+        if max(turns.values()) == 1:
+            return None
+        return _Others(frozenset(turns), once=True, after_s=GIVE_WAY_S)
+
+    def _pause(
+        self, jobs: Sequence[_Job[Item, Result]], others: _Others | None
+    ) -> Callable[[], None]:
+        """What a batch's thread does between two passes: ends where nobody waits for any of it;
+        lets others go first, and then works for as long as they took."""
+        loop, resumed, others_took = asyncio.get_running_loop(), time.perf_counter(), 0.0
 
         def pause() -> None:
             nonlocal resumed, others_took
             if not any(job.awaited() for job in jobs):
                 raise Stopped
             started = time.perf_counter()
-            if large and self._shares and started - resumed >= others_took:
+            if others is None or started - resumed < max(others_took, others.after_s):
+                return
+            # Counted, not looked through: the loop changes them meanwhile.
+            if len(self._shares) > sum(share in self._shares for share in others.but):
                 # The thread waits meanwhile, so the model still has one user at a time.
-                asyncio.run_coroutine_threadsafe(self._between(), loop).result()
+                asyncio.run_coroutine_threadsafe(self._between(others), loop).result()
                 resumed = time.perf_counter()
                 others_took = resumed - started
 
         return pause
 
-    async def _between(self) -> None:
-        """One batch of what is not large."""
-        if batch := self._take(small=True):
+    async def _between(self, others: _Others) -> None:
+        """One batch of others."""
+        if batch := self._take(others):
             await self._compute(batch)
 
     def _share_out(self, jobs: Sequence[_Job[Item, Result]], began: float, seconds: float) -> None:
@@ -175,14 +208,14 @@ class FairBatcher(Generic[Item, Result]):
         self._waiting += more
         self._telemetry.record("plainmed_queued_items", self._waiting)
 
-    def _take(self, *, small: bool = False) -> list[tuple[_Job[Item, Result], int]]:
+    def _take(self, others: _Others | None = None) -> list[tuple[_Job[Item, Result], int]]:
         """The items of the next batch: one of each share in turn, until it is full.
 
         Args:
-            small: pass over shares whose next item is larger than a batch.
+            others: in a pause: only of these, and no item larger than a batch.
         """
         batch: list[tuple[_Job[Item, Result], int]] = []
-        passed: set[str] = set()
+        passed = set(others.but) if others else set()
         weight = 0
         while share := next((one for one in self._shares if one not in passed), None):
             jobs = self._shares[share]
@@ -193,8 +226,9 @@ class FairBatcher(Generic[Item, Result]):
                 continue
             job = jobs[0]
             added = self._weigh(job.items[job.taken])
-            if small and added > self.most:
+            if others and (others.once or added > self.most):
                 passed.add(share)
+            if others and added > self.most:
                 continue
             if batch and weight + added > self.most:
                 break

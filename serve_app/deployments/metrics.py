@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,8 @@ BATCH_WAIT_S = 0.005
 _WARM_UP = ("Aspirin lowers the risk of stroke.", "Aspirin makes a stroke less likely.")
 
 READABILITY_MODEL = "textstat-0.7.4-compatible"
+
+TOKENS = "plainmed_tokens"
 
 Pair = tuple[str, str]
 
@@ -118,6 +121,7 @@ class _PairMetric(_Batched):
 
     def __init__(self, scorer: Any, settings: Settings | None = None) -> None:
         self._scorer = scorer
+        self._recorded: Counter[str] = Counter()
         metric = type(self).__name__.lower()
         super().__init__(metric, scorer.name, settings, self._score, _weigh_pair)
         self._telemetry.record("plainmed_model", model=scorer.name, device=scorer.device)
@@ -125,18 +129,22 @@ class _PairMetric(_Batched):
         self._score([_WARM_UP])
 
     def _score(self, pairs: Sequence[Pair]) -> list[Any]:
-        before, tokens = self._counters(), self._scorer.tokens
+        before, recorded = self._counters(), self._recorded.copy()
         scores: list[Any] = self._scorer.score(
             [original for original, _ in pairs], [generated for _, generated in pairs]
         )
         for name, value in self._counters().items():
-            self._telemetry.record(name, value - before[name])
-        self._telemetry.record("plainmed_batch_tokens", self._scorer.tokens - tokens)
+            # Less what batches in the pauses of this one have counted meanwhile.
+            own = value - before[name] - (self._recorded[name] - recorded[name])
+            self._recorded[name] += own
+            self._telemetry.record(name, own)
+            if name == TOKENS:
+                self._telemetry.record("plainmed_batch_tokens", own)
         return scores
 
     def _counters(self) -> dict[str, int]:
         """What the scorer has counted so far, by metric."""
-        return {"plainmed_tokens": self._scorer.tokens}
+        return {TOKENS: self._scorer.tokens}
 
     async def _results(
         self, originals: Sequence[str], generated: Sequence[str], ticket: Ticket | None
