@@ -12,7 +12,8 @@ import aiohttp
 import psutil
 import pytest
 
-from benchmarks.reliability import processes
+from benchmarks.reliability import fairness, processes
+from benchmarks.reliability.fairness import Clients
 from benchmarks.reliability.mix import Mix, requests
 from benchmarks.reliability.processes import Usage
 from benchmarks.reliability.sending import (
@@ -201,3 +202,34 @@ async def test_memory_files_and_time_are_those_of_the_process() -> None:
         child.kill()
         child.wait()
     assert processes.usage(processes.family(child.pid)) == {}
+
+
+async def test_replicas_are_idle_when_their_work_ended_not_when_nothing_ever_ticks() -> None:
+    program = """
+import time
+began = time.monotonic()
+while time.monotonic() - began < 1.5:
+    pass
+while True:  # as health checks do
+    time.sleep(0.5)
+    until = time.process_time() + 0.02
+    while time.process_time() < until:
+        pass
+"""
+    with subprocess.Popen([sys.executable, "-c", program]) as process:
+        try:
+            idle = await Clients("", 0).until_idle([psutil.Process(process.pid)])
+        finally:
+            process.kill()
+    assert 0.9 < idle < 10
+
+
+async def test_replicas_that_go_on_are_never_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fairness, "LIMIT_S", 3.0)
+    program = "while True: pass"
+    with subprocess.Popen([sys.executable, "-c", program]) as process:
+        try:
+            idle = await Clients("", 0).until_idle([psutil.Process(process.pid)])
+        finally:
+            process.kill()
+    assert idle == float("inf")

@@ -20,8 +20,10 @@ from benchmarks.reliability.storm import Quantiles
 
 SCORERS = ("Relevance", "Factuality", "Readability", "Loss")
 BUSY_S, STEP_S, LIMIT_S = 8.0, 0.25, 60.0
-IDLE_CORES = 0.06
-"""Of a deployment's replicas together that compute nothing: health checks and metrics."""
+IDLE_CORES, QUIET_S = 0.12, 2.0
+"""Replicas that compute nothing take less than so much together over so long: health checks and
+metrics, which come in bursts of several hundredths of a second. One that computes takes a third of
+a core or more."""
 
 
 class Clients:
@@ -87,25 +89,19 @@ class Clients:
         return [one for name in deployments for one in processes.replicas(self._pid, name)]
 
     async def until_idle(self, watched: Sequence[psutil.Process]) -> float:
-        """Seconds until they take no more processor time; infinity where they never end.
-
-        The end is that of the last step in which they worked.
-        """
+        """Seconds until they take no more processor time than idle ones; infinity where they never
+        do. It is known `QUIET_S` later."""
         start = time.monotonic()
-        worked, before, then = start, processes.cpu_s(watched), start
-        quiet = 0
-        while quiet < 6:
+        readings = [(start, processes.cpu_s(watched))]
+        while time.monotonic() - start < LIMIT_S:
             await asyncio.sleep(STEP_S)
-            used, now = processes.cpu_s(watched), time.monotonic()
-            # A processor's clock ticks in hundredths: one tick a step is no work.
-            if used - before > IDLE_CORES * (now - then) + 0.011:
-                worked, quiet = now, 0
-            else:
-                quiet += 1
-            before, then = used, now
-            if now - start > LIMIT_S:
-                return float("inf")
-        return worked - start
+            readings.append((time.monotonic(), processes.cpu_s(watched)))
+            # The latest of those that are old enough: exactly the last QUIET_S are looked at.
+            readings = _since(readings, readings[-1][0] - QUIET_S)
+            (then, before), (now, after) = readings[0], readings[-1]
+            if now - then >= QUIET_S and after - before <= IDLE_CORES * (now - then):
+                return then - start
+        return float("inf")
 
     async def left(self, path: str, body: Any, *deployments: str) -> tuple[float, float]:
         """A request that its client leaves after a while: processors in use before, and seconds
@@ -119,6 +115,12 @@ class Clients:
             if statuses:
                 raise RuntimeError(f"{path} was answered {statuses} before its client left")
         return cores, await self.until_idle(watched)
+
+
+def _since(readings: list[tuple[float, float]], when: float) -> list[tuple[float, float]]:
+    """The readings from the last one that is not later than `when`."""
+    first = max((at for at, (then, _) in enumerate(readings) if then <= when), default=0)
+    return readings[first:]
 
 
 def quantiles(answers: Sequence[tuple[float, int]]) -> Quantiles:
