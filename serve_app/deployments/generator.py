@@ -18,7 +18,7 @@ from ray import serve
 from serve_app.deployments.metrics import Description
 from serve_app.deployments.telemetry import ServeTelemetry
 from serve_app.deployments.tracing import load_tracer
-from serve_app.deployments.worker import failure, set_threads
+from serve_app.deployments.worker import failure, go_after_others, set_threads
 from serve_app.errors import PlainMedError
 from serve_app.generation.loading import load_generator
 from serve_app.generation.protocol import GenerationParams, Summary
@@ -47,7 +47,7 @@ class Generator:
         )
         # Twice what the engine has under way, so that its next texts are at hand when some end.
         self._threads = ThreadPoolExecutor(
-            2 * self._engine.batch_size, thread_name_prefix="generate"
+            2 * self._engine.batch_size, "generate", initializer=go_after_others
         )
 
     async def generate(
