@@ -38,19 +38,21 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         **({"headers": _HEADERS[status]} if status in _HEADERS else {}),
     }
     for status, text in {
-        400: "The body is not JSON or not UTF-8, or X-Request-Timeout is no number of seconds.",
+        400: "The body is not JSON or not UTF-8, there is one where none belongs (GET), or "
+        "X-Request-Timeout is no number of seconds.",
         401: "The server wants an API key, and there is none that is good.",
-        403: "The API key does not cover this service.",
+        403: "The API key does not cover this service, or the server is for its own machine alone.",
         404: "The server was started without this service.",
         413: "The body, a text or the number of texts is over a limit.",
         422: "A field is missing, unknown or cannot be scored; `field` names it.",
         429: "The API key has asked too often, or for too much at once.",
         500: "A metric or summary could not be computed.",
-        503: "Overloaded, starting or shutting down; retry after Retry-After seconds.",
+        503: "Overloaded, out of time, starting or shutting down; retry after Retry-After seconds.",
     }.items()
 }
-"""What every route that computes may answer beside 200. Any path may also be answered 404, where
-there is no such route, and 405, where it does not take the method."""
+"""What every route that computes may answer beside 200. Any path may also be answered 403, where it
+is called by a name that is not this machine's, 404, where there is no such route, and 405, where it
+does not take the method."""
 
 
 class TooLarge(InvalidInput):

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
@@ -17,6 +18,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
 
 from serve_app import __version__, candidates, schemas
+from serve_app.access.exposure import host_gates
 from serve_app.access.gate import access_gates, may_call
 from serve_app.admission import load_gate
 from serve_app.backend import Backend
@@ -25,7 +27,7 @@ from serve_app.errors import InvalidInput, NotAllowed, NotServed, PlainMedError
 from serve_app.generate_routes import add_generate
 from serve_app.generation.best_of import Candidates
 from serve_app.health_routes import add_health
-from serve_app.limits import ERROR_CODE, RequestGuard, Traffic, error_body, logger
+from serve_app.limits import ERROR_CODE, BodyGate, RequestGuard, Traffic, error_body, logger
 from serve_app.loss import check_weights
 from serve_app.metrics.text import require_pairs
 from serve_app.page_routes import add_page
@@ -51,8 +53,13 @@ def create_app(
     *,
     recent: Recent | None = None,
     tracer: Tracer | None = None,
+    host: str | None = None,
 ) -> RequestGuard:
-    """The whole ASGI application: the API inside the guard that ids, counts and limits requests."""
+    """The whole ASGI application: the API inside the guard that ids, counts and limits requests.
+
+    `host` is the address listened on. On loopback, without keys, only what calls this machine by
+    its own name is answered; None, where the address is not known: everybody.
+    """
     keep_texts_out()
     recent = recent or Recent()
     api = create_api(backend, settings, recent)
@@ -62,7 +69,12 @@ def create_app(
         retry_after_s=settings.retry_after_s,
         timeout_s=settings.request_timeout_s,
         traffic=traffic,
-        gates=[*access_gates(settings), load_gate(settings)],
+        gates=[
+            *host_gates(settings, host),
+            *access_gates(settings),
+            BodyGate(settings.max_body_bytes),
+            load_gate(settings),
+        ],
         telemetry=telemetry,
         recent=recent,
         tracer=tracer,
@@ -274,11 +286,16 @@ def _add_metrics(app: FastAPI, backend: Backend, settings: Settings) -> None:
             pairs = zip(body.texts_generated, evaluations, strict=True)
             results = [evaluation_out(text, item) for text, item in pairs]
         if body.explain:
+            gone = threading.Event()
             # Plain Python over whole texts: in a thread, so that other requests go on.
             explaining = asyncio.to_thread(
-                explanations_out, body.texts_original, results, evaluations
+                explanations_out, body.texts_original, results, evaluations, gone.is_set
             )
-            for result, explanation in zip(results, await in_time(explaining), strict=True):
+            try:
+                explanations = await in_time(explaining)
+            finally:
+                gone.set()  # a thread cannot be cancelled: out of time, or its client is gone
+            for result, explanation in zip(results, explanations, strict=True):
                 result.explanation = explanation
         return schemas.EvaluateResponse(
             results=results, weights=weights.tolist(), models=await in_time(backend.models())

@@ -1,5 +1,5 @@
-"""ASGI middleware around the API: gates, the body limit, UTF-8, drain, the access log and the span
-of a request.
+"""ASGI middleware around the API: gates, the body's size and time, UTF-8, drain, the access log and
+the span of a request.
 
 Pure ASGI, so that a refused body is never read into memory whole and streamed answers are
 not buffered. Knows nothing of routes; who may pass is decided by the gates it is given.
@@ -7,6 +7,7 @@ not buffered. Knows nothing of routes; who may pass is decided by the gates it i
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import math
@@ -23,7 +24,7 @@ from serve_app.recent import Recent
 from serve_app.safe_log import frames
 from serve_app.stages import gather, stage
 from serve_app.telemetry import Telemetry, Unrecorded
-from serve_app.ticket import CURRENT, Ticket
+from serve_app.ticket import CURRENT, Ticket, good_request_id
 from serve_app.traces import Span, Tracer, Untraced, handed_on
 
 REQUEST_ID_HEADER = "x-request-id"
@@ -42,6 +43,12 @@ ERROR_CODE = "plainmed.error_code"
 
 CALLER_ID = "plainmed.caller_id"
 """Where a request's scope may hold a public id of its caller, for the log."""
+
+ITEMS = "plainmed.items"
+"""Where a request's scope may hold how many texts it has an engine compute; else that is one."""
+
+ASKING = frozenset({"GET", "HEAD", "OPTIONS"})
+"""Methods that only ask: they cost no model and bring no body, so none of theirs is read."""
 
 # Serve gives every record of this logger the replica and request id as fields.
 logger = logging.getLogger("ray.serve")
@@ -87,20 +94,70 @@ class Refused(Exception):
         self.headers = dict(headers or {})
 
 
-Leave = Callable[[int], None]
-"""Called once with the status that a request was answered with; 0 where its client was gone."""
+def declared_bytes(headers: Headers) -> int | None:
+    """How long a request says that its body is; None where it does not say."""
+    declared = headers.get("content-length", "")
+    return int(declared) if declared.isdecimal() else None
+
+
+def _nothing(_: int) -> None:
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """What a gate wants to be told of a request that it let in.
+
+    Attributes:
+        arrived: called once its whole body is there, with the bytes of it; never where that does
+            not happen.
+        answered: called once, with the status of the answer; 0 where its client was gone, 500 where
+            a stream ended with an error.
+    """
+
+    arrived: Callable[[int], None] = _nothing
+    answered: Callable[[int], None] = _nothing
 
 
 class Gate(Protocol):
     """Decides over a request by its head, before any of its body is read."""
 
-    def enter(self, scope: Scope, headers: Headers) -> Leave:
-        """Lets it in, and says what to call once it is answered.
+    def enter(self, scope: Scope, headers: Headers) -> Admitted:
+        """Lets it in, and says what to call later.
 
         Raises:
             Refused: it may not.
         """
         ...
+
+
+class BodyGate:
+    """A `Gate`: refuses what says of its body that it can never be taken.
+
+    It belongs after the gate that asks who calls, and before the one that counts what is under way:
+    a server that is full has nothing to do with it.
+
+    Args:
+        max_bytes: of the largest body.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+
+    def enter(self, scope: Scope, headers: Headers) -> Admitted:
+        """Lets the request in.
+
+        Raises:
+            Refused: 400 for a body where none belongs, 413 for one over the limit.
+        """
+        declared = declared_bytes(headers)
+        if scope["method"] in ASKING and (declared or "transfer-encoding" in headers):
+            raise Refused(
+                400, "unexpected_body", f"{scope['method']} takes no body here; send it without one"
+            )
+        if declared is not None and declared > self._max_bytes:
+            raise _too_large(self._max_bytes)
+        return Admitted()
 
 
 class BrokenOff(Exception):
@@ -124,7 +181,7 @@ class _Exchange:
     route: str
     noted: dict[str, float]
     started: float = field(default_factory=time.perf_counter)
-    entered: list[Leave] = field(default_factory=list)
+    entered: list[Admitted] = field(default_factory=list)
     status: int = 0
     received: int = 0
     sent: int = 0
@@ -132,8 +189,21 @@ class _Exchange:
 
     @property
     def request_id(self) -> str:
-        """Serve's proxy passes the caller's id on, or makes one, and puts it on the answer."""
-        return self.headers.get(REQUEST_ID_HEADER, "-")
+        """Serve's proxy passes the caller's id on, or makes one, and puts it on the answer.
+
+        What may not stand in a log is replaced there (`serve_app.refusals`); where that is turned
+        off it is left out here.
+        """
+        given = self.headers.get(REQUEST_ID_HEADER, "")
+        return given if good_request_id(given) else "-"
+
+    @property
+    def outcome(self) -> int:
+        """The status that tells what became of it: 0 where its client was gone before the whole
+        answer was sent, 500 where an answer that had begun well ended with an error."""
+        if not self.ended:
+            return 0
+        return 500 if self.status < 400 and ERROR_CODE in self.scope else self.status
 
     async def answer(self, message: Message) -> None:
         """Sends a part of the answer and notes it."""
@@ -152,9 +222,11 @@ class RequestGuard:
 
     Args:
         app: what it wraps.
-        max_body_bytes: larger bodies are answered 413.
+        max_body_bytes: of a body that does not say its size (`BodyGate` asks the others); larger
+            ones are answered 413.
         retry_after_s: named in the 503 given while draining.
-        timeout_s: longest time of a request; its client may ask for less.
+        timeout_s: longest time of a request, the arrival of its body included; its client may ask
+            for less.
         traffic: counts requests under way.
         gates: asked in this order.
         telemetry: is told of every request.
@@ -205,8 +277,8 @@ class RequestGuard:
                 finally:
                     span.set(_outcome(exchange))
         finally:
-            for leave in reversed(exchange.entered):
-                leave(exchange.status)
+            for admitted in reversed(exchange.entered):
+                admitted.answered(exchange.outcome)
             self._count(-1)
             self._tell(exchange)
 
@@ -218,10 +290,14 @@ class RequestGuard:
                     raise Refused(503, "shutting_down", "the server is shutting down; try again")
                 for gate in self.gates:
                     exchange.entered.append(gate.enter(scope, headers))
-                CURRENT.set(handed_on(self._ticket(exchange), span))
+                ticket = handed_on(self._ticket(exchange), span)
+                CURRENT.set(ticket)
             with stage("body"):
-                body = await self._read(headers, receive)
+                # Nothing of a method that only asks: `BodyGate` has refused what brings a body.
+                body = b"" if scope["method"] in ASKING else await self._read(receive, ticket)
             exchange.received = len(body)
+            for admitted in exchange.entered:
+                admitted.arrived(len(body))
             await self.app(scope, _replay(body, receive), exchange.answer)
         except Refused as refused:
             await self._refuse(refused, exchange)
@@ -259,11 +335,12 @@ class RequestGuard:
 
     def _tell(self, exchange: _Exchange) -> None:
         """One line of the access log, and the metrics of one request."""
-        scope, route, status = exchange.scope, exchange.route, exchange.status
+        scope, route, status = exchange.scope, exchange.route, exchange.outcome
         seconds = time.perf_counter() - exchange.started
         record, code = self.telemetry.record, scope.get(ERROR_CODE)
         record("plainmed_requests", route=route, status=str(status))
-        record("plainmed_request_seconds", seconds, route=route)
+        if 200 <= status < 400:  # refusals are fast, and would hide how long answers take
+            record("plainmed_request_seconds", seconds, route=route)
         if exchange.received:
             record("plainmed_request_bytes", exchange.received, route=route)
             for name, value in exchange.noted.items():
@@ -313,11 +390,28 @@ class RequestGuard:
         ticket = Ticket(deadline=time.time() + timeout, request_id=exchange.request_id)
         return ticket if share is None else replace(ticket, share=share)
 
-    async def _read(self, headers: Headers, receive: Receive) -> bytes:
-        """The whole body, or a refusal as soon as it is known to be too large."""
-        declared = headers.get("content-length", "")
-        if declared.isdecimal() and int(declared) > self.max_body_bytes:
-            raise self._too_large()
+    async def _read(self, receive: Receive, ticket: Ticket) -> bytes:
+        """The whole body, or a refusal once it is known to be too large or comes too late."""
+        seconds = ticket.left()
+        try:
+            async with asyncio.timeout(seconds):
+                body = await self._parts(receive)
+        except TimeoutError:
+            raise Refused(
+                503,
+                "timeout",
+                f"the body did not arrive within {seconds:.3g} s; send fewer texts a request, or "
+                "try again",
+            ) from None
+        try:
+            body.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise Refused(
+                400, "invalid_utf8", f"the body is not valid UTF-8 at byte {error.start}"
+            ) from None
+        return body
+
+    async def _parts(self, receive: Receive) -> bytes:
         parts: list[bytes] = []
         size = 0
         while True:
@@ -327,25 +421,10 @@ class RequestGuard:
             parts.append(message.get("body", b""))
             size += len(parts[-1])
             if size > self.max_body_bytes:
-                raise self._too_large()
+                raise _too_large(self.max_body_bytes)
             if not message.get("more_body", False):
                 break
-        body = b"".join(parts)
-        try:
-            body.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise Refused(
-                400, "invalid_utf8", f"the body is not valid UTF-8 at byte {error.start}"
-            ) from None
-        return body
-
-    def _too_large(self) -> Refused:
-        return Refused(
-            413,
-            "body_too_large",
-            f"the body is over the limit of {self.max_body_bytes} bytes; send fewer or "
-            "shorter texts, or raise MAX_BODY_BYTES on the server",
-        )
+        return b"".join(parts)
 
     async def _refuse(self, refused: Refused, exchange: _Exchange) -> None:
         exchange.scope[ERROR_CODE] = refused.body["error"]["code"]
@@ -366,6 +445,15 @@ class RequestGuard:
 _UNTRACED = Untraced()
 
 
+def _too_large(max_bytes: int) -> Refused:
+    return Refused(
+        413,
+        "body_too_large",
+        f"the body is over the limit of {max_bytes} bytes; send fewer or shorter texts, or raise "
+        "MAX_BODY_BYTES on the server",
+    )
+
+
 def _outcome(exchange: _Exchange) -> dict[str, str | bool | int | float]:
     """What a span says of the answer."""
     said: dict[str, str | bool | int | float] = {
@@ -378,13 +466,16 @@ def _outcome(exchange: _Exchange) -> dict[str, str | bool | int | float]:
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """A `receive` that gives the body once, then whatever the connection says (a disconnect)."""
+    """A `receive` that gives the body once, then what the connection says (a disconnect)."""
     given = False
 
     async def replay() -> Message:
         nonlocal given
         if given:
-            return await receive()
+            message = await receive()
+            while message["type"] == "http.request":  # of a body that was not read
+                message = await receive()
+            return message
         given = True
         return {"type": "http.request", "body": body, "more_body": False}
 

@@ -1,21 +1,28 @@
-"""Repeats a refusal for a moment where requests come in, so that under overload most of them cost
-no hop to the application.
+"""What stands where requests come in, before Ray Serve's HTTP proxy: an ASGI middleware.
 
-An ASGI middleware for Ray Serve's HTTP proxy. The gateway says with a refusal for which requests of
-the same caller it would say the same now (`HOLD_HEADER`); for as long as that holds the proxy says
-it. Knows no settings and no Ray; Serve finds `middlewares` by the environment variable `CALLBACK`.
+It repeats a refusal for a moment, so that under overload most of them cost no hop to the
+application: the gateway says with a refusal for which requests of the same caller it would say the
+same now (`HOLD_HEADER`), and for as long as that holds it is said here. It takes out of a request
+what must not reach Serve: headers that give Serve orders, and ids that would forge its log. And it
+puts `nosniff` on Serve's own answers too.
+
+Knows no settings, and of Ray the names of these headers; Serve finds `middlewares` by the
+environment variable `CALLBACK`.
 """
 
 from __future__ import annotations
 
 import math
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serve_app.ticket import good_request_id
 
 CALLBACK = ("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "serve_app.refusals.middlewares")
 """The variable of Serve's proxies, and what it has to be."""
@@ -28,6 +35,13 @@ HOLD_S = 0.2
 
 MOST_HELD = 1024
 """Callers and paths; what is sent by strangers must not fill memory."""
+
+ORDERS = frozenset({b"x-request-timeout-seconds", b"x-request-disconnect-disabled"})
+"""By these a client would switch off Serve's time limit and its notice that a client is gone. They
+are meant for a proxy of Serve's own."""
+
+_ID = "x-request-id"
+_RAW_ID = _ID.encode()
 
 _Key = tuple[str, str, str]
 
@@ -52,7 +66,7 @@ class _Held:
     body: Message
 
 
-class RepeatRefusals:
+class BeforeProxy:
     """The middleware.
 
     Args:
@@ -66,8 +80,12 @@ class RepeatRefusals:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers by itself, or passes the request on and looks at its answer."""
-        if scope["type"] != "http" or scope["method"] != "POST":
+        if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
+            return
+        scope, identity = _cleaned(scope)
+        if scope["type"] != "http" or scope["method"] != "POST":
+            await self._app(scope, receive, _nosniff(send))
             return
         headers = Headers(scope=scope)
         # Who calls decides too: a caller waits for its own requests, others do not.
@@ -75,10 +93,11 @@ class RepeatRefusals:
         declared = headers.get("content-length", "")
         held = self._held.get(key)
         if held is not None and declared.isdecimal() and self._fits(key, held, int(declared)):
-            await send({**held.start, "headers": list(held.start["headers"])})
+            own = [*held.start["headers"], (_RAW_ID, identity.encode())]
+            await send({**held.start, "headers": own})
             await send(held.body)
             return
-        await self._app(scope, receive, self._watched(key, send))
+        await self._app(scope, receive, _nosniff(self._watched(key, send)))
 
     def _fits(self, key: _Key, held: _Held, size: int) -> bool:
         if self._clock() >= held.until:
@@ -95,10 +114,8 @@ class RepeatRefusals:
             if message["type"] == "http.response.start" and message["status"] == 503:
                 found = Headers(raw=message["headers"]).get(HOLD_HEADER)
                 if found is not None:
-                    own = HOLD_HEADER.encode()
-                    kept = [one for one in message["headers"] if one[0].lower() != own]
-                    message = {**message, "headers": kept}
-                    refusal = ([float(part) for part in found.split()], {**message})
+                    del MutableHeaders(scope=message)[HOLD_HEADER]
+                    refusal = ([float(part) for part in found.split()], _for_others(message))
             elif message["type"] == "http.response.body" and refusal is not None:
                 (seconds, smallest, largest), start = refusal
                 refusal = None
@@ -116,6 +133,34 @@ class RepeatRefusals:
         self._held[key] = held
 
 
+def _cleaned(scope: Scope) -> tuple[Scope, str]:
+    """The request without `ORDERS` and with exactly one id, which is given too.
+
+    It is the client's where it gave one that may stand in a log, else a new one: Serve's log has it
+    as it comes, and of several Serve and the gateway would take different ones.
+    """
+    given = Headers(scope=scope).get(_ID, "")
+    identity = given if good_request_id(given) else str(uuid.uuid4())
+    headers = [one for one in scope["headers"] if one[0] not in ORDERS and one[0] != _RAW_ID]
+    return {**scope, "headers": [*headers, (_RAW_ID, identity.encode())]}, identity
+
+
+def _nosniff(send: Send) -> Send:
+    """Sends on; what Serve answers by itself is not to be taken for a page either."""
+
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            MutableHeaders(scope=message).setdefault("x-content-type-options", "nosniff")
+        await send(message)
+
+    return sending
+
+
+def _for_others(start: Message) -> Message:
+    """The first message of a refusal, without what is of the one request that it answered."""
+    return {**start, "headers": [one for one in start["headers"] if one[0].lower() != _RAW_ID]}
+
+
 def middlewares() -> list[Middleware]:
     """What Serve puts around its proxy."""
-    return [Middleware(RepeatRefusals)]
+    return [Middleware(BeforeProxy)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from serve_app import schemas
@@ -133,12 +133,18 @@ def explanations_out(
     originals: Sequence[str],
     results: Sequence[schemas.EvaluationOut],
     evaluations: Sequence[Evaluation],
+    unwanted: Callable[[], bool] = lambda: False,
 ) -> list[schemas.ExplanationOut]:
-    """What `explain` adds to each result of `/evaluate`, made of the same evaluation."""
-    return [
-        _explanation_out(original, result.generated, item)
-        for original, result, item in zip(originals, results, evaluations, strict=True)
-    ]
+    """What `explain` adds to each result of `/evaluate`, made of the same evaluation.
+
+    `unwanted` is asked before each text; once it says so, the rest is left out.
+    """
+    found: list[schemas.ExplanationOut] = []
+    for original, result, item in zip(originals, results, evaluations, strict=True):
+        if unwanted():
+            break
+        found.append(_explanation_out(original, result.generated, item))
+    return found
 
 
 def _explanation_out(original: str, text: str, item: Evaluation) -> schemas.ExplanationOut:

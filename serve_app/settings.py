@@ -4,16 +4,22 @@ Each field is read from the environment variable of the same name in capitals
 (`alignscore_batch` from `ALIGNSCORE_BATCH`); the names of the earlier system are kept.
 `serve_config.yaml` may give the same fields under `settings:`; the environment wins, so
 an operator can override a baked-in file. Unknown fields and malformed values raise
-`ConfigError` naming the variable.
+`ConfigError` naming the variable. Secrets are left out where settings are pickled: Ray keeps what
+it is given, in Redis too where it is told to, and every process of it has the environment.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from serve_app.errors import ConfigError
 
@@ -321,12 +327,52 @@ class Settings(BaseSettings):
         """The environment first, then what the caller gave; no .env file, no secrets folder."""
         return (env_settings, init_settings)
 
+    def __getstate__(self) -> dict[Any, Any]:
+        """Everything but the secrets, of which only the names of those that are set.
+
+        Raises:
+            ConfigError: a secret is not the environment's, so it could not be read again.
+        """
+        state, here = super().__getstate__(), _secrets_here()
+        values = dict(state["__dict__"])
+        for name, found in here.items():
+            if values[name] is not None and values[name] != found:
+                raise ConfigError(
+                    f"{name.upper()} is a secret, and Ray would keep it: set the environment "
+                    f"variable, and take {name} out of the Serve config"
+                )
+            values[name] = values[name] is not None
+        return {**state, "__dict__": values}
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        """The secrets are those of the environment here.
+
+        Raises:
+            ConfigError: one was set where this was pickled, and is not here. Without it an API
+                with keys would be one without.
+        """
+        values, here = dict(state["__dict__"]), _secrets_here()
+        missing = [name.upper() for name, found in here.items() if values[name] and found is None]
+        if missing:
+            raise ConfigError(
+                f"{', '.join(missing)}: not set in the environment of this process of Ray, though "
+                "it was where the application was built; give every node the same"
+            )
+        super().__setstate__({**state, "__dict__": {**values, **here}})
+
     @property
     def generator_engine(self) -> Literal["extractive", "transformers", "openai"]:
         """The engine `generator` stands for, with `auto` resolved."""
         if self.generator != "auto":
             return self.generator
         return "transformers" if self.generator_reference else "extractive"
+
+    @property
+    def generator_at_once(self) -> int:
+        """Most texts that a replica of that engine computes at once."""
+        if self.generator_engine == "transformers":
+            return self.generator_batch
+        return self.openai_concurrency if self.generator_engine == "openai" else 1
 
     @property
     def generator_reference(self) -> str | None:
@@ -336,6 +382,18 @@ class Settings(BaseSettings):
         if self.model_name and self.model_s3_bucket:
             return f"s3://{self.model_s3_bucket}/merged-models/{self.model_name}/"
         return None
+
+
+def secret_settings() -> list[str]:
+    """Names of the settings whose values nothing may show or keep."""
+    fields = Settings.model_fields.items()
+    return [name for name, field in fields if SecretStr in get_args(field.annotation)]
+
+
+def _secrets_here() -> dict[str, SecretStr | None]:
+    """The secret settings, as this process's environment has them."""
+    found = EnvSettingsSource(Settings)()
+    return {name: SecretStr(found[name]) if found.get(name) else None for name in secret_settings()}
 
 
 def load_settings(**values: Any) -> Settings:

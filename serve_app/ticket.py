@@ -1,9 +1,10 @@
 """What travels with a request from the gateway to whatever computes: whose share of the machine it
-uses, and until when anybody waits for it. Knows no HTTP and no Ray."""
+uses, until when anybody waits for it, and what it is called in logs. Knows no HTTP and no Ray."""
 
 from __future__ import annotations
 
 import math
+import re
 import time
 import uuid
 from contextvars import ContextVar
@@ -30,6 +31,18 @@ class Ticket:
     def left(self) -> float:
         """Seconds until the deadline, at least 0; infinity where there is none."""
         return max(0.0, self.deadline - time.time())
+
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+
+
+def good_request_id(given: str) -> bool:
+    """Whether what a client calls its request may stand in a log, where it must forge no field.
+
+    >>> [good_request_id(one) for one in ("my-request-1", "1 caller=me", "", "a" * 129)]
+    [True, False, False, False]
+    """
+    return _REQUEST_ID.fullmatch(given) is not None
 
 
 CURRENT: ContextVar[Ticket | None] = ContextVar("plainmed_ticket", default=None)

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from serve_app.access import keys as keys_module
 from serve_app.access import source as source_module
 from serve_app.access.keys import KeyEntry, KeyRing, NewKey, dump_keys, new_key, parse_keys
 from serve_app.access.quota import Quota
@@ -62,6 +63,30 @@ def test_a_key_is_found_and_any_change_of_it_is_not() -> None:
     # The right secret under another key's id is no key.
     mixed = f"pm_{other.entry.id}_{made.key.split('_', 2)[2]}"
     assert ring.find(mixed) is None
+
+
+def test_hashes_are_compared_in_constant_time_for_ids_that_nobody_has_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made, stranger = new_key(), new_key()
+    ring = KeyRing([made.entry])
+    compare, compared = keys_module.hmac.compare_digest, []
+
+    def watched(given: str, kept: str) -> bool:
+        compared.append((given, kept))
+        return compare(given, kept)
+
+    monkeypatch.setattr(keys_module.hmac, "compare_digest", watched)
+    for key, found in ((made.key, True), (made.key[:-2] + "zz", False), (stranger.key, False)):
+        compared.clear()
+        assert (ring.find(key) is not None) is found
+        ((given, kept),) = compared
+        assert given == keys_module.digest(key)
+        assert len(kept) == len(given)
+    assert kept != made.entry.sha256  # of no id: with what no key has
+    # What the comparison says is what decides; nothing beside it does.
+    monkeypatch.setattr(keys_module.hmac, "compare_digest", lambda *_: False)
+    assert ring.find(made.key) is None
 
 
 @given(st.text())
@@ -200,6 +225,52 @@ async def test_both_headers_take_a_key_and_health_takes_none() -> None:
             answer = await http.post("/metrics/readability", json=TEXTS, headers=headers)
             assert answer.status_code == 200
         assert (await http.get("/healthz")).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/livez", "/", "/page/app.js"])
+async def test_open_paths_are_open_to_whoever_asks_and_to_no_other_method(path: str) -> None:
+    async with client(new_key()) as http:
+        for method in ("GET", "HEAD"):
+            assert (await http.request(method, path)).status_code in (200, 405)
+        for method in ("POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "BREW"):
+            answer = await http.request(method, path)
+            assert answer.status_code == 401, method
+            assert answer.json()["error"]["code"] == "missing_api_key"
+
+
+async def test_without_a_key_no_body_is_read_on_an_open_path_either() -> None:
+    made = new_key()
+    app = create_app(LightBackend(), load_settings(api_keys=dump_keys([made.entry])), Traffic())
+    headers = [(b"content-length", b"8388608")]
+
+    async def receive() -> Any:
+        raise AssertionError("the body was asked for")
+
+    for method, status in (("POST", 401), ("OPTIONS", 401), ("GET", 400), ("HEAD", 400)):
+        sent: list[Any] = []
+
+        async def send(message: Any, sent: list[Any] = sent) -> None:
+            sent.append(message)
+
+        scope = {"type": "http", "method": method, "path": "/healthz", "headers": headers}
+        await app(scope, receive, send)
+        assert sent[0]["status"] == status, method
+
+
+async def test_options_takes_no_key_where_a_browser_asks_before_it_sends_one() -> None:
+    origin = {"Origin": "https://a.example"}
+    preflight = {**origin, "Access-Control-Request-Method": "POST"}
+    async with client(new_key(), cors_origins="https://a.example") as http:
+        assert (await http.options("/loss", headers=preflight)).status_code == 200
+        for headers in ({}, origin, {"Access-Control-Request-Method": "POST"}):
+            assert (await http.options("/loss", headers=headers)).status_code == 401
+
+
+async def test_what_the_server_has_done_is_told_to_a_key_only() -> None:
+    made = new_key()
+    async with client(made) as http:
+        assert (await http.get("/status")).status_code == 401
+        assert (await http.get("/status", headers=bearer(made))).status_code == 200
 
 
 async def test_a_key_of_one_service_may_not_call_the_other() -> None:

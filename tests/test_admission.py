@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import math
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import httpx
 import pytest
 from starlette.datastructures import Headers
 
-from serve_app.admission import UNLEARNT_REQUESTS, LoadGate
+from serve_app.admission import UNLEARNT_REQUESTS, LoadGate, load_gate
 from serve_app.gateway import create_app
-from serve_app.limits import CALLER_ID, Leave, Refused, Traffic
+from serve_app.limits import CALLER_ID, ITEMS, Admitted, Refused, Traffic
 from serve_app.metrics.readability import Readability
 from serve_app.refusals import HOLD_HEADER
 from serve_app.settings import load_settings
 from tests.servers import LightBackend
+
+BODY = 10**6
+"""The largest body."""
 
 
 class Door:
@@ -26,18 +30,26 @@ class Door:
     def __init__(self, **limits: Any) -> None:
         self.now = 0.0
         given = {"max_requests": 100, "max_bytes": 10**9, "max_wait_s": 10.0, "retry_after_s": 2}
-        given["crowded_wait_s"] = 10.0
+        given |= {"crowded_wait_s": 10.0, "max_body_bytes": BODY}
         self.gate = LoadGate(**{**given, **limits}, clock=lambda: self.now)
 
-    def enter(
-        self, size: int | None, path: str = "/loss", caller: str | None = None, method: str = "POST"
-    ) -> Leave:
-        scope: dict[str, Any] = {"method": method, "path": path}
-        if caller is not None:
-            scope[CALLER_ID] = caller
+    def head(
+        self, size: int | None, path: str = "/loss", method: str = "POST", **more: Any
+    ) -> Admitted:
+        """A request whose body is still to come; None: it does not say how long that is."""
+        scope: dict[str, Any] = {"method": method, "path": path, **more}
         return self.gate.enter(
             scope, Headers({} if size is None else {"content-length": str(size)})
         )
+
+    def enter(
+        self, size: int, path: str = "/loss", caller: str | None = None, items: int = 1
+    ) -> Callable[[int], None]:
+        """A request with its body; called with the status of its answer, it leaves."""
+        more = {ITEMS: items} if caller is None else {ITEMS: items, CALLER_ID: caller}
+        admitted = self.head(size, path, **more)
+        admitted.arrived(size)
+        return admitted.answered
 
     def learn(self, bytes_per_s: float, path: str = "/loss") -> None:
         """Four requests, each a second long."""
@@ -150,7 +162,7 @@ def test_a_refusal_says_for_which_sizes_it_holds() -> None:
     refused(int(largest))
     for size in (10, 10, 10):  # small enough to be let in, until there is no room at all
         door.enter(size)
-    assert refused(1) == (1, math.inf)
+    assert refused(1) == (1, BODY)  # what is larger is answered 413
 
 
 def test_overload_of_one_route_is_that_routes_own() -> None:
@@ -204,7 +216,7 @@ def test_what_only_asks_is_always_let_in() -> None:
     door = Door(max_requests=1)
     door.enter(10)
     for method in ("GET", "HEAD", "OPTIONS"):
-        door.enter(None, "/healthz", method=method)
+        door.head(None, "/healthz", method=method)
 
 
 @pytest.mark.parametrize("status", [400, 404, 413])
@@ -223,6 +235,125 @@ def test_only_what_was_answered_counts_as_done() -> None:
     door.enter(2000)
     with pytest.raises(Refused):
         door.enter(2000)
+
+
+def test_a_slow_upload_does_not_make_a_route_look_slow() -> None:
+    door = Door(max_wait_s=10.0)
+    door.learn(5600)
+    upload = door.head(1400)
+    door.now += 600.0  # ten minutes on the way, nothing else to do
+    upload.arrived(1400)
+    door.now += 0.25
+    upload.answered(200)
+    for _ in range(41):
+        door.enter(1400)  # ten seconds' work before the last one, by the speed of before
+    with pytest.raises(Refused):
+        door.enter(1400)
+
+
+def test_an_upload_that_never_ends_leaves_no_trace_in_the_speed() -> None:
+    door = Door(max_wait_s=10.0)
+    door.learn(100)
+    upload = door.head(100_000)
+    door.now += 300.0
+    upload.answered(503)
+    for _ in range(11):
+        door.enter(100)
+    with pytest.raises(Refused):
+        door.enter(100)
+
+
+def test_a_body_of_unknown_length_counts_as_the_largest_until_it_is_there() -> None:
+    door = Door(max_bytes=8 * BODY)
+    arriving = [door.head(None) for _ in range(8)]
+    with pytest.raises(Refused):
+        door.head(None)
+    with pytest.raises(Refused):
+        door.enter(1)
+    arriving[0].arrived(100)
+    door.enter(BODY - 100)
+    with pytest.raises(Refused):
+        door.enter(1)
+
+
+def test_a_speed_is_learnt_from_the_bytes_that_came_not_from_the_largest_body() -> None:
+    door = Door(max_wait_s=10.0)
+    for _ in range(4):
+        request = door.head(None)
+        request.arrived(100)
+        door.now += 1.0
+        request.answered(200)
+    for _ in range(11):
+        door.enter(100)
+    with pytest.raises(Refused):
+        door.enter(100)
+
+
+class Engine:
+    """Computes some rows at once, each for ten seconds, and the rest in turn; overloaded."""
+
+    ROWS, SECONDS, OFFERED_PER_S = 16, 10.0, 8
+
+    def __init__(self, door: Door, items: int = 1) -> None:
+        self.door, self.items = door, items
+        self.waiting: deque[Callable[[int], None]] = deque()
+        self.running: deque[tuple[float, Callable[[int], None]]] = deque()
+        self.most_under_way = 0
+
+    def answered_by_minute(self, minutes: int = 10) -> list[int]:
+        """How many requests it has answered in each minute."""
+        return [sum(self._tick() for _ in range(60 * self.OFFERED_PER_S)) for _ in range(minutes)]
+
+    def _tick(self) -> int:
+        self.door.now += 1 / self.OFFERED_PER_S
+        ended = 0
+        while self.running and self.running[0][0] <= self.door.now:
+            self.running.popleft()[1](200)
+            ended += 1
+        with suppress(Refused):
+            self.waiting.append(self.door.enter(1500, "/generate", items=self.items))
+        while self.waiting and (len(self.running) + 1) * self.items <= self.ROWS:
+            self.running.append((self.door.now + self.SECONDS, self.waiting.popleft()))
+        self.most_under_way = max(self.most_under_way, len(self.running) + len(self.waiting))
+        return ended
+
+
+def _overloaded(at_once: int) -> Door:
+    return Door(
+        max_requests=256, max_wait_s=60.0, crowded_wait_s=5.0, at_once={"/generate": at_once}
+    )
+
+
+def test_lasting_overload_does_not_starve_an_engine_that_computes_many_at_once() -> None:
+    answered = Engine(_overloaded(2 * Engine.ROWS)).answered_by_minute()[1:]
+    assert max(answered) == 96  # sixteen each ten seconds
+    assert min(answered) >= 0.9 * max(answered)
+
+
+def test_requests_that_fill_the_engine_alone_do_not_queue_as_if_they_were_one_text_each() -> None:
+    door = _overloaded(2 * Engine.ROWS)
+    engine = Engine(door, items=Engine.ROWS)
+    engine.answered_by_minute(6)  # those let in while nothing was known are gone
+    engine.most_under_way = 0
+    assert min(engine.answered_by_minute(5)) >= 5  # one each ten seconds
+    assert engine.most_under_way <= 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "most"),
+    [
+        ({"generator": "extractive"}, 1),
+        ({"generator": "transformers", "model_path": "m", "generator_batch": 24}, 24),
+        ({"generator": "openai", "openai_concurrency": 40}, 40),
+        ({"model_path": "m"}, 16),
+    ],
+)
+def test_the_queue_of_generate_is_for_twice_what_the_engine_computes_at_once(
+    settings: dict[str, Any], most: int
+) -> None:
+    found = load_settings(**settings)
+    assert found.generator_at_once == most
+    assert load_gate(found)._at_once == {"/generate": 2 * most}
 
 
 class Held(LightBackend):

@@ -5,7 +5,9 @@ The page itself is tested in test_page_routes.
 
 from __future__ import annotations
 
+import asyncio
 import re
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from typing import Any
 
@@ -14,14 +16,15 @@ import pytest
 
 from serve_app.gateway import create_api, create_app
 from serve_app.limits import Traffic
+from serve_app.metrics.readability import Readability
 from serve_app.page_routes import FOLDER
 from serve_app.reference_routes import reference
 from serve_app.settings import load_settings
 from tests.servers import LightBackend
 
 
-def client(**settings: Any) -> httpx.AsyncClient:
-    app = create_app(LightBackend(), load_settings(**settings), Traffic())
+def client(backend: LightBackend | None = None, **settings: Any) -> httpx.AsyncClient:
+    app = create_app(backend or LightBackend(), load_settings(**settings), Traffic())
     return httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://test")
 
 
@@ -49,12 +52,37 @@ async def test_every_answer_forbids_to_guess_its_type(
     assert answer.headers.get_list("x-content-type-options") == ["nosniff"]
 
 
-async def test_a_refused_key_and_a_full_server_forbid_it_too() -> None:
+async def test_a_refused_key_forbids_it_too() -> None:
     keys = '{"keys": [{"id": "000000000000", "sha256": "' + "0" * 64 + '"}]}'
     async with client(api_keys=keys) as http:
         answer = await http.post("/loss", json={})
     assert answer.status_code == 401
     assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+class Held(LightBackend):
+    """Never answers readability."""
+
+    arrived = False
+
+    async def readability(self, texts: Sequence[str]) -> list[Readability]:
+        self.arrived = True
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
+async def test_a_full_server_forbids_it_too() -> None:
+    backend = Held()
+    async with client(backend, max_pending_requests=1) as http:
+        body = {"texts": ["It helps."]}
+        held = asyncio.ensure_future(http.post("/metrics/readability", json=body))
+        while not backend.arrived:
+            await asyncio.sleep(0.001)
+        answer = await http.post("/metrics/readability", json=body)
+        held.cancel()
+    assert answer.status_code == 503
+    assert answer.json()["error"]["code"] == "overloaded"
+    assert answer.headers.get_list("x-content-type-options") == ["nosniff"]
 
 
 class Parts(HTMLParser):

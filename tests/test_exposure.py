@@ -1,17 +1,22 @@
-"""Where the API listens and who may call: refused where everybody could, and each way round."""
+"""Where the API listens, by which names it is called and who may: refused where everybody could,
+and each way round."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
-from serve_app.access.exposure import Unprotected, check_exposure, is_loopback
+from serve_app.access.exposure import Unprotected, check_exposure, is_loopback, is_own_name
 from serve_app.access.keys import dump_keys, new_key
 from serve_app.errors import ConfigError
+from serve_app.gateway import create_app
+from serve_app.limits import Traffic
 from serve_app.server import load_document
 from serve_app.settings import load_settings
+from tests.servers import LightBackend
 
 PUBLIC = ["0.0.0.0", "::", "", "10.1.2.3", "2001:db8::1", "example.org", "127.0.0.1.example.org"]
 PRIVATE = ["127.0.0.1", "127.9.9.9", "::1", "localhost", "LOCALHOST", "::ffff:127.0.0.1"]
@@ -102,3 +107,60 @@ async def test_the_gateway_refuses_where_serve_was_told_to_listen_to_everybody(
     made = object.__new__(kind)
     with pytest.raises(Unprotected, match="ALLOW_NO_KEYS"):
         await made.__init__(load_settings())  # type: ignore[misc]
+
+
+OWN = ["localhost", "LOCALHOST:8000", "localhost.", "a.localhost:80", "127.0.0.1", "127.9.9.9:8000"]
+OWN += ["[::1]", "[::1]:8000"]
+OTHERS = ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "localhost.evil.example"]
+OTHERS += ["notlocalhost", "10.0.0.1:8000", "0.0.0.0", "[2001:db8::1]", "", ":8000", "[::1"]
+
+
+@pytest.mark.parametrize("host", OWN)
+def test_names_that_can_only_mean_this_machine(host: str) -> None:
+    assert is_own_name(host)
+
+
+@pytest.mark.parametrize("host", OTHERS)
+def test_names_that_somebody_else_may_point_here(host: str) -> None:
+    assert not is_own_name(host)
+
+
+async def ask(named: str, method: str, path: str, host: str | None, **settings: Any) -> Any:
+    app = create_app(LightBackend(), load_settings(**settings), Traffic(), host=host)
+    transport = httpx.ASGITransport(app=app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as http:
+        body = {"texts": ["It helps."]} if method == "POST" else None
+        return await http.request(method, path, json=body, headers={"Host": named})
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("GET", "/"), ("GET", "/livez"), ("POST", "/metrics/readability"), ("GET", "/none")],
+)
+async def test_a_page_whose_name_points_here_is_refused_and_told_what_to_do(
+    method: str, path: str
+) -> None:
+    answer = await ask("evil.example:8000", method, path, "127.0.0.1")
+    assert answer.status_code == 403
+    error = answer.json()["error"]
+    assert error["code"] == "host_not_allowed"
+    assert "evil" not in error["message"]
+    for word in ("127.0.0.1", "API_KEYS_FILE", "ALLOW_NO_KEYS"):
+        assert word in error["message"]
+    for named in ("localhost:8000", "127.0.0.1:8000", "[::1]:8000"):
+        assert (await ask(named, method, path, "127.0.0.1")).status_code in (200, 404)
+
+
+@pytest.mark.parametrize(
+    ("host", "settings"),
+    [
+        (None, {}),
+        ("127.0.0.1", {"allow_no_keys": True}),
+        ("127.0.0.1", {"api_keys": dump_keys([new_key().entry])}),
+        ("0.0.0.0", {"api_keys": dump_keys([new_key().entry])}),
+    ],
+)
+async def test_where_something_asks_who_calls_any_name_will_do(
+    host: str | None, settings: dict[str, Any]
+) -> None:
+    assert (await ask("plainmed.example", "GET", "/livez", host, **settings)).status_code == 200

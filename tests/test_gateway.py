@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -14,7 +15,9 @@ import httpx
 import pytest
 from ray.exceptions import ActorDiedError, OwnerDiedError, RayTaskError
 from ray.serve.exceptions import BackPressureError
+from starlette.types import Message
 
+from serve_app import responses
 from serve_app.app import build
 from serve_app.deployments.calls import ATTEMPTS, call
 from serve_app.deployments.metrics import BatchConfig
@@ -124,6 +127,133 @@ async def test_draining_refuses_new_requests_and_counts_the_old() -> None:
         assert traffic.in_flight == 0
 
 
+async def ask(app: Any, method: str, path: str, body: Any, **headers: str) -> list[Message]:
+    """What the bare application sends; `body` is its `receive`."""
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    raw = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+    scope = {"type": "http", "method": method, "path": path, "headers": raw, "query_string": b""}
+    await app(scope, body, send)
+    return sent
+
+
+async def unread() -> Message:
+    raise AssertionError("the body was asked for")
+
+
+def code_of(sent: list[Message]) -> str:
+    return str(json.loads(sent[1]["body"])["error"]["code"])
+
+
+async def test_a_body_that_does_not_arrive_in_time_is_503_with_retry_after() -> None:
+    parts = iter([{"type": "http.request", "body": b'{"te', "more_body": True}])
+
+    async def stuck() -> Message:
+        for part in parts:
+            return part
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    traffic = Traffic()
+    app = create_app(LightBackend(), load_settings(retry_after_s=7), traffic)
+    sent = await asyncio.wait_for(
+        ask(app, "POST", "/loss", stuck, content_length="900", x_request_timeout="0.05"), 10
+    )
+    assert sent[0]["status"] == 503
+    assert dict(sent[0]["headers"])[b"retry-after"] == b"7"
+    assert code_of(sent) == "timeout"
+    assert traffic.in_flight == 0
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS"])
+@pytest.mark.parametrize("path", ["/healthz", "/loss", "/none"])
+async def test_what_only_asks_has_no_body_and_none_is_read(method: str, path: str) -> None:
+    app = create_app(LightBackend(), load_settings(), Traffic())
+    for headers in ({"content_length": "8388608"}, {"transfer_encoding": "chunked"}):
+        sent = await ask(app, method, path, unread, **headers)
+        assert sent[0]["status"] == 400
+        assert code_of(sent) == "unexpected_body"
+    fine = await ask(app, method, path, unread, content_length="0")
+    assert fine[0]["status"] in (200, 404, 405)
+
+
+async def test_a_body_that_says_it_is_too_large_is_413_also_while_the_server_is_full() -> None:
+    backend = Slow()
+    app = create_app(
+        backend,
+        load_settings(max_pending_requests=1, max_body_bytes=1024, request_timeout_s=5),
+        Traffic(),
+    )
+    transport = httpx.ASGITransport(app=app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+        body = {"texts": ["A cat."]}
+        held = asyncio.ensure_future(http.post("/metrics/readability", json=body))
+        while app.traffic.in_flight == 0:
+            await asyncio.sleep(0.001)
+        sent = await ask(app, "POST", "/metrics/readability", unread, content_length="1025")
+        assert sent[0]["status"] == 413
+        assert code_of(sent) == "body_too_large"
+        # Nor does it shorten anybody's queue, as a refusal for want of room does.
+        (route,) = app.gates[-1]._routes.values()  # type: ignore[attr-defined]
+        assert route.crowded_until < 0
+        assert (await http.post("/metrics/readability", json=body)).status_code == 503
+        assert route.crowded_until > 0
+        held.cancel()
+
+
+@pytest.mark.parametrize("given", ["1 caller=0123", "a" * 50_000, "a\tb", "", None])
+async def test_an_id_that_would_forge_the_log_is_not_in_it(
+    given: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="ray.serve")
+    async with client(LightBackend()) as http:
+        headers = {} if given is None else {"X-Request-ID": given}
+        answer = await http.get("/livez", headers=headers)
+    assert answer.status_code == 200
+    (line,) = (one.getMessage() for one in caplog.records if "/livez" in one.getMessage())
+    assert line.endswith(" id=- caller=-")
+    assert line.count("caller=") == 1
+
+
+async def test_a_good_id_is_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="ray.serve")
+    async with client(LightBackend()) as http:
+        await http.get("/livez", headers={"X-Request-ID": "run-7.a_b:c/d+e=f@g"})
+    assert "id=run-7.a_b:c/d+e=f@g caller=-" in caplog.text
+
+
+@pytest.mark.parametrize("leaves", [False, True], ids=["out of time", "client gone"])
+async def test_explaining_ends_between_two_texts_once_nobody_waits(
+    leaves: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    explain, explained = responses.explain, 0
+
+    def slow(*given: Any) -> Any:
+        nonlocal explained
+        explained += 1
+        time.sleep(0.05)
+        return explain(*given)
+
+    monkeypatch.setattr(responses, "explain", slow)
+    texts = ["Aspirin lowers the risk of stroke."] * 100
+    body = {"texts_original": texts, "texts_generated": texts, "explain": True}
+    async with client(LightBackend(), request_timeout_s=30 if leaves else 0.5) as http:
+        asked = asyncio.ensure_future(http.post("/evaluate", json=body))
+        if leaves:
+            while not explained:
+                await asyncio.sleep(0.01)
+            asked.cancel()
+            await asyncio.wait([asked])
+        else:
+            assert (await asked).json()["error"]["code"] == "timeout"
+    before = explained
+    await asyncio.sleep(0.5)
+    assert explained <= before + 1 < len(texts)
+
+
 @pytest.mark.parametrize(
     ("service", "path", "body"),
     [
@@ -152,6 +282,20 @@ async def test_cors_opens_for_the_origins_of_the_setting_only() -> None:
         other = await http.get("/healthz", headers={"Origin": "https://evil.example"})
     assert ours.headers["access-control-allow-origin"] == "https://b.example"
     assert "access-control-allow-origin" not in other.headers
+
+
+async def test_cors_is_closed_by_default() -> None:
+    origin = {"Origin": "https://a.example"}
+    preflight = {**origin, "Access-Control-Request-Method": "POST"}
+    async with client(LightBackend()) as http:
+        answers = [
+            await http.get("/healthz", headers=origin),
+            await http.post("/metrics/readability", json={"texts": ["A cat."]}, headers=origin),
+            await http.options("/metrics/readability", headers=preflight),
+        ]
+    assert [answer.status_code for answer in answers] == [200, 200, 405]
+    for answer in answers:
+        assert not [name for name in answer.headers if name.startswith("access-control")]
 
 
 async def test_human_texts_are_targets_where_the_server_is_set_so() -> None:

@@ -12,12 +12,15 @@ from starlette.types import Scope
 from serve_app.access.keys import KeyEntry, Service
 from serve_app.access.quota import Quota
 from serve_app.access.source import KeySource
-from serve_app.limits import CALLER_ID, Gate, Leave, Refused, route_path
+from serve_app.limits import CALLER_ID, Admitted, Gate, Refused, route_path
 from serve_app.settings import Settings
 
 OPEN_PATHS = frozenset({"/healthz", "/livez", "/readyz", "/", ""})
-"""Answered to everybody: load balancers have no key, and the page asks its user for one."""
+"""Whoever asks (GET, HEAD) is answered: load balancers have no key, and the page asks its user for
+one."""
 _OPEN_FOLDER = "/page/"
+
+_PREFLIGHT = "access-control-request-method"
 
 _CALLER = "plainmed.caller"
 
@@ -54,16 +57,15 @@ class AccessGate:
         self._source = source
         self._quota = quota or Quota()
 
-    def enter(self, scope: Scope, headers: Headers) -> Leave:
+    def enter(self, scope: Scope, headers: Headers) -> Admitted:
         """Lets the request in and notes its caller in the scope.
 
         Raises:
             Refused: as above.
         """
         path = route_path(scope)
-        # A browser asks OPTIONS without the key, before it sends the request that has it.
-        if path in OPEN_PATHS or path.startswith(_OPEN_FOLDER) or scope["method"] == "OPTIONS":
-            return _nothing
+        if _open(path, scope["method"], headers):
+            return Admitted()
         entry = self._source.ring().find(_given(headers))
         if entry is None:
             raise Refused(
@@ -88,7 +90,15 @@ class AccessGate:
                 {"retry-after": str(math.ceil(wait))},
             )
         scope[_CALLER], scope[CALLER_ID] = entry, entry.id
-        return lambda status: self._quota.leave(entry)
+        return Admitted(answered=lambda status: self._quota.leave(entry))
+
+
+def _open(path: str, method: str, headers: Headers) -> bool:
+    """Whether it takes no key."""
+    if method in ("GET", "HEAD"):
+        return path in OPEN_PATHS or path.startswith(_OPEN_FOLDER)
+    # A browser asks so without the key, before it sends the request that has it.
+    return method == "OPTIONS" and "origin" in headers and _PREFLIGHT in headers
 
 
 def may_call(scope: Scope, service: Service) -> bool:
@@ -121,7 +131,3 @@ def _limits(entry: KeyEntry) -> str:
     if entry.concurrency is not None:
         limits.append(f"{entry.concurrency} at once")
     return " and ".join(limits)
-
-
-def _nothing(status: int) -> None:
-    return None

@@ -114,7 +114,7 @@ def mended(body: dict[str, Any]) -> dict[str, Any]:
 
 def operation_writes(body: dict[str, Any]) -> bool:
     """Whether a body is one of `/generate`; that of readability has nothing but `texts`."""
-    return set(body) != {"texts"}
+    return set(body) != {"texts"} or body["texts"] is None
 
 
 def of_application(app: Any) -> Any:
@@ -168,6 +168,6 @@ ODD: list[tuple[str, str, str, dict[str, str], bytes, tuple[int, ...]]] = [
     ("a path of dots", "GET", "/page/..%2f..%2fsettings.py", {}, b"", (404,)),
     ("a path of bad UTF-8", "GET", "/%ff%fe", {}, b"", (404,)),
     ("a path with a NUL", "GET", "/healthz%00", {}, b"", (404,)),
-    ("a body on a GET", "GET", "/healthz", JSON, b"{}", (200,)),
-    ("bad UTF-8 on a GET", "GET", "/healthz", JSON, b"\xff", (200, 400)),
+    ("a body on a GET", "GET", "/healthz", JSON, b"{}", (400,)),
+    ("bad UTF-8 on a GET", "GET", "/healthz", JSON, b"\xff", (400,)),
 ]  # fmt: skip
