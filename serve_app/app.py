@@ -19,6 +19,9 @@ from serve_app.settings import load_settings
 
 Service = Literal["metrics", "generator"]
 
+ANSWER_S = 5.0
+"""What a replica that stops has beyond the longest request, for the answer's way back."""
+
 
 class BuildArgs(BaseModel):
     """Arguments of the application in `serve_config.yaml`."""
@@ -57,30 +60,34 @@ def build(arguments: dict[str, Any]) -> Application:
     settings = load_settings(**args.settings)
     check_traces(settings)
     nodes: dict[str, Application] = {}
+    longest_s = settings.request_timeout_s
     # Imported where built, so that a half deployed alone needs nothing of the other half.
     if "metrics" in args.services:
         from serve_app.deployments.loss import Loss
         from serve_app.deployments.metrics import Factuality, ReadabilityDeployment, Relevance
 
-        nodes["Relevance"] = _options(Relevance, "Relevance", 0.4).bind(settings)
-        nodes["Factuality"] = _options(Factuality, "Factuality", 0.4).bind(settings)
-        nodes["Readability"] = _options(ReadabilityDeployment, "Readability", 0.1).bind(settings)
-        nodes["Loss"] = _options(Loss, "Loss", 0.1).bind(
+        nodes["Relevance"] = _options(Relevance, "Relevance", 0.4, longest_s).bind(settings)
+        nodes["Factuality"] = _options(Factuality, "Factuality", 0.4, longest_s).bind(settings)
+        nodes["Readability"] = _options(ReadabilityDeployment, "Readability", 0.1, longest_s).bind(
+            settings
+        )
+        nodes["Loss"] = _options(Loss, "Loss", 0.1, longest_s).bind(
             settings, nodes["Relevance"], nodes["Factuality"], nodes["Readability"]
         )
     if "generator" in args.services:
         from serve_app.deployments.generator import Generator
 
-        nodes["Generator"] = _options(Generator, "Generator", 0.4).bind(settings)
+        nodes["Generator"] = _options(Generator, "Generator", 0.4, longest_s).bind(settings)
     retry = BackpressureConfig(retry_after_s=settings.retry_after_s)
     # Its own gate refuses what is too much, in JSON and by the wait; Serve's limit lies far above.
-    gateway = _options(Gateway, "Gateway", 0.1).options(
+    gateway = _options(Gateway, "Gateway", 0.1, longest_s).options(
         backpressure_config=retry, user_config={"draining": False}, max_ongoing_requests=4096
     )
     return gateway.bind(settings, **nodes)
 
 
-def _options(deployment: Any, name: str, num_cpus: float) -> Any:
+def _options(deployment: Any, name: str, num_cpus: float, longest_s: float = 30.0) -> Any:
+    """A deployment under its name; an update lets it end what takes at most `longest_s` seconds."""
     return deployment.options(
         name=name,
         ray_actor_options={"num_cpus": num_cpus},
@@ -89,5 +96,5 @@ def _options(deployment: Any, name: str, num_cpus: float) -> Any:
         health_check_period_s=5,
         health_check_timeout_s=30,
         graceful_shutdown_wait_loop_s=1,
-        graceful_shutdown_timeout_s=30,
+        graceful_shutdown_timeout_s=longest_s + ANSWER_S,
     )

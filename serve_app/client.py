@@ -207,7 +207,7 @@ class PlainMedClient(ClientCore):
     def _begin(self, call: Call[GenerateResponse], started: float) -> httpx.Response:
         """Sends the request and returns once the stream has begun."""
         with self._translated(call):
-            request = self._http.build_request(**self._request(call, started))
+            request = self._http.build_request(**self._request(call, started, stream=True))
             response = self._http.send(request, stream=True)
             if response.status_code == 200:
                 return response
@@ -359,7 +359,7 @@ class AsyncPlainMedClient(ClientCore):
     async def _begin(self, call: Call[GenerateResponse], started: float) -> httpx.Response:
         """Sends the request and returns once the stream has begun."""
         with self._translated(call):
-            request = self._http.build_request(**self._request(call, started))
+            request = self._http.build_request(**self._request(call, started, stream=True))
             response = await self._http.send(request, stream=True)
             if response.status_code == 200:
                 return response

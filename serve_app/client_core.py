@@ -44,7 +44,7 @@ class ClientCore(ABC):
         connect_timeout: longest wait for a connection, in seconds.
         retries: how often a call is repeated, >= 0.
         deadline: longest time from the call to its answer, retries included, in seconds; None: no
-            limit. A stream must begin within it.
+            limit. A stream must begin within it, and the server ends one that takes longer.
         backoff: first wait before a retry, in seconds; it doubles each time. Half is random.
         max_wait: longest single wait, Retry-After included, in seconds.
         api_key: where the server asks for one; default PLAINMED_API_KEY, else none is sent.
@@ -104,15 +104,18 @@ class ClientCore(ABC):
     def _connect(self) -> None:
         """Makes the httpx client."""
 
-    def _request(self, call: Call[T], started: float) -> dict[str, Any]:
+    def _request(self, call: Call[T], started: float, *, stream: bool = False) -> dict[str, Any]:
         """Arguments of httpx's `build_request` for one attempt, with what is left of the time."""
         left = float("inf")
         if self._deadline is not None:
             left = max(0.001, self._deadline - (time.monotonic() - started))
         patience = min(self._timeout, left)
         timeout = httpx.Timeout(patience, connect=min(self._connect_timeout, left))
-        # The server then computes for nobody who has given up.
-        headers = {**call.headers, "X-Request-Timeout": f"{patience:.3f}"}
+        # The server then computes for nobody who has given up. A stream, all of it, may take longer
+        # than any silence in it.
+        limit = left if stream else patience
+        told = {"X-Request-Timeout": f"{limit:.3f}"} if limit < math.inf else {}
+        headers = {**call.headers, **told}
         arguments = {"headers": headers, "content": call.body, "timeout": timeout}
         return {"method": call.method, "url": call.path, **arguments}
 

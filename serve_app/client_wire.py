@@ -49,7 +49,7 @@ _LINE_END = re.compile(rb"\r\n|\n|\r(?!\Z)")  # a last \r may be half of a \r\n
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _STATUS_OF_CODE = {
     kind.code: kind.status for kind in (InvalidInput, NotServed, Unavailable, MetricFailed)
-}
+} | {"timeout": Unavailable.status}
 
 
 class SamplingOptions(TypedDict, total=False):

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
+from starlette.types import Scope
 
 from serve_app import candidates, schemas
+from serve_app.access.gate import may_call
 from serve_app.backend import Backend
 from serve_app.checks import ERRORS, check_count, check_texts, params_of, within
-from serve_app.errors import InvalidInput, NotServed, PlainMedError
+from serve_app.errors import InvalidInput, NotAllowed, NotServed, PlainMedError, Unavailable
 from serve_app.generation.best_of import Candidates
 from serve_app.generation.protocol import Summary
-from serve_app.limits import error_body, logger
+from serve_app.limits import ERROR_CODE, ITEMS, error_body, logger
 from serve_app.loss import check_weights
 from serve_app.responses import generate_out, summary_out
 from serve_app.safe_log import frames
 from serve_app.settings import Settings
+from serve_app.ticket import current
 
 
 def add_generate(app: FastAPI, backend: Backend, settings: Settings) -> None:
@@ -29,7 +33,7 @@ def add_generate(app: FastAPI, backend: Backend, settings: Settings) -> None:
         response_model=schemas.GenerateResponse | schemas.GenerateListResponse,
         responses={**ERRORS, 200: {"content": {"text/event-stream": {}}}},
     )
-    async def generate(body: schemas.GenerateRequest) -> Response:
+    async def generate(body: schemas.GenerateRequest, request: Request) -> Response:
         """A plain-language summary of `text`, or one of each of `texts`.
 
         With `n`, so many candidates of each, all in `candidates`; with `select: "loss"` they are
@@ -39,14 +43,17 @@ def add_generate(app: FastAPI, backend: Backend, settings: Settings) -> None:
         whose data is the usual answer, or one `event: error` with the usual error body.
         """
         texts, field, n = _wanted(body, settings)
-        weights = _selecting_weights(body, backend)
+        request.scope[ITEMS] = n * len(texts)
+        weights = _selecting_weights(body, backend, request.scope)
         params = params_of(body, settings)
         if body.stream:
+            seconds = min(settings.request_timeout_s, current().left())
+            ends = asyncio.get_running_loop().time() + seconds
             pieces = backend.stream(texts[0], params)
             # The first piece is awaited here, so that a refused text is a 4xx, no broken stream.
             first = await within(anext(pieces), settings)
             return StreamingResponse(
-                _events(first, pieces),
+                _events(first, pieces, ends, request.scope),
                 media_type="text/event-stream",
                 headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
             )
@@ -85,7 +92,9 @@ def _wanted(body: schemas.GenerateRequest, settings: Settings) -> tuple[list[str
     return texts, field, n
 
 
-def _selecting_weights(body: schemas.GenerateRequest, backend: Backend) -> list[float] | None:
+def _selecting_weights(
+    body: schemas.GenerateRequest, backend: Backend, scope: Scope
+) -> list[float] | None:
     """The weights of the loss that selects; None where nothing is selected."""
     if body.select is None:
         if body.weights is not None:
@@ -99,24 +108,50 @@ def _selecting_weights(body: schemas.GenerateRequest, backend: Backend) -> list[
             "services: [metrics, generator]",
             field="select",
         )
+    if not may_call(scope, "metrics"):
+        raise NotAllowed("this key may not call the metrics; leave out select", field="select")
     weights: list[float] = check_weights(body.weights).tolist()
     return weights
 
 
-async def _events(first: str | Summary, rest: AsyncIterator[str | Summary]) -> AsyncIterator[str]:
-    """The stream as server-sent events, ended by exactly one `done` or `error`."""
+async def _events(
+    first: str | Summary, rest: AsyncIterator[str | Summary], ends: float, scope: Scope
+) -> AsyncIterator[str]:
+    """The stream as server-sent events, ended by exactly one `done` or `error`.
+
+    Args:
+        first: its first piece.
+        rest: the others.
+        ends: when the request's time is over, on the running loop's clock.
+        scope: of the request; is told the code of an error, since the status no longer can.
+    """
     item = first
     try:
         while isinstance(item, str):
             yield f"data: {json.dumps({'text': item})}\n\n"
-            item = await anext(rest)
+            item = await _next(rest, ends)
         yield f"event: done\ndata: {summary_out(item).model_dump_json()}\n\n"
     except PlainMedError as error:
-        yield _error_event(error.code, error.message, error.field)
+        if error.status >= 500:
+            logger.error("%s: %s", error.code, type(error).__name__)
+        yield _error_event(scope, error.code, error.message, error.field)
     except Exception as error:  # the status is sent, so this event is the only way left to say so
         logger.error("a stream failed: %s", frames(error))
-        yield _error_event("internal_error", "an internal error ended the stream")
+        yield _error_event(scope, "internal_error", "an internal error ended the stream")
 
 
-def _error_event(code: str, message: str, field: str | None = None) -> str:
+async def _next(rest: AsyncIterator[str | Summary], ends: float) -> str | Summary:
+    try:
+        async with asyncio.timeout_at(ends):
+            return await anext(rest)
+    except TimeoutError:
+        raise Unavailable(
+            "the summary was not finished within the request's time; lower max_new_tokens, or try "
+            "again",
+            code="timeout",
+        ) from None
+
+
+def _error_event(scope: Scope, code: str, message: str, field: str | None = None) -> str:
+    scope[ERROR_CODE] = code
     return f"event: error\ndata: {json.dumps(error_body(code, message, field))}\n\n"

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import logging
 import traceback
-
-LOGGERS = ("ray.serve", "asyncio", "uvicorn.error", "plainmed")
-"""Those that may be given an error: Serve logs whatever leaves a replica's method."""
+from typing import Any
 
 DEPTH = 40
 """Most frames shown of one error."""
@@ -43,24 +41,33 @@ def frames(error: BaseException) -> str:
     return "\n".join(lines)
 
 
-class _FramesOnly(logging.Filter):
-    """Puts `frames` in the place of a traceback, before any handler formats it."""
+class LeftOut(Exception):
+    """Stands in a record for its error, whose `frames` it says."""
 
-    def filter(self, record: logging.LogRecord) -> bool:
+
+class _FramesOnly:
+    """Makes records that have `frames` in the place of a traceback.
+
+    Where they are made, so that no logger, handler or formatter gets to see the error itself.
+    """
+
+    def __init__(self, make: Any) -> None:
+        self._make = make
+
+    def __call__(self, *arguments: Any, **named: Any) -> logging.LogRecord:
+        record: logging.LogRecord = self._make(*arguments, **named)
         if record.name == "asyncio":
             # Below the first line it shows futures and tasks with what they ended with.
             record.msg, record.args = record.getMessage().partition("\n")[0], None
-        if record.exc_info and record.exc_info[1] is not None:
-            record.exc_text = frames(record.exc_info[1])  # formatters take it as it is
-        return True
-
-
-_FILTER = _FramesOnly()
+        error = record.exc_info[1] if record.exc_info else None
+        if error is not None and not isinstance(error, LeftOut):
+            record.exc_text = frames(error)  # formatters take it as it is
+            record.exc_info = (LeftOut, LeftOut(record.exc_text), None)  # for those that do not
+        return record
 
 
 def keep_texts_out() -> None:
-    """From now on no logger of `LOGGERS` writes an error's message; calling it again is free."""
-    for name in LOGGERS:
-        logger = logging.getLogger(name)
-        if _FILTER not in logger.filters:
-            logger.addFilter(_FILTER)
+    """From now on no logger of this process writes an error's message; calling it again is free."""
+    make = logging.getLogRecordFactory()
+    if not isinstance(make, _FramesOnly):
+        logging.setLogRecordFactory(_FramesOnly(make))

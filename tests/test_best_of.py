@@ -49,6 +49,18 @@ def test_each_text_is_asked_for_n_times_and_only_the_variant_differs() -> None:
     assert params == [replace(PARAMS, variant=variant) for variant in (0, 1, 2, 0, 1, 2)]
 
 
+@given(st.lists(st.sampled_from("ab"), max_size=8), st.integers(1, 4), st.booleans())
+def test_a_turn_holds_one_text_with_its_candidates(
+    texts: list[str], n: int, together: bool
+) -> None:
+    jobs, params = best_of.jobs(texts, PARAMS, n)
+    found = best_of.parts(jobs, params, together=together)
+    assert [jobs[part] for part in found] == (
+        [[text] * n for text in texts] if together else [[text] for text in jobs]
+    )
+    assert [one for part in found for one in params[part]] == params
+
+
 def test_summaries_come_back_to_their_texts() -> None:
     groups = best_of.grouped([Summary(text, "m") for text in "abcd"], 2)
     assert [[one.summary.text for one in candidates] for candidates in groups] == [

@@ -34,7 +34,7 @@ ALLOWED = {
     "corpus": _LIBRARY,
     "calibration": _LIBRARY | {"corpus", "charts", "targets_format"},
     "report": _LIBRARY | {"corpus", "calibration", "charts", "explanation", "cli_tables"},
-    "generation": _LIBRARY,
+    "generation": _LIBRARY | {"safe_log"},
     "merge": _BASE,
     "schemas": set[str](),
     "ticket": set[str](),
@@ -45,7 +45,7 @@ ALLOWED = {
     "traces": {"ticket"},
     "otlp": {"traces"},
     "limits": _SEEN - {"otlp"} | {"ticket"},
-    "refusals": set[str](),
+    "refusals": {"ticket"},
     "admission": {"limits", "settings", "refusals"},
     "access": {"errors", "limits", "settings", "documents"},
     "explanation": _LIBRARY | {"generation"},
@@ -58,7 +58,7 @@ ALLOWED = {
     "health_routes": _BASE | {"schemas", "backend", "checks", "limits", "recent"},
     "checks": _LIBRARY | {"generation", "schemas", "ticket"},
     "candidates": _LIBRARY | {"generation", "backend"},
-    "generate_routes": _ROUTES | {"safe_log"},
+    "generate_routes": _ROUTES | {"safe_log", "access", "ticket"},
     "gateway": _ROUTES
     | {"generate_routes", "health_routes", "access", "admission", "page_routes", "reference_routes"}
     | _SEEN,

@@ -7,6 +7,7 @@ import gc
 import io
 import logging
 from collections.abc import AsyncIterator, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,30 +17,57 @@ from ray.exceptions import RayTaskError
 
 from serve_app.deployments.loss import Loss
 from serve_app.deployments.worker import run_batch
-from serve_app.errors import MetricFailed
+from serve_app.errors import MetricFailed, PlainMedError
 from serve_app.gateway import create_app
 from serve_app.generation.protocol import GenerationParams, Summary
+from serve_app.generation.transformers_engine import TransformersGenerator
 from serve_app.limits import BrokenOff, Traffic
 from serve_app.metrics.readability import Readability
-from serve_app.safe_log import LOGGERS, frames, keep_texts_out
+from serve_app.safe_log import frames, keep_texts_out
 from serve_app.settings import load_settings
 from tests.servers import LightBackend
+from tests.tiny_models import save_model
 
 SECRET = "Jane Roe has lupus"
 
+LOGGERS = ("ray.serve", "asyncio", "uvicorn.error", "plainmed", "serve_app.generation.scheduler")
+"""Some that are given errors, and the root below."""
+OTHERS = ("", "concurrent.futures", "a.library.nobody.thought.of")
 
-@pytest.fixture(params=[logging.Formatter, JSONFormatter, TextFormatter])
+
+class Careless(logging.Formatter):
+    """As of a library that shows errors in its own way."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        said = self.formatException(record.exc_info) if record.exc_info else ""
+        return f"{record.getMessage()}\n{said}"
+
+
+@pytest.fixture(autouse=True)
+def factory() -> Iterator[None]:
+    """What a test changes for the whole process, back again."""
+    before = logging.getLogRecordFactory()
+    yield
+    logging.setLogRecordFactory(before)
+
+
+@pytest.fixture(params=[logging.Formatter, JSONFormatter, TextFormatter, Careless])
 def written(request: pytest.FixtureRequest) -> Iterator[io.StringIO]:
-    """What a handler of Ray's or Python's own formatters writes for the loggers that matter."""
+    """What a handler of Ray's, Python's or others' formatters writes."""
     keep_texts_out()
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     handler.setFormatter(request.param())
-    for name in LOGGERS:
-        logging.getLogger(name).addHandler(handler)
+    # Of the loggers above only some hand on what they are told.
+    loggers = [logging.getLogger(name) for name in (*LOGGERS, "")]
+    handing_on = [logger.propagate for logger in loggers]
+    for logger in loggers:
+        logger.propagate = False
+        logger.addHandler(handler)
     yield stream
-    for name in LOGGERS:
-        logging.getLogger(name).removeHandler(handler)
+    for logger, before in zip(loggers, handing_on, strict=True):
+        logger.propagate = before
+        logger.removeHandler(handler)
 
 
 def stumble() -> None:
@@ -66,14 +94,46 @@ def test_a_circle_of_causes_ends() -> None:
 
 
 def test_a_logger_that_is_given_an_error_writes_its_frames(written: io.StringIO) -> None:
-    for name in LOGGERS:
+    for name in (*LOGGERS, *OTHERS):
         try:
             stumble()
         except RuntimeError:
             logging.getLogger(name).exception("Request failed.")
     text = written.getvalue()
-    assert text.count("Request failed.") == len(LOGGERS)
+    assert text.count("Request failed.") == len(LOGGERS) + len(OTHERS)
     assert "stumble" in text
+    assert "Jane" not in text
+
+
+def test_asked_again_it_changes_nothing(written: io.StringIO) -> None:
+    before = logging.getLogRecordFactory()
+    keep_texts_out()
+    assert logging.getLogRecordFactory() is before
+    # Ray puts its own around whatever it finds.
+    logging.setLogRecordFactory(lambda *given, **named: before(*given, **named))
+    keep_texts_out()
+    try:
+        stumble()
+    except RuntimeError:
+        logging.getLogger("anybody").exception("Request failed.")
+    assert written.getvalue().count("RuntimeError (its message") == 1
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_a_language_model_that_fails_writes_no_text(written: io.StringIO, tmp_path: Path) -> None:
+    engine = TransformersGenerator.from_reference(
+        str(save_model(tmp_path / "tiny")), system_prompt="", user_prefix="", device="cpu"
+    )
+
+    def broken(_: int) -> bool:
+        raise KeyError(SECRET)  # of no kind the scheduler knows: it ends its thread
+
+    with pytest.raises(PlainMedError) as caught:
+        engine.generate([SECRET], [GenerationParams(max_new_tokens=5)], cancelled=broken)
+    assert "Jane" not in caught.value.message
+    text = written.getvalue()
+    assert "the decoding thread failed: KeyError" in text
+    assert "broken" in text
     assert "Jane" not in text
 
 

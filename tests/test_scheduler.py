@@ -182,6 +182,19 @@ def test_a_request_of_many_rows_does_not_keep_a_small_one_waiting(model: Any) ->
     assert all(reason == "length" for _, reason in finished(many))
 
 
+def test_calls_of_one_share_wait_for_each_other_and_others_take_turns_with_them(model: Any) -> None:
+    """The rows of a large request come in calls of their own."""
+    many = [Track(row(5, 30, seed=index), share="large") for index in range(24)]
+    one = Track(row(6, 30, seed=99), share="one")
+    subject = make(model, max_rows=2)
+    for track in many:
+        subject.submit([track])
+    subject.submit([one])
+    one.wait()
+    assert sum(track.finish_reason is not None for track in many) <= 6
+    assert all(reason == "length" for _, reason in finished(many))
+
+
 def test_no_more_rows_are_under_way_than_allowed(model: Any) -> None:
     tracks = [Track(row(4, 6, seed=index)) for index in range(9)]
     with Watch(model) as watch:
@@ -303,9 +316,11 @@ def test_a_pass_that_fails_ends_its_rows_and_the_next_call_starts_afresh(model: 
     assert finished([track]) == alone(model, again)
 
 
-def test_a_callback_that_raises_leaves_nobody_waiting(model: Any) -> None:
+def test_a_callback_that_raises_leaves_nobody_waiting(
+    model: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     def broken() -> bool:
-        raise KeyError("a caller's mistake")
+        raise KeyError("Jane Roe has lupus")
 
     tracks = [Track(row(5, 20, seed=1), cancelled=broken), Track(row(5, 20, seed=2))]
     subject = make(model)
@@ -316,6 +331,10 @@ def test_a_callback_that_raises_leaves_nobody_waiting(model: Any) -> None:
     again = Track(row(5, 20, seed=2))
     subject.submit([again])
     assert finished([again]) == alone(model, [again.row])
+    # The log has the kind and the place of it; its message may quote a text.
+    assert "KeyError" in caplog.text
+    assert "broken" in caplog.text
+    assert "Jane" not in caplog.text
 
 
 def test_there_is_no_thread_and_nothing_held_when_there_is_no_work() -> None:

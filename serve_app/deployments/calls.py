@@ -8,7 +8,7 @@ its arguments, so it is safe to ask another replica.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
@@ -16,7 +16,7 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentResponse
 
 from serve_app.errors import PlainMedError, Unavailable, moved
-from serve_app.stages import note_all
+from serve_app.stages import Timed, note_all
 
 Result = TypeVar("Result")
 
@@ -65,10 +65,30 @@ async def call(send: Callable[[], Awaitable[Result]]) -> Result:
     raise Unavailable("the replicas that compute this keep failing; try again", code="unavailable")
 
 
+async def all_of(works: Iterable[Awaitable[Result]]) -> list[Result]:
+    """Awaits all of them at once; the results in order.
+
+    Raises:
+        Exception: of the first that failed; the others are cancelled and have ended.
+    """
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        # Else asyncio would tell what they end with as something nobody asked for.
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
 async def in_pieces(
     send: Callable[[slice], Callable[[], Awaitable[Sequence[Result]]]], sizes: Sequence[int]
-) -> list[Result]:
+) -> Timed[Result]:
     """`call` for consecutive parts of a request, several at once; the results in order.
+
+    They say which model and device gave them, where the replicas do: those of the last part, since
+    during an update the parts may differ, and what comes is named rather than what goes. The
+    stages of the parts are noted.
 
     Args:
         send: for a part of the texts, what asks a replica for its results.
@@ -86,12 +106,13 @@ async def in_pieces(
             except PlainMedError as error:
                 raise moved(error, part.start) from None
 
-    tasks = [asyncio.ensure_future(one(part)) for part in pieces(sizes)]
-    try:
-        return [result for results in await asyncio.gather(*tasks) for result in results]
-    finally:
-        for task in tasks:
-            task.cancel()
+    parts = await all_of(one(part) for part in pieces(sizes))
+    found: Timed[Result] = Timed(result for results in parts for result in results)
+    for results in parts:
+        # Not every answer is `Timed`, and one of an earlier version's replica has no model.
+        found.model = getattr(results, "model", None) or found.model
+        found.device = getattr(results, "device", None) or found.device
+    return found
 
 
 def pieces(sizes: Sequence[int], most: int = PIECE_CHARS) -> Iterator[slice]:

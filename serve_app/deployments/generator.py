@@ -1,7 +1,8 @@
-"""The generator deployment: any engine, each request in a thread of its own.
+"""The generator deployment: any engine; requests take turns text by text.
 
 Engines take several threads at once and merge their work as suits them. A request whose caller
-is gone, streamed or not, stops computing: Serve cancels its coroutine, and that tells the engine.
+is gone, streamed or not, or whose time is over, stops computing: the engine is told so between two
+steps, and what has not begun never does. A summary that was cut so is never an answer.
 """
 
 from __future__ import annotations
@@ -10,16 +11,22 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 
 from ray import serve
 
 from serve_app.deployments.metrics import Description
 from serve_app.deployments.telemetry import ServeTelemetry
 from serve_app.deployments.tracing import load_tracer
+from serve_app.deployments.turns import Turns, out_of_time
 from serve_app.deployments.worker import failure, go_after_others, set_threads
 from serve_app.errors import PlainMedError
+from serve_app.generation import best_of
 from serve_app.generation.loading import load_generator
 from serve_app.generation.protocol import GenerationParams, Summary
 from serve_app.safe_log import keep_texts_out
@@ -29,6 +36,15 @@ from serve_app.ticket import Ticket
 from serve_app.traces import Attributes
 
 _WARM_UP = "Aspirin lowers the risk of stroke in adults. It was well tolerated in both trials."
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """Summaries of one turn: when the engine began them, and how long it took."""
+
+    summaries: list[Summary]
+    begun: float
+    seconds: float
 
 
 @serve.deployment
@@ -46,9 +62,10 @@ class Generator:
             "plainmed_model", model=self._engine.name, device=self._engine.device
         )
         # Twice what the engine has under way, so that its next texts are at hand when some end.
-        self._threads = ThreadPoolExecutor(
+        threads = ThreadPoolExecutor(
             2 * self._engine.batch_size, "generate", initializer=go_after_others
         )
+        self._turns = Turns(threads)
 
     async def generate(
         self,
@@ -56,35 +73,67 @@ class Generator:
         params: Sequence[GenerationParams],
         ticket: Ticket | None = None,
     ) -> list[Summary]:
-        """A summary of each text."""
-        gone = threading.Event()
+        """A summary of each text.
 
-        def unwanted(_: int) -> bool:
-            return gone.is_set() or (ticket is not None and ticket.left() == 0)
-
-        begun = asked = time.perf_counter()
-
-        def write() -> list[Summary]:
-            nonlocal begun
-            begun = time.perf_counter()
-            return self._engine.generate(texts, params, cancelled=unwanted)
-
-        ticket = ticket or Ticket()
-        work = self._threads.submit(write)
+        Raises:
+            PlainMedError: what the engine raised of the first text that failed; the others stop.
+            Unavailable: `timeout`, where the ticket's deadline passed before all were written.
+        """
+        ticket, gone = ticket or Ticket(), threading.Event()
+        asked = time.perf_counter()
+        jobs: list[Future[_Written]] = []
         try:
             with self._tracer.span(
                 "generate", ticket.traceparent, self._about(texts, ticket)
             ) as span:
-                summaries = self._recorded(asked, await asyncio.wrap_future(work))
+                parts = best_of.parts(texts, params, together=self._engine.candidates_together)
+                if len(parts) > 1:  # none is written for nothing where another is refused
+                    firsts = [(texts[part.start], params[part.start]) for part in parts]
+                    await asyncio.to_thread(self._check, firsts, gone)
+                for part in parts:
+                    work = partial(self._write, texts[part], params[part], ticket, gone)
+                    jobs.append(self._turns.submit(work, ticket))
+                written = await asyncio.gather(*map(asyncio.wrap_future, jobs))
+                summaries = list(chain.from_iterable(one.summaries for one in written))
                 span.set({"plainmed.tokens": sum(one.completion_tokens for one in summaries)})
         except PlainMedError:
             raise
         except Exception as error:  # of whatever kind: Ray logs what leaves a replica
             raise failure(error) from None
         finally:
-            gone.set()  # cancelled: nobody waits for what is still to come
+            gone.set()  # failed or cancelled: nobody waits for what is still to come
+            for job in jobs:
+                job.cancel()
+        began = min((one.begun for one in written), default=asked)
+        seconds = sum(one.seconds for one in written)
+        return Timed(summaries, {"generator_queue": began - asked, "generator_compute": seconds})
+
+    def _check(self, wanted: Sequence[tuple[str, GenerationParams]], gone: threading.Event) -> None:
+        """In a thread: raises what the engine would raise of any of the texts before it writes."""
+        go_after_others()
+        for text, params in wanted:
+            if gone.is_set():
+                return
+            self._engine.validate(text, params)
+
+    def _write(
+        self,
+        texts: Sequence[str],
+        params: Sequence[GenerationParams],
+        ticket: Ticket,
+        gone: threading.Event,
+    ) -> _Written:
+        """In a thread: the summaries of one turn, counted."""
+        unwanted = _unwanted(ticket, gone)
+        begun = time.perf_counter()
+        summaries = self._engine.generate(
+            texts, params, cancelled=lambda _: unwanted(), share=ticket.share
+        )
         seconds = time.perf_counter() - begun
-        return Timed(summaries, {"generator_queue": begun - asked, "generator_compute": seconds})
+        self._record(summaries, seconds)
+        for one in summaries:
+            _require_whole(one)
+        return _Written(summaries, begun, seconds)
 
     def _about(self, texts: Sequence[str], ticket: Ticket) -> Attributes:
         """What a span says of a request."""
@@ -98,41 +147,61 @@ class Generator:
     async def stream(
         self, text: str, params: GenerationParams, ticket: Ticket | None = None
     ) -> AsyncIterator[str | Summary]:
-        """Pieces of one summary as they are written, then the summary."""
-        gone = threading.Event()
-        started, began = time.perf_counter(), time.time()
-        ticket = ticket or Ticket()
-        pieces = self._engine.stream(text, params, cancelled=gone.is_set)
-        step: Future[str | Summary | None] | None = None
+        """Pieces of one summary as they are written, then the summary; raises as `generate`."""
+        ticket, gone = ticket or Ticket(), threading.Event()
+        loop = asyncio.get_running_loop()
+        pieces: asyncio.Queue[str | Summary | None] = asyncio.Queue()
+
+        def give(piece: str | Summary | None) -> None:
+            loop.call_soon_threadsafe(pieces.put_nowait, piece)
+
+        job: Future[None] | None = None
         try:
-            while True:
-                step = self._threads.submit(next, pieces, None)
-                # Shielded: a thread cannot be cancelled, and the engine must be left between
-                # two pieces for its iterator to be closed.
-                piece = await asyncio.shield(asyncio.wrap_future(step))
-                if piece is None:
-                    return
-                if isinstance(piece, Summary):
-                    self._recorded(started, [piece])
-                yield piece
+            with self._tracer.span(
+                "stream", ticket.traceparent, self._about([text], ticket)
+            ) as span:
+                work = partial(self._write_pieces, text, params, ticket, gone, give)
+                job = self._turns.submit(work, ticket)
+                job.add_done_callback(lambda _: give(None))
+                while (piece := await pieces.get()) is not None:
+                    if isinstance(piece, Summary):
+                        span.set({"plainmed.tokens": piece.completion_tokens})
+                    yield piece
+                job.result()  # it has ended: raises what it ended with
         except PlainMedError:
             raise
         except Exception as error:  # as above
             raise failure(error) from None
         finally:
             gone.set()
-            about = self._about([text], ticket)
-            self._tracer.past("stream", ticket.traceparent, began, time.time(), about)
-            if step is not None and not step.cancel():
-                ended, _ = await asyncio.wait([asyncio.wrap_future(step)])
-                for one in ended:
-                    one.exception()  # known by now; asyncio would tell it as one nobody asked for
-            pieces.close()
+            if job is not None:
+                job.cancel()
 
-    def _recorded(self, started: float, summaries: list[Summary]) -> list[Summary]:
-        """The same, counted."""
+    def _write_pieces(
+        self,
+        text: str,
+        params: GenerationParams,
+        ticket: Ticket,
+        gone: threading.Event,
+        give: Callable[[str | Summary], None],
+    ) -> None:
+        """In a thread, which it has until the summary ends: a slow reader delays nobody."""
+        begun = time.perf_counter()
+        pieces = self._engine.stream(
+            text, params, cancelled=_unwanted(ticket, gone), share=ticket.share
+        )
+        with closing(pieces):
+            for piece in pieces:
+                if isinstance(piece, Summary):
+                    self._record([piece], time.perf_counter() - begun)
+                    _require_whole(piece)
+                if gone.is_set():
+                    return
+                give(piece)
+
+    def _record(self, summaries: Sequence[Summary], seconds: float) -> None:
+        """Counts what a call of the engine wrote, also for a caller who is gone."""
         record, model = self._telemetry.record, self._engine.name
-        seconds = time.perf_counter() - started
         record("plainmed_generation_seconds", seconds, model=model)
         if tokens := sum(one.completion_tokens for one in summaries):
             record("plainmed_generation_rate", tokens / seconds, model=model)
@@ -140,8 +209,23 @@ class Generator:
             record("plainmed_summaries", model=model, finish_reason=one.finish_reason)
             record("plainmed_prompt_tokens", one.prompt_tokens, model=model)
             record("plainmed_completion_tokens", one.completion_tokens, model=model)
-        return summaries
 
     async def describe(self) -> Description:
         """The model, its device and this replica's process."""
         return Description(self._engine.name, self._engine.device, os.getpid())
+
+    def __del__(self) -> None:
+        # Serve calls it when it stops a replica in peace; after a failed start there is no tracer.
+        if tracer := getattr(self, "_tracer", None):
+            tracer.close()
+
+
+def _unwanted(ticket: Ticket, gone: threading.Event) -> Callable[[], bool]:
+    """Tells an engine whether to stop."""
+    return lambda: gone.is_set() or ticket.left() == 0
+
+
+def _require_whole(summary: Summary) -> None:
+    """Raises `Unavailable` where the engine was told to stop: what it has then is no summary."""
+    if summary.finish_reason == "cancelled":
+        raise out_of_time()

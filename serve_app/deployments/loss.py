@@ -1,4 +1,8 @@
-"""The loss deployment: asks the three metrics at once and puts the answers together."""
+"""The loss deployment: asks the three metrics at once and puts the answers together.
+
+Which models they run it knows from their answers: an update may give one of them another while this
+replica stays.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +10,14 @@ import asyncio
 import logging
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from serve_app.deployments.calls import call, in_pieces, pair_sizes
+from serve_app.deployments.calls import all_of, call, in_pieces, pair_sizes
 from serve_app.deployments.metrics import Description
 from serve_app.deployments.telemetry import ServeTelemetry
 from serve_app.deployments.tracing import load_tracer
@@ -29,6 +34,9 @@ from serve_app.ticket import Ticket
 from serve_app.traces import Attributes, handed_on
 
 logger = logging.getLogger("ray.serve")
+
+ASK_S = 3.0
+"""Longest time to ask the metrics for their models; less than a health check waits."""
 
 
 @serve.deployment
@@ -54,17 +62,26 @@ class Loss:
         self._telemetry = ServeTelemetry()
         self._tracer = load_tracer(settings, "Loss")
         self._names: dict[str, str] = {}
-        self._warnings = await self._foreign_targets()
-        for warning in self._warnings:
-            logger.warning(warning)
+        self._warnings: list[str] = []
+        self._logged: set[str] = set()
+        await self._ask_models()
 
-    async def _foreign_targets(self) -> list[str]:
-        """What to warn of when the targets were made with other models than the ones serving."""
+    async def _ask_models(self) -> None:
+        """Asks the metrics what they run."""
         handles = (self._relevance, self._factuality, self._readability)
-        described = await asyncio.gather(*(call(one.describe.remote) for one in handles))
-        models = {"relevance": described[0].model, "factuality": described[1].model}
-        self._names = dict.fromkeys(METRICS, described[2].model) | models
-        return self._loss.targets.made_with_other_models(models)
+        self._know(
+            *(one.model for one in await all_of(call(one.describe.remote) for one in handles))
+        )
+
+    def _know(self, relevance: str, factuality: str, readability: str) -> None:
+        """What the metrics run; warns where the targets were made with other models."""
+        models = {"relevance": relevance, "factuality": factuality}
+        self._names = dict.fromkeys(METRICS, readability) | models
+        self._warnings = self._loss.targets.made_with_other_models(models)
+        for warning in self._warnings:
+            if warning not in self._logged:  # old and new replicas take turns during an update
+                self._logged.add(warning)
+                logger.warning(warning)
 
     async def evaluate(
         self,
@@ -135,21 +152,29 @@ class Loss:
         def ask(metric: DeploymentHandle, part: slice) -> Any:
             return lambda: metric.score.remote(originals[part], generated[part], ticket)
 
-        relevance, factuality, readability = await asyncio.gather(
-            timed("relevance", in_pieces(lambda part: ask(self._relevance, part), sizes)),
-            timed("factuality", in_pieces(lambda part: ask(self._factuality, part), sizes)),
-            timed(
-                "readability",
-                in_pieces(
-                    lambda part: lambda: self._readability.score.remote(generated[part], ticket),
-                    sizes,
-                ),
+        works = {
+            "relevance": in_pieces(lambda part: ask(self._relevance, part), sizes),
+            "factuality": in_pieces(lambda part: ask(self._factuality, part), sizes),
+            "readability": in_pieces(
+                lambda part: lambda: self._readability.score.remote(generated[part], ticket), sizes
             ),
+        }
+        # One that fails ends the others: nobody would get what they compute.
+        found: list[Timed[Any]] = await all_of(timed(name, work) for name, work in works.items())
+        relevance, factuality, readability = found
+        self._know(
+            relevance.model or self._names["relevance"],
+            factuality.model or self._names["factuality"],
+            readability.model or self._names[METRICS[-1]],
         )
         return [Measured(*item) for item in zip(relevance, factuality, readability, strict=True)]
 
     async def targets(self) -> tuple[dict[str, Any], list[str]]:
         """The targets in use with the settings of the loss, and warnings about them."""
+        # Asked again each time, where an answer is to be had: an update may be over by now.
+        with suppress(TimeoutError, PlainMedError):
+            async with asyncio.timeout(ASK_S):
+                await self._ask_models()
         document = {
             **self._loss.targets.to_dict(),
             "file": self._file,
@@ -162,3 +187,8 @@ class Loss:
     async def describe(self) -> Description:
         """This replica's process."""
         return Description("loss", "cpu", os.getpid())
+
+    def __del__(self) -> None:
+        # Serve calls it when it stops a replica in peace; after a failed start there is no tracer.
+        if tracer := getattr(self, "_tracer", None):
+            tracer.close()

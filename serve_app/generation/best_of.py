@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from serve_app.errors import MetricFailed
 from serve_app.evaluation import Evaluation
@@ -54,6 +55,38 @@ def jobs(
         raise ValueError(f"n must be at least 1, but is {n}")
     variants = [replace(params, variant=variant) for variant in range(n)]
     return [text for text in texts for _ in range(n)], variants * len(texts)
+
+
+def parts(
+    texts: Sequence[str], params: Sequence[GenerationParams], *, together: bool
+) -> list[slice]:
+    """The lists of `jobs` cut into what is written in one turn: a text, with all its candidates.
+
+    >>> one, other = GenerationParams(), GenerationParams(variant=1)
+    >>> parts(["a", "a", "b"], [one, other, one], together=True)
+    [slice(0, 2, None), slice(2, 3, None)]
+
+    Args:
+        texts: as `jobs` gives them.
+        params: one for each text.
+        together: whether the candidates of a text belong together; else each is a turn.
+
+    Raises:
+        ValueError: not one params for each text.
+    """
+    wanted = list(zip(texts, params, strict=True))
+    # The same text again with the same variant is another text of the request.
+    starts = [
+        at
+        for at, (text, one) in enumerate(wanted)
+        if not (
+            together
+            and at
+            and wanted[at - 1][0] == text
+            and wanted[at - 1][1].variant < one.variant
+        )
+    ]
+    return [slice(*border) for border in pairwise([*starts, len(wanted)])]
 
 
 def grouped(summaries: Sequence[Summary], n: int) -> list[Candidates]:

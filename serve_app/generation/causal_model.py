@@ -19,6 +19,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from serve_app.artifacts import Downloads, resolve
 from serve_app.documents import read_json
 from serve_app.errors import ConfigError
+from serve_app.metrics.tokenizer_checks import require_known_ids, token_limit
 from serve_app.model_files import has_tokenizer
 from serve_app.weights import (
     read_config,
@@ -60,6 +61,8 @@ def load_causal_model(
     Raises:
         ConfigError: it is neither, or weights, tokenizer or base are missing or damaged, or a
             weight is no finite number.
+        CheckpointError: the tokenizer's limit is no number, or it has tokens the model has no row
+            for.
     """
     if not directory.is_dir():
         raise ConfigError(f"{directory} is a file; a causal model is a directory")
@@ -77,6 +80,7 @@ def load_causal_model(
             f"{directory} is no model: it has neither config.json (a causal model) nor "
             "adapter_config.json (a LoRA adapter)"
         )
+    require_known_ids(tokenizer, model, directory.name)
     return CausalModel(
         model=model.to(device=device, dtype=dtype).eval(),
         tokenizer=tokenizer,
@@ -126,6 +130,7 @@ def load_tokenizer(directory: Path) -> Any:
 
     Raises:
         ConfigError: there is none, or it cannot be loaded.
+        CheckpointError: its limit is no number of tokens.
     """
     if not has_tokenizer(directory):
         raise ConfigError(
@@ -133,7 +138,9 @@ def load_tokenizer(directory: Path) -> Any:
             "there from the model it was trained from"
         )
     with refusing(f"cannot load the tokenizer in {directory}"):
-        return AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+    token_limit(tokenizer)  # transformers compares by it whenever a text is read
+    return tokenizer
 
 
 def _base_directory(adapter: Path, base_reference: str | None, downloads: Downloads | None) -> Path:
@@ -187,6 +194,6 @@ def _merge(base: Any, adapter: Path, tokens: int) -> Any:
 def context_of(config: Any, tokenizer: Any) -> int | None:
     """The most tokens a model takes; None: no limit is known."""
     limit = getattr(config.get_text_config(), "max_position_embeddings", None)
-    if limit is None and tokenizer.model_max_length < 10**9:  # "unknown" is 1e30 there
-        limit = tokenizer.model_max_length
+    if limit is None and (said := token_limit(tokenizer)) < 10**9:  # "unknown" is 1e30 there
+        limit = said
     return None if limit is None else int(limit)

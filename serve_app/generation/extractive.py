@@ -102,6 +102,7 @@ class ExtractiveGenerator:
     name = "extractive"
     batch_size = 1
     """Texts are searched one after the other; a batch would only make the first wait."""
+    candidates_together = True
 
     def __init__(
         self,
@@ -132,12 +133,18 @@ class ExtractiveGenerator:
         self._preparing = threading.Lock()
         self._recent = lru_cache(PREPARED_TEXTS)(self._prepare)
 
+    def validate(self, text: str, params: GenerationParams) -> None:
+        """As the protocol says."""
+        require_text(text, "text")
+        require_params(params)
+
     def generate(
         self,
         texts: Sequence[str],
         params: Sequence[GenerationParams],
         *,
         cancelled: Callable[[int], bool] | None = None,
+        share: str | None = None,
     ) -> list[Summary]:
         """As the protocol says; of `params`, `max_new_tokens` counts words, and only `seed` and
         `variant` count beside it.
@@ -159,10 +166,10 @@ class ExtractiveGenerator:
         params: GenerationParams,
         *,
         cancelled: Callable[[], bool] | None = None,
+        share: str | None = None,
     ) -> PieceIterator:
         """As the protocol says; a piece is a sentence."""
-        require_text(text, "text")
-        require_params(params)
+        self.validate(text, params)
         return self._stream(text, params, cancelled)
 
     def _stream(
@@ -179,8 +186,7 @@ class ExtractiveGenerator:
     def _summarise(
         self, original: str, params: GenerationParams, seed: int | None = None
     ) -> Summary:
-        require_text(original, "text")
-        require_params(params)
+        self.validate(original, params)
         prepared = self._prepared(original, min(self.max_words, params.max_new_tokens))
         if isinstance(prepared, Summary):
             return prepared

@@ -68,6 +68,8 @@ class OpenAIGenerator:
             protocol has no such field and strict servers refuse it.
     """
 
+    candidates_together = False
+
     def __init__(
         self,
         base_url: str,
@@ -135,12 +137,18 @@ class OpenAIGenerator:
         async with asyncio.timeout(timeout_s):
             await self._client.with_options(max_retries=0).models.list()
 
+    def validate(self, text: str, params: GenerationParams) -> None:
+        """As the protocol says; whether a text fits the model's context only the server knows."""
+        require_text(text, "text")
+        require_params(params)
+
     def generate(
         self,
         texts: Sequence[str],
         params: Sequence[GenerationParams],
         *,
         cancelled: Callable[[int], bool] | None = None,
+        share: str | None = None,
     ) -> list[Summary]:
         """As the protocol says; at most `batch_size` requests at a time, over all calls.
 
@@ -153,8 +161,7 @@ class OpenAIGenerator:
             PlainMedError: `generation_failed`: it refuses the key, the model or the request.
         """
         for text, one in zip(texts, params, strict=True):
-            require_text(text, "text")
-            require_params(one)
+            self.validate(text, one)
         works = [self._complete(*pair) for pair in zip(texts, params, strict=True)]
         found = self._calls.gather(works, cancelled)
         return [self._summary("", "cancelled") if item is None else item for item in found]
@@ -165,6 +172,7 @@ class OpenAIGenerator:
         params: GenerationParams,
         *,
         cancelled: Callable[[], bool] | None = None,
+        share: str | None = None,
     ) -> PieceIterator:
         """As the protocol says; closing the iterator closes the HTTP response.
 
@@ -173,8 +181,7 @@ class OpenAIGenerator:
                 model's context only the server knows: raised where the first piece is asked for.
             PlainMedError: as `generate`, where a piece is asked for.
         """
-        require_text(text, "text")
-        require_params(params)
+        self.validate(text, params)
         return self._stream(text, params, cancelled)
 
     def close(self) -> None:

@@ -85,6 +85,16 @@ class Generator(Protocol):
     device: str
     batch_size: int
     """Most texts worth having under way at once, over all calls."""
+    candidates_together: bool
+    """Whether the candidates of one text, side by side in a call, cost less than in several."""
+
+    def validate(self, text: str, params: GenerationParams) -> None:
+        """Raises what `generate` would raise for this text before it computes.
+
+        Raises:
+            InvalidInput: as `generate`, as far as the engine itself can tell.
+        """
+        ...
 
     def generate(
         self,
@@ -92,6 +102,7 @@ class Generator(Protocol):
         params: Sequence[GenerationParams],
         *,
         cancelled: Callable[[int], bool] | None = None,
+        share: str | None = None,
     ) -> list[Summary]:
         """One summary for each text.
 
@@ -101,6 +112,8 @@ class Generator(Protocol):
             cancelled: asked again and again, from any thread, with the position of a text; True
                 ends that text soon, with what it has and finish_reason `cancelled`. It must be
                 quick and must not raise.
+            share: whose texts they are. Where an engine has a queue of its own, shares take turns
+                in it; None: a share of its own for this call.
 
         Raises:
             InvalidInput: a text cannot be summarised (empty, or over the model's context), or a
@@ -115,12 +128,13 @@ class Generator(Protocol):
         params: GenerationParams,
         *,
         cancelled: Callable[[], bool] | None = None,
+        share: str | None = None,
     ) -> PieceIterator:
         """Yields pieces of the summary as they are written, then the `Summary` itself.
 
         No piece is empty; joined they are the summary's text, for a seed that of `generate`.
-        Closing the iterator stops the work, and so does `cancelled` (as in `generate`), which ends
-        the stream with a `Summary` of what it has.
+        Closing the iterator stops the work, and so does `cancelled` (as in `generate`, like
+        `share`), which ends the stream with a `Summary` of what it has.
 
         Raises:
             InvalidInput: as `generate`; raised by the call, before the first piece is asked for.

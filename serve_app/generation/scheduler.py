@@ -2,7 +2,7 @@
 
 One thread owns the model while there is work, and ends when there is none. Between two passes
 it lets new rows in, some of their prompt at a time, and rows out that were cancelled or ran
-out of time. Requests take turns: one of a thousand rows does not keep one of a single row waiting.
+out of time. Shares take turns: one of a thousand rows does not keep one of a single row waiting.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import torch
 
 from serve_app.errors import FAILURES, PlainMedError
 from serve_app.generation.decoding import FAILED, Batch, Model, Prefill, Row, Step
+from serve_app.safe_log import frames
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,8 @@ class Track:
         cancelled: asked before every token, in the scheduler's thread; True ends the row with
             reason `cancelled`.
         deadline: `time.monotonic()` from which on the row ends with reason `time`; None: never.
+        share: whose it is; rows of one share wait for each other. None: a share of its own for the
+            rows it is submitted with.
         live: whether tokens are wanted as they are written; else `wait` alone may be called.
     """
 
@@ -43,9 +46,11 @@ class Track:
         *,
         cancelled: Callable[[], bool] | None = None,
         deadline: float | None = None,
+        share: str | None = None,
         live: bool = True,
     ) -> None:
         self.row = row
+        self.share = share
         self.tokens: list[int] = []
         """Written so far, without a stop token."""
         self.finish_reason: str | None = None
@@ -144,7 +149,7 @@ class Scheduler:
         self._suspects: set[Row] = set()
 
     def submit(self, tracks: Sequence[Track]) -> None:
-        """Starts on these rows of one request; returns at once."""
+        """Starts on these rows, all of one share; returns at once."""
         if not tracks:
             return
         with self._lock:
@@ -161,7 +166,7 @@ class Scheduler:
                     self._turn()
         except BaseException as error:
             # Nobody may wait for ever, whatever went wrong; the next call starts afresh.
-            logger.exception("the decoding thread failed")
+            logger.error("the decoding thread failed: %s", frames(error))
             self._batch.drop(self._batch.rows)
             self._prefill = None
             self._waiting.clear()
@@ -177,12 +182,20 @@ class Scheduler:
         """Takes in what arrived; False, with the thread signed off, when there is no work."""
         with self._lock:
             for tracks in self._arrived:
-                self._waiting.append(deque(tracks))
+                self._line_of(tracks[0].share).extend(tracks)
                 self._tracks.update((track.row, track) for track in tracks)
             self._arrived.clear()
             if not self._tracks:
                 self._thread = None
             return bool(self._tracks)
+
+    def _line_of(self, share: str | None) -> deque[Track]:
+        """Where the rows of a share wait; a new line at the end where there is none."""
+        for line in self._waiting:
+            if share is not None and line[0].share == share:
+                return line
+        self._waiting.append(deque())
+        return self._waiting[-1]
 
     def _turn(self) -> None:
         """Some prompt tokens, then one token of every row under way."""
@@ -242,7 +255,7 @@ class Scheduler:
             self._prefill = None
 
     def _choose(self) -> list[Row]:
-        """Rows to read the prompts of next: the requests' first, in turns."""
+        """Rows to read the prompts of next: the shares' first, in turns."""
         room = self.max_rows - len(self._batch.rows)
         chosen: list[Row] = []
         prompts: set[tuple[int, ...]] = set()

@@ -57,6 +57,9 @@ class TransformersGenerator:
         prefill_tokens: see `Scheduler`.
     """
 
+    candidates_together = True
+    """Their prompt is read once for all of them."""
+
     def __init__(
         self,
         loaded: CausalModel,
@@ -166,6 +169,7 @@ class TransformersGenerator:
         params: Sequence[GenerationParams],
         *,
         cancelled: Callable[[int], bool] | None = None,
+        share: str | None = None,
     ) -> list[Summary]:
         """As the protocol says; `cancelled` is asked before every token, where it is decoded.
 
@@ -179,7 +183,12 @@ class TransformersGenerator:
             raise ValueError(f"{len(texts)} texts but {len(params)} params")
         plans = [self._plan(text, p) for text, p in zip(texts, params, strict=True)]
         tracks = [
-            self._tracks(plan, None if cancelled is None else partial(cancelled, index), live=False)
+            self._tracks(
+                plan,
+                None if cancelled is None else partial(cancelled, index),
+                share=share,
+                live=False,
+            )
             for index, plan in enumerate(plans)
         ]
         every = [track for one in tracks for track in one]
@@ -200,6 +209,7 @@ class TransformersGenerator:
         params: GenerationParams,
         *,
         cancelled: Callable[[], bool] | None = None,
+        share: str | None = None,
     ) -> PieceIterator:
         """As the protocol says; nothing is computed before the first piece is asked for.
 
@@ -210,10 +220,12 @@ class TransformersGenerator:
             InvalidInput: as `generate`; raised here.
             PlainMedError: as `generate`, where a piece is asked for.
         """
-        return self._stream(self._plan(text, params), cancelled)
+        return self._stream(self._plan(text, params), cancelled, share)
 
-    def _stream(self, rows: list[Row], cancelled: Callable[[], bool] | None) -> PieceIterator:
-        tracks = self._tracks(rows, cancelled, live=True)
+    def _stream(
+        self, rows: list[Row], cancelled: Callable[[], bool] | None, share: str | None
+    ) -> PieceIterator:
+        tracks = self._tracks(rows, cancelled, share=share, live=True)
         self._scheduler.submit(tracks)
         try:
             parts: list[str] = []
@@ -231,10 +243,18 @@ class TransformersGenerator:
                 track.abandon()
 
     def _tracks(
-        self, rows: Sequence[Row], cancelled: Callable[[], bool] | None, *, live: bool
+        self,
+        rows: Sequence[Row],
+        cancelled: Callable[[], bool] | None,
+        *,
+        share: str | None,
+        live: bool,
     ) -> list[Track]:
         deadline = None if self.timeout_s is None else time.monotonic() + self.timeout_s
-        return [Track(row, cancelled=cancelled, deadline=deadline, live=live) for row in rows]
+        return [
+            Track(row, cancelled=cancelled, deadline=deadline, share=share, live=live)
+            for row in rows
+        ]
 
     def _summary(self, parts: list[str], tracks: Sequence[Track]) -> Summary:
         """What finished tracks come to; `parts` are their texts."""

@@ -80,3 +80,13 @@ def test_the_server_is_told_how_long_the_client_waits(
     assert 11 < float(seen[-1]["x-request-timeout"]) <= 12.5
     ask(url, "readability", "A text.", options={**options, "deadline": None})
     assert float(seen[-1]["x-request-timeout"]) == 40.0
+
+
+def test_a_stream_may_take_longer_than_any_silence_in_it(
+    ask: Any, url: str, seen: list[dict[str, str]]
+) -> None:
+    options = {**FAST, "api_key": KEY.key, "timeout": 5.0, "deadline": 60.0}
+    ask(url, "generate_stream", "A text.", options=options)
+    assert 50 < float(seen[-1]["x-request-timeout"]) <= 60
+    ask(url, "generate_stream", "A text.", options={**options, "deadline": None})
+    assert "x-request-timeout" not in seen[-1]

@@ -51,6 +51,16 @@ def test_a_stream_that_breaks_off_raises_and_is_not_repeated(ask: Any) -> None:
     assert len(server.received) == 1
 
 
+def test_a_stream_that_ran_out_of_time_has_the_status_of_any_request_that_did(ask: Any) -> None:
+    body = b'data: {"text": "a"}\n\nevent: error\ndata: ' + error_body("timeout") + b"\n\n"
+    with (
+        ScriptedServer([Answer(chunks=(body,))]) as server,
+        pytest.raises(PlainMedAPIError) as caught,
+    ):
+        ask(server.url, "generate_stream", "text")
+    assert (caught.value.code, caught.value.status) == ("timeout", 503)
+
+
 def test_an_error_inside_a_stream_is_raised(ask: Any) -> None:
     body = b'data: {"text": "a"}\n\nevent: error\ndata: ' + error_body() + b"\n\n"
     with (

@@ -6,7 +6,7 @@ the real thing: batches, loss, gateway. Beside the project's own in the tests' s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -17,6 +17,7 @@ from serve_app.deployments.gateway import Gateway
 from serve_app.deployments.generator import Generator
 from serve_app.deployments.loss import Loss
 from serve_app.deployments.metrics import _PairMetric
+from serve_app.deployments.turns import Turns
 from serve_app.generation.protocol import GenerationParams, Summary
 from serve_app.settings import load_settings
 from serve_app.ticket import Ticket
@@ -63,7 +64,10 @@ class Scorer:
 class Engine:
     """As a generator's; what it writes begins with what it was given."""
 
-    name, device, batch_size = "faulty", "cpu", 1
+    name, device, batch_size, candidates_together = "faulty", "cpu", 1, False
+
+    def validate(self, text: str, params: GenerationParams) -> None:
+        """Takes any."""
 
     def generate(
         self, texts: Sequence[str], params: Sequence[GenerationParams], **_: Any
@@ -71,9 +75,7 @@ class Engine:
         stumble(texts)
         return [Summary(text, self.name) for text in texts]
 
-    def stream(
-        self, text: str, params: GenerationParams, cancelled: Callable[[], bool]
-    ) -> Iterator[str | Summary]:
+    def stream(self, text: str, params: GenerationParams, **_: Any) -> Iterator[str | Summary]:
         yield text[:20]
         stumble([text])
         yield Summary(text, self.name)
@@ -85,7 +87,7 @@ class _Both(_PairMetric, Generator.func_or_class):  # type: ignore[misc, name-de
     def __init__(self, settings: Any) -> None:
         super().__init__(Scorer(), settings)
         self._engine = Engine()
-        self._threads = ThreadPoolExecutor(2)
+        self._turns = Turns(ThreadPoolExecutor(2))
 
     async def score(self, first: Sequence[str], *rest: Any) -> list[Any]:
         """Of pairs, or (as readability is asked) of texts."""
