@@ -14,7 +14,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from promql import Queries
+from promql import COMPUTING, Queries
 
 FILE = Path(__file__).resolve().parent.parent / "helm" / "plainmed" / "templates"
 FILE /= "prometheusrule.yaml"
@@ -48,9 +48,12 @@ class Alert:
     running: bool = False
 
 
-_HTTP = "ray_serve_num_http_requests_total"
+_OVERLOADED = 'code="overloaded"'
 _STATUS = "ray_serve_deployment_status"
-_STARTS = "ray_serve_deployment_replica_starts_total"
+_RUNNING = "ray_serve_replica_processing_queries"
+# A client's own errors are no answers: a flood of them must not hide what fails.
+_FAILURES = Q.rate("plainmed_requests", "", f'{COMPUTING},status=~"5.."')
+_REQUESTS = Q.rate("plainmed_requests", "", f'{COMPUTING},status!~"4.."')
 _FAILED = 'code=~"metric_failed|generation_failed|internal_error"'
 
 ALERTS = [
@@ -73,11 +76,10 @@ ALERTS = [
     ),
     Alert(
         "PlainMedErrors",
-        Q.ray_rate(_HTTP, "", 'status_code=~"5.."')
-        + f" / {Q.ray_rate(_HTTP)} > {{{{ {RULES}.errorRatio }}}}",
+        f"{_FAILURES} / {_REQUESTS} > {{{{ {RULES}.errorRatio }}}}",
         10,
         "warning",
-        f"{NAME} answers more than {{{{ mulf {RULES}.errorRatio 100 }}}}% of its requests "
+        f"{NAME} answers more than {{{{ mulf {RULES}.errorRatio 100 }}}}% of what it is to compute "
         "with 5xx.",
         "503 means overload (add replicas) or start-up; 500 names its cause in the log by request "
         "id.",
@@ -92,32 +94,47 @@ ALERTS = [
     ),
     Alert(
         "PlainMedSlow",
-        SLOW.ray_quantile(0.95, "ray_serve_http_request_latency_ms")
-        + f" > {{{{ mul (int {RULES}.latencySeconds) 1000 }}}}",
+        SLOW.quantile(0.95, "plainmed_request_seconds", "route", COMPUTING)
+        + f" > {{{{ {RULES}.latencySeconds }}}}",
         15,
         "warning",
-        f"One request in twenty of {NAME} takes more than {{{{ {RULES}.latencySeconds }}}} s.",
+        f"One answer in twenty of [route] of {NAME} takes more than "
+        f"{{{{ {RULES}.latencySeconds }}}} s.",
         "Compare the stages of a request and the queues on the dashboard; add replicas to what is "
         "slow.",
     ),
     Alert(
         "PlainMedQueue",
-        f"{Q.ray('ray_serve_deployment_queued_queries', 'deployment')}"
+        # The first: in replicas, where the metrics' requests wait, once begun or given up. The
+        # second: for a replica, where the generator's do.
+        f"{SLOW.quantile(0.95, 'plainmed_queue_seconds', 'deployment')}"
+        f" > {{{{ {RULES}.latencySeconds }}}} / 2"
+        f" or {Q.ray('ray_serve_deployment_queued_queries', 'deployment')}"
         f" > {{{{ {RULES}.queuedRequests }}}}",
         10,
         "warning",
-        f"Requests wait for deployment [deployment] of {NAME}.",
+        f"Requests wait long for deployment [deployment] of {NAME}.",
         "Raise its max_replicas (serve.deployments) and, if pods are short, the group's "
         "maxReplicas.",
     ),
     Alert(
-        # Each replica is a series of its own, so starts are counted as replicas seen.
-        "PlainMedRestarts",
-        f"count by (deployment) (count_over_time({Q.of(_STARTS)}[15m]))"
-        f" > 3 * count by (deployment) ({Q.of(_STARTS)})",
-        0,
+        "PlainMedOverloaded",
+        f"{Q.rate('plainmed_errors', '', _OVERLOADED)} > 0",
+        10,
         "warning",
-        f"Replicas of [deployment] of {NAME} keep starting.",
+        f"{NAME} keeps refusing requests because too much waits already.",
+        "See on the dashboard which deployment has texts waiting, and raise its max_replicas; then "
+        "the group's maxReplicas.",
+    ),
+    Alert(
+        # Started lately and gone already. Replicas that load scales down live longer than that, and
+        # those of an update run on.
+        "PlainMedRestarts",
+        f"count by (deployment) (({Q.started('10m')})"
+        f" unless on (deployment, replica) {Q.of(_RUNNING)}) > 2",
+        5,
+        "warning",
+        f"Replicas of [deployment] of {NAME} keep dying soon after their start.",
         "Usually memory. Compare the pods' use with their limits, or give the deployment fewer "
         "replicas a pod.",
     ),

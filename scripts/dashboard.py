@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from promql import Queries
+from promql import COMPUTING, Queries
 
 FILE = Path(__file__).resolve().parent.parent / "helm" / "plainmed" / "files"
 FILE /= "grafana-dashboard.json"
@@ -37,18 +37,20 @@ class Panel:
 
 Q = Queries('release="$release"')
 
-_FAILED = 'status=~"5.."'
+_FAILED = f'{COMPUTING},status=~"5.."'
 
 PANELS = [
     Panel("Requests", "Answers a second, by route and status.", "reqps",
           [("{{route}} {{status}}", Q.rate("plainmed_requests", "route, status"))]),
-    Panel("Share answered with 5xx", "503 is overload or start-up; 500 is a failure.",
-          "percentunit",
-          [("5xx", f'{Q.rate("plainmed_requests", "", _FAILED)} / {Q.rate("plainmed_requests")}')]),
+    Panel("Share answered with 5xx",
+          "Of what computes. 503 is overload or start-up; 500 is a failure.", "percentunit",
+          [("5xx", f'{Q.rate("plainmed_requests", "", _FAILED)} / '
+                   f'{Q.rate("plainmed_requests", "", COMPUTING)}')]),
     Panel("Errors by code", "What docs/api.md lists; `overloaded` calls for replicas.", "reqps",
           [("{{code}}", Q.rate("plainmed_errors", "code"))]),
-    Panel("Answer time", "In the gateway, from the head of a request to its answer.", "s",
-          [(f"p{share * 100:g}", Q.quantile(share, "plainmed_request_seconds"))
+    Panel("Answer time", "Of what computes: in the gateway, from a request's head to its answer.",
+          "s", [(f"p{share * 100:g}",
+                 Q.quantile(share, "plainmed_request_seconds", "", COMPUTING))
            for share in (0.5, 0.95, 0.99)]),
     Panel("Answer time by route, p95", "Which route is slow.", "s",
           [("{{route}}", Q.quantile(0.95, "plainmed_request_seconds", "route"))]),
@@ -56,7 +58,7 @@ PANELS = [
           "s", [("{{stage}}", Q.quantile(0.95, "plainmed_stage_seconds", "stage"))]),
     Panel("Time to compute a batch, p95", "Which model is slow.", "s",
           [("{{deployment}}", Q.quantile(0.95, "plainmed_batch_seconds", "deployment"))]),
-    Panel("Wait for a replica's batch, p95", "Until the first text of a request was begun.", "s",
+    Panel("Wait for a replica's batch, p95", "Until a request was begun, or nobody waited.", "s",
           [("{{deployment}}", Q.quantile(0.95, "plainmed_queue_seconds", "deployment"))]),
     Panel("Texts waiting in replicas", "A deployment that always has some needs more replicas.",
           "short", [("{{deployment}}", Q.gauge("plainmed_queued_items", "deployment"))]),
@@ -102,10 +104,8 @@ PANELS = [
     Panel("Healthy replicas", "During an upgrade both clusters show.", "short",
           [("{{deployment}} {{ray_io_cluster}}",
             Q.ray("ray_serve_deployment_replica_healthy", "deployment, ray_io_cluster"))]),
-    Panel("Replicas seen in 30 minutes", "Far above the healthy ones: replicas keep dying.",
-          "short",
-          [("{{deployment}}", "count by (deployment) (count_over_time("
-            f"{Q.of('ray_serve_deployment_replica_starts_total')}[30m]))")]),
+    Panel("Replicas started in 30 minutes", "Far above the healthy ones: replicas keep dying.",
+          "short", [("{{deployment}}", f"count by (deployment) ({Q.started('30m')})")]),
     Panel("Memory of each pod", "Of the limit.", "percentunit",
           [("{{pod}}", f"{Q.of('ray_node_mem_used')} / {Q.of('ray_node_mem_total')}")]),
     Panel("CPU of each pod", "Of the CPUs the pod sees.", "percent",

@@ -1,19 +1,21 @@
 """Writes the locks with hashes that the image is installed from; `make lock` runs it.
 
     python scripts/lock.py             # write
-    python scripts/lock.py --check     # exit 1 and name those that no longer fit
+    python scripts/lock.py --check     # exit 1 and name those that no longer fit; asks the index
 
 requirements.lock is for the image target `cpu`, without torch: its CPU build comes from PyTorch's
 own index. requirements-cuda.lock is for `gpu`, with torch and its CUDA libraries as the package
 index has them, requirements-vllm.lock for `vllm`. All have the exporter of traces, which a setting
 turns on. All for Linux x86-64 with Python 3.11. Versions
 are those of constraints.txt and constraints-vllm.txt; those files name none for what only CUDA
-needs, so a lock once written keeps its own.
+needs, so a lock once written keeps its own. What a lock was made of stands in its first lines as a
+checksum, by which a stale one is seen without a package index.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import re
 import subprocess
 import sys
@@ -46,7 +48,13 @@ class Lock:
         return (
             f"# Made by scripts/lock.py of pyproject.toml and {self.constraints}; do not edit.\n"
             "# Installed by the Dockerfile with pip's --require-hashes --no-deps.\n"
+            f"# What it was made of: sha256:{self.made_of()}\n"
         )
+
+    def made_of(self) -> str:
+        """SHA-256 of what is asked for and the versions it is held to, as both are now."""
+        asked = "\n".join(requirements(self)).encode()
+        return hashlib.sha256(asked + (ROOT / self.constraints).read_bytes()).hexdigest()
 
 
 LOCKS = (

@@ -7,6 +7,7 @@ rates, no models.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 from collections.abc import Mapping
@@ -75,8 +76,8 @@ def add_health(app: FastAPI, backend: Backend, settings: Settings, recent: Recen
 
         Counted are the routes that compute. With the status of `/readyz`.
         """
-        health = await backend.health()
-        windows = await backend.windows(recent.window())
+        # At once: each of them may wait for replicas that do not answer.
+        health, windows = await asyncio.gather(backend.health(), backend.windows(recent.window()))
         window = together(windows)
         total = Tally()
         for tally in window.routes.values():

@@ -7,17 +7,25 @@ process is traced, and never records an exception: its message may quote a text.
 from __future__ import annotations
 
 import os
+import random
+import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
+from opentelemetry.sdk.trace.sampling import (
+    ALWAYS_ON,
+    ParentBased,
+    SamplingResult,
+    TraceIdRatioBased,
+)
 from opentelemetry.trace import Span, SpanContext, SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -26,6 +34,9 @@ from serve_app.traces import Attributes
 
 PATH = "/v1/traces"
 """Below the endpoint; OTLP's own."""
+
+CLOSE_S = 5.0
+"""Longest time for the last spans of a process."""
 
 _GATEWAY = "Gateway"
 _PROPAGATOR = TraceContextTextMapPropagator()
@@ -38,6 +49,20 @@ class _OtlpSpan:
 
     def set(self, attributes: Attributes) -> None:
         self.span.set_attributes(dict(attributes))
+        # As OpenTelemetry has it for servers: a 4xx is the client's error, and none of ours.
+        status = attributes.get("http.response.status_code")
+        if isinstance(status, int) and status >= 500:
+            self.span.set_status(StatusCode.ERROR, str(attributes.get("plainmed.error_code", "")))
+
+
+class _Chance(TraceIdRatioBased):
+    """Sends that share, whatever the trace's id: a client chooses that itself."""
+
+    def should_sample(
+        self, parent_context: Context | None, trace_id: int, *args: Any, **more: Any
+    ) -> SamplingResult:
+        """See `Sampler`."""
+        return super().should_sample(parent_context, random.getrandbits(64), *args, **more)
 
 
 class OtlpTracer:
@@ -48,9 +73,11 @@ class OtlpTracer:
 
     Args:
         endpoint: root of the collector, such as http://127.0.0.1:4318.
-        ratio: share of the traces that begin here which are sent, in [0, 1]; one that a client
-            began is sent or not as the client says.
-        part: the deployment of this process.
+        ratio: share of the traces which are sent, in [0, 1]. In the gateway of those, too, that a
+            client wants sent: who may call is decided after the span has begun, and a stranger
+            must not fill the collector. What a client does not want sent is not.
+        part: the deployment of this process; elsewhere than in the gateway, the gateway's decision
+            holds.
     """
 
     def __init__(self, endpoint: str, ratio: float, part: str) -> None:
@@ -62,9 +89,9 @@ class OtlpTracer:
                 "service.instance.id": uuid.uuid4().hex,
             }
         )
-        self._provider = TracerProvider(
-            resource=resource, sampler=ParentBased(TraceIdRatioBased(ratio))
-        )
+        wanted = _Chance(ratio) if part == _GATEWAY else ALWAYS_ON
+        sampler = ParentBased(TraceIdRatioBased(ratio), remote_parent_sampled=wanted)
+        self._provider = TracerProvider(resource=resource, sampler=sampler)
         exporter = OTLPSpanExporter(endpoint=endpoint.rstrip("/") + PATH)
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer("plainmed", __version__)
@@ -88,8 +115,11 @@ class OtlpTracer:
         self._start(name, parent, attributes, began).end(int(ended * 1e9))
 
     def close(self) -> None:
-        """Sends what is left."""
-        self._provider.shutdown()
+        """See `Tracer`. A collector that is away keeps nobody longer than CLOSE_S."""
+        # It would wait for 30 s, in the event loop of a replica that is to end.
+        sending = threading.Thread(target=self._provider.shutdown, daemon=True)
+        sending.start()
+        sending.join(CLOSE_S)
 
     def _start(
         self, name: str, parent: str | None, attributes: Attributes, began: float | None

@@ -21,11 +21,23 @@ _CURRENT: ContextVar[dict[str, float] | None] = ContextVar("plainmed_stages", de
 
 
 class Timed(list[T]):
-    """Results, and the seconds of the stages they went through."""
+    """Results, the seconds of the stages they went through, and what computed them.
 
-    def __init__(self, results: Iterable[T] = (), seconds: Mapping[str, float] | None = None):
+    Attributes:
+        seconds: by stage.
+        model, device: of the replica that gave the results; None where it does not say.
+    """
+
+    def __init__(
+        self,
+        results: Iterable[T] = (),
+        seconds: Mapping[str, float] | None = None,
+        model: str | None = None,
+        device: str | None = None,
+    ) -> None:
         super().__init__(results)
         self.seconds = dict(seconds or {})
+        self.model, self.device = model, device
 
 
 def gather() -> dict[str, float]:

@@ -41,7 +41,10 @@ SPECS = {
     "plainmed_requests": Spec("counter", "Requests answered.", ("route", "status")),
     "plainmed_errors": Spec("counter", "Errors answered, by their code.", ("code",)),
     "plainmed_request_seconds": Spec(
-        "histogram", "From the head of a request to its answer, seconds.", ("route",), _SECONDS
+        "histogram",
+        "From the head of a request to its answer, errors left out, seconds.",
+        ("route",),
+        _SECONDS,
     ),
     "plainmed_stage_seconds": Spec(
         "histogram",
@@ -55,7 +58,10 @@ SPECS = {
     "plainmed_batch_tokens": Spec("histogram", "Tokens of a batch.", (), _TOKENS),
     "plainmed_batch_seconds": Spec("histogram", "Time to compute a batch, seconds.", (), _SECONDS),
     "plainmed_queue_seconds": Spec(
-        "histogram", "Until the first text of a request was begun, seconds.", (), _SECONDS
+        "histogram",
+        "Until the first text of a request was begun, or nobody waited, seconds.",
+        (),
+        _SECONDS,
     ),
     "plainmed_queued_items": Spec("gauge", "Texts or pairs that wait in a replica."),
     "plainmed_tokens": Spec("counter", "Tokens that went through an encoder."),

@@ -25,7 +25,7 @@ class Span(Protocol):
         ...
 
     def set(self, attributes: Attributes) -> None:
-        """Adds what has become known."""
+        """Adds what has become known; an `http.response.status_code` of 5xx marks an error."""
         ...
 
 
@@ -48,6 +48,10 @@ class Tracer(Protocol):
         self, name: str, parent: str | None, began: float, ended: float, attributes: Attributes
     ) -> None:
         """A span of work that is over; times in seconds since 1970."""
+        ...
+
+    def close(self) -> None:
+        """Sends what is left; spans that end later are not sent. Calling it again is free."""
         ...
 
 
@@ -74,6 +78,9 @@ class Untraced:
     def past(
         self, name: str, parent: str | None, began: float, ended: float, attributes: Attributes
     ) -> None:
+        """See `Tracer`."""
+
+    def close(self) -> None:
         """See `Tracer`."""
 
 

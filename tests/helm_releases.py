@@ -23,6 +23,7 @@ import chart_files as chart_files  # noqa: E402
 from chart_files import render  # noqa: E402
 
 from serve_app.telemetry import SPECS, exported  # noqa: E402
+from tests.promql_uses import uses  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 KEYS: dict[str, Any] = {"apiKeys": {"secretName": "plainmed-api-keys"}}
@@ -151,19 +152,43 @@ def at(tree: Any, path: tuple[str | int, ...]) -> Any:
     return tree
 
 
-def metrics_used() -> dict[str, set[str]]:
-    """The metrics that each panel and alert of a release names, by its title."""
+def expressions() -> dict[str, list[tuple[str, frozenset[str]]]]:
+    """The expressions of each panel and alert of a release by its title, and the labels that its
+    legend or summary names."""
     items = objects("ha")
     [dashboard] = one(items, "ConfigMap")["data"].values()
-    expressions = {
-        rule["alert"]: [rule["expr"]]
+    found = {
+        rule["alert"]: [
+            (
+                rule["expr"],
+                frozenset(re.findall(r"\$labels\.(\w+)", rule["annotations"]["summary"])),
+            )
+        ]
         for rule in one(items, "PrometheusRule")["spec"]["groups"][0]["rules"]
     }
     for panel in json.loads(dashboard)["panels"]:
-        expressions[panel["title"]] = [target["expr"] for target in panel["targets"]]
+        found[panel["title"]] = [
+            (
+                # Grafana's own variables, which Prometheus never sees.
+                target["expr"].replace("$release", "plainmed"),
+                frozenset(re.findall(r"{{(\w+)}}", target["legendFormat"])),
+            )
+            for target in panel["targets"]
+        ]
+    return found
+
+
+def target_labels() -> set[str]:
+    """Labels that a scrape puts on every series: the PodMonitor's, and the operator's own."""
+    monitor = one(objects("ha"), "PodMonitor")["spec"]["podMetricsEndpoints"][0]
+    return {item["targetLabel"] for item in monitor["relabelings"]} | {"pod", "namespace"}
+
+
+def metrics_used() -> dict[str, set[str]]:
+    """The metrics that each panel and alert of a release names, by its title."""
     return {
-        title: {name for text in texts for name in re.findall(r"\bray_(?!io_)\w+", text)}
-        for title, texts in expressions.items()
+        title: {use.metric for text, _ in found for use in uses(text)}
+        for title, found in expressions().items()
     }
 
 

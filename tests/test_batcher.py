@@ -4,9 +4,11 @@ waits for is not computed."""
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import Sequence
+from contextvars import ContextVar
 
 import pytest
 from hypothesis import given, settings
@@ -105,6 +107,49 @@ async def test_an_error_nobody_foresaw_is_an_answer_too() -> None:
     with pytest.raises(MetricFailed) as caught:
         await asyncio.wait_for(fair.submit([1], Ticket()), 10)
     assert "jane" not in caught.value.message
+
+
+REQUEST: ContextVar[str] = ContextVar("request", default="none")
+"""As Serve's own, by which it names the request of a line."""
+
+
+async def test_a_failure_is_logged_with_the_ids_of_its_requests_and_of_no_other(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    seen: list[str] = []
+
+    def work(items: Sequence[int]) -> list[int]:
+        seen.append(REQUEST.get())
+        if any(item < 0 for item in items):
+            raise ValueError("a secret of the patient")
+        return list(items)
+
+    fair = FairBatcher(work, lambda _: 1, most=10, wait_s=0.02)
+
+    async def request(name: str, items: list[int]) -> list[int]:
+        REQUEST.set(name)
+        return await fair.submit(items, Ticket(request_id=name))
+
+    with caplog.at_level(logging.WARNING, logger="ray.serve"):
+        await asyncio.gather(request("first", [1, 2]), request("bad", [-1]), return_exceptions=True)
+    batch, failed = caplog.records
+    assert batch.getMessage() == "a batch of 3 failed (ValueError); one by one"
+    assert batch.request_id == "first,bad"  # type: ignore[attr-defined]
+    assert failed.request_id == "bad"  # type: ignore[attr-defined]
+    assert set(seen) == {"none"}  # Serve would put the first one's id on every line
+
+
+async def test_an_error_nobody_foresaw_is_logged_with_all_ids_of_its_batch(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def work(items: Sequence[int]) -> list[int]:
+        raise NotADirectoryError
+
+    fair = FairBatcher(work, lambda _: 1, most=10, wait_s=0.01)
+    await asyncio.gather(
+        *(fair.submit([1], Ticket(request_id=name)) for name in ("a", "b")), return_exceptions=True
+    )
+    assert [record.request_id for record in caplog.records] == ["a,b"]  # type: ignore[attr-defined]
 
 
 async def test_what_is_cancelled_is_not_computed() -> None:

@@ -15,7 +15,10 @@ from serve_app.deployments.batcher import FairBatcher
 from serve_app.errors import Unavailable
 from serve_app.metrics.encoder import Batch, EncoderRuntime, TokenSequence
 from serve_app.metrics.pauses import PAUSE, Stopped, pause
+from serve_app.stages import gather
 from serve_app.ticket import Ticket
+from serve_app.traces import Attributes, Untraced
+from tests.recording import Kept
 
 PASS_S = 0.01
 
@@ -212,6 +215,43 @@ async def test_a_share_of_the_batch_does_not_go_before_itself(
     other = asyncio.create_task(fair.submit([2], Ticket("caller")))
     await asyncio.gather(one, other)
     assert work.seen == [1] * 30 + [2] * 10
+
+
+class Spans(Untraced):
+    """Keeps what is told of past work."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[float, Attributes]] = []
+
+    def past(
+        self, name: str, parent: str | None, began: float, ended: float, attributes: Attributes
+    ) -> None:
+        self.seen.append((ended - began, attributes))
+
+
+async def test_the_time_of_a_batch_is_without_that_of_others_in_its_pauses() -> None:
+    kept, spans, work = Kept(), Spans(), Passes()
+    fair = FairBatcher(
+        work, lambda n: n, most=20, wait_s=0.0, telemetry=kept, tracer=spans, name="relevance"
+    )
+    noted: dict[str, float] = {}
+
+    async def request(passes: int) -> None:
+        mine = gather()
+        await fair.submit([passes], Ticket())
+        noted[str(passes)] = mine["relevance_compute"]
+
+    large = asyncio.create_task(request(30))
+    await started(work)
+    await asyncio.gather(*(request(n) for n in (18, 19)))
+    await large
+    seconds = [value for value, _ in kept.of("plainmed_batch_seconds")]
+    # Once each, however they lay within each other.
+    assert sum(seconds) < 1.6 * PASS_S * len(work.seen)
+    assert noted["30"] == pytest.approx(seconds[-1])
+    took, about = spans.seen[-1]
+    assert took - float(about["plainmed.batch.lent_s"]) == pytest.approx(seconds[-1], abs=1e-3)
+    assert float(about["plainmed.batch.lent_s"]) > 18 * PASS_S
 
 
 def stop_after(passes: int) -> Callable[[], None]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,18 @@ class Half(LightBackend):
             ["targets for relevance were made with other models"],
             {"Factuality": Replicas(1, 2), "Loss": Replicas(0, 1), "Gateway": Replicas(2, 2)},
         )
+
+
+class Waiting(LightBackend):
+    """Each question takes a while."""
+
+    async def health(self) -> Health:
+        await asyncio.sleep(0.3)
+        return Health({"Loss": Component(True)})
+
+    async def windows(self, own: Window) -> list[Window]:
+        await asyncio.sleep(0.3)
+        return [own]
 
 
 class Two(LightBackend):
@@ -93,6 +107,13 @@ async def test_status_tells_replicas_wanted_and_ready_the_gateways_too() -> None
     assert found["targets"]["name"] == "mine.json"
     assert found["targets"]["n"] == 308
     assert found["warnings"]
+
+
+async def test_status_waits_for_health_and_for_the_other_gateways_at_once() -> None:
+    async with client(Waiting()) as http:
+        started = time.perf_counter()
+        assert (await http.get("/status")).status_code == 200
+    assert time.perf_counter() - started < 0.55
 
 
 async def test_targets_of_other_numbers_have_another_fingerprint_and_other_notes_the_same() -> None:

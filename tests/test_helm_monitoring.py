@@ -4,19 +4,44 @@ from __future__ import annotations
 
 import re
 
-from tests.helm_releases import exported_metrics, metrics_used, objects, one, pods, render
+from tests.helm_releases import (
+    ROOT,
+    exported_metrics,
+    metrics_used,
+    objects,
+    one,
+    pods,
+    render,
+)
 
 # --- monitoring: only metrics that Ray exports ------------------------------------------
 
 
 def test_alerts_and_dashboard_use_metrics_that_are_exported() -> None:
     exported = exported_metrics()
-    assert "ray_serve_num_http_requests_total" in exported
+    assert "ray_serve_application_status" in exported
     used = metrics_used()
     assert len(used) >= 35
     assert all(used.values())
     missing = {title: names - exported for title, names in used.items() if names - exported}
     assert not missing
+
+
+def test_the_page_names_those_of_rays_metrics_that_are_used_and_no_others() -> None:
+    page = (ROOT / "docs" / "observability.md").read_text(encoding="utf-8")
+    table = page.partition("Of Ray's, the chart's dashboard and alerts use:")[2]
+    rows = re.findall(r"^\| (`ray_.*?) \|", table, re.MULTILINE)
+    named = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    used = {name for names in metrics_used().values() for name in names}
+    assert named == {name for name in used if not name.startswith("ray_plainmed_")}
+
+
+def test_the_page_names_every_alert() -> None:
+    page = (ROOT / "docs" / "observability.md").read_text(encoding="utf-8")
+    rules = one(objects("ha"), "PrometheusRule")["spec"]["groups"][0]["rules"]
+    assert re.findall(r"^\| `(PlainMed\w+)` \|", page, re.MULTILINE) == [
+        rule["alert"] for rule in rules
+    ]
 
 
 def test_each_alert_says_what_to_do_and_selects_its_release() -> None:

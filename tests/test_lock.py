@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+import subprocess
+from pathlib import Path
 
 import pytest
-from lock import LOCKS, ONLY_CUDA, ROOT, Lock, entries, requirements, versions
+from lock import LOCKS, ONLY_CUDA, ROOT, Lock, entries, requirements, resolved, versions
 from packaging.requirements import Requirement
+
+from tests import slow
 
 HASH = re.compile(r"--hash=sha256:[0-9a-f]{64}\b")
 
@@ -58,6 +62,40 @@ def test_the_lock_has_what_the_project_asks_for(lock: Lock) -> None:
             assert name not in locked  # comes from an index of its own
             continue
         assert requirement.specifier.contains(locked[name]), requirement
+
+
+@pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.name)
+def test_the_lock_is_made_of_what_is_asked_for_now(lock: Lock) -> None:
+    """Of any change of pyproject.toml or the constraints; then run: python scripts/lock.py."""
+    assert text_of(lock).startswith(lock.head())
+
+
+def test_a_changed_requirement_or_version_makes_a_lock_stale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (lock, *_), now = LOCKS, LOCKS[0].head()
+    names = ("pyproject.toml", lock.constraints)
+    texts = {name: (ROOT / name).read_text(encoding="utf-8") for name in names}
+    monkeypatch.setattr("lock.ROOT", tmp_path)
+    for changed in ("", *names):
+        for name, text in texts.items():
+            more = text.replace("httpx>=0.28", "httpx>=0.29").replace("httpx==", "httpx==1")
+            (tmp_path / name).write_text(more if name == changed else text, encoding="utf-8")
+        assert (lock.head() == now) == (changed == "")
+
+
+@pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.name)
+def test_made_again_it_is_the_same(lock: Lock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From what uv has kept, where that is enough; `make test-slow` asks the package index."""
+    if not slow.WANTED:
+        monkeypatch.setenv("UV_OFFLINE", "1")
+    try:
+        again = resolved(lock)
+    except subprocess.CalledProcessError:
+        if slow.WANTED:
+            raise
+        pytest.skip("uv has not kept all that is needed: PLAINMED_SLOW_TESTS=1 asks the index")
+    assert again == text_of(lock)
 
 
 def test_only_the_cpu_lock_is_free_of_cuda() -> None:

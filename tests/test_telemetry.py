@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,7 @@ import httpx
 import pytest
 
 from serve_app.deployments.batcher import FairBatcher
-from serve_app.errors import MetricFailed
+from serve_app.errors import MetricFailed, Unavailable
 from serve_app.gateway import create_app
 from serve_app.limits import Traffic
 from serve_app.metrics.readability import Readability
@@ -86,6 +89,15 @@ async def test_what_the_guard_refuses_and_what_fails_is_counted_too() -> None:
     ]
 
 
+async def test_times_are_of_answers_and_refusals_which_are_fast_do_not_hide_them() -> None:
+    kept = Kept()
+    async with client(kept, Broken()) as http:
+        await http.post("/metrics/readability", json=TEXTS)
+        await http.post("/metrics/readability", json={"texts": [""]})
+    assert [labels["status"] for _, labels in kept.of("plainmed_requests")] == ["500", "422"]
+    assert not kept.of("plainmed_request_seconds")
+
+
 async def test_paths_that_clients_make_up_are_one_series_and_texts_are_in_none() -> None:
     kept = Kept()
     async with client(kept, Broken()) as http:
@@ -107,6 +119,31 @@ async def test_batches_and_waits_are_recorded_and_nothing_is_left_waiting() -> N
     assert len(kept.of("plainmed_queue_seconds")) == 1
     assert next(value for value, _ in kept.of("plainmed_queued_items")) == 3
     assert [value for value, _ in kept.of("plainmed_queued_items")][-1] == 0
+
+
+async def test_the_wait_of_what_is_never_begun_is_recorded_too() -> None:
+    kept, go = Kept(), threading.Event()
+
+    def work(items: Sequence[int]) -> list[int]:
+        go.wait(10)
+        return list(items)
+
+    fair = FairBatcher(work, lambda _: 1, most=1, wait_s=0.0, telemetry=kept)
+    first = asyncio.create_task(fair.submit([1], Ticket()))
+    await asyncio.sleep(0.02)
+    late = asyncio.create_task(fair.submit([2], Ticket(deadline=time.time() + 0.1)))
+    gone = asyncio.create_task(fair.submit([3], Ticket()))
+    await asyncio.sleep(0.05)
+    gone.cancel()
+    await asyncio.sleep(0.1)
+    go.set()
+    await first
+    with pytest.raises(Unavailable):
+        await late
+    waits = [value for value, _ in kept.of("plainmed_queue_seconds")]
+    assert len(waits) == 3
+    assert waits[1] == pytest.approx(0.05, abs=0.04)
+    assert waits[2] >= 0.1
 
 
 def test_a_metric_that_is_not_in_the_list_or_has_other_labels_is_refused() -> None:

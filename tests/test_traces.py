@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
 
+from serve_app import otlp
 from serve_app.app import build
 from serve_app.deployments import tracing
 from serve_app.deployments.batcher import FairBatcher
@@ -22,7 +25,7 @@ from serve_app.settings import load_settings
 from serve_app.ticket import Ticket
 from serve_app.traces import Untraced, handed_on
 from tests.otlp_receiver import Collector
-from tests.servers import LightBackend
+from tests.servers import Answer, LightBackend, ScriptedServer
 from tests.slow import slow
 
 SECRET = "Jane Roe has lupus"
@@ -71,6 +74,60 @@ def test_a_ratio_of_nothing_sends_only_what_clients_trace(collector: Collector) 
         pass
     tracer.close()
     assert [span.name for span in collector.spans] == ["theirs"]
+
+
+def test_what_a_stranger_wants_sent_is_sent_as_often_as_the_ratio_says(
+    collector: Collector,
+) -> None:
+    # Also one who chooses the id by which OpenTelemetry's own sampler of a ratio decides.
+    chosen = "00-" + "1" + "0" * 31 + "-b7ad6b7169203331-"
+    never = OtlpTracer(collector.url, 0.0, "Gateway")
+    half = OtlpTracer(collector.url, 0.5, "Gateway")
+    for parent in (PARENT, chosen + "01"):
+        with never.span("never", parent, {}) as span:
+            # Its trace goes on all the same, and its replicas are told not to send it.
+            assert str(span.traceparent).startswith(parent[:35])
+            assert str(span.traceparent).endswith("-00")
+    for _ in range(200):
+        with half.span("half", chosen + "01", {}):
+            pass
+    always = OtlpTracer(collector.url, 1.0, "Gateway")
+    with always.span("unwanted", chosen + "00", {}), always.span("wanted", chosen + "01", {}):
+        pass
+    for tracer in (never, half, always):
+        tracer.close()
+    names = Counter(span.name for span in collector.spans)
+    assert set(names) == {"half", "wanted"}
+    assert 60 < names["half"] < 140
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "error"),
+    [(200, None, None), (422, "empty_text", None), (503, "overloaded", "overloaded")],
+)
+def test_a_span_answered_with_5xx_is_an_error_by_its_code(
+    status: int, code: str | None, error: str | None, collector: Collector
+) -> None:
+    tracer = OtlpTracer(collector.url, 1.0, "Gateway")
+    with tracer.span("POST /loss", None, {}) as span:
+        more = {} if code is None else {"plainmed.error_code": code}
+        span.set({"http.response.status_code": status, **more})
+    tracer.close()
+    assert [span.error for span in collector.spans] == [error]
+
+
+def test_a_collector_that_does_not_answer_keeps_nobody_from_ending(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(otlp, "CLOSE_S", 0.2)
+    with ScriptedServer([Answer(delay=5.0)]) as silent:
+        tracer = OtlpTracer(silent.url, 1.0, "Loss")
+        with tracer.span("last", None, {}):
+            pass
+        started = time.perf_counter()
+        tracer.close()
+        tracer.close()
+        assert time.perf_counter() - started < 2
 
 
 def test_a_malformed_parent_begins_a_trace(collector: Collector) -> None:

@@ -15,6 +15,7 @@ import asyncio
 import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Sequence
+from contextvars import Context
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -38,7 +39,8 @@ Result = TypeVar("Result")
 class _Job(Generic[Item, Result]):
     """A request's items; `taken` of them are in a batch or done.
 
-    `begun` is when the first was, `computed` the seconds of the batches they were in.
+    `begun` is when the first was, 0 where none is; `computed` the seconds of the batches they were
+    in.
     """
 
     items: Sequence[Item]
@@ -73,6 +75,13 @@ class _Others:
     but: frozenset[str]
     once: bool = False
     after_s: float = 0.0
+
+
+@dataclass(slots=True)
+class _Lent:
+    """Seconds in which others were computed in a batch's pauses."""
+
+    seconds: float = 0.0
 
 
 class FairBatcher(Generic[Item, Result]):
@@ -123,13 +132,16 @@ class FairBatcher(Generic[Item, Result]):
         self._shares.setdefault(ticket.share, deque()).append(job)
         self._count(len(items))
         if self._running is None or self._running.done():
-            self._running = asyncio.create_task(self._run())
+            # In a context of its own: it works for those who come later as well, and what it logs
+            # would have the first one's request id.
+            self._running = asyncio.create_task(self._run(), context=Context())
         try:
-            results = await job.done
+            return await job.done
+        finally:
+            if not job.begun:  # out of time or cancelled: it is the longest waits that end so
+                self._begin(job)
             note(f"{self._name}{QUEUE}", job.begun - job.came)
             note(f"{self._name}_compute", job.computed)
-            return results
-        finally:
             self._count(job.taken - len(items))  # what was not begun never will be
             job.taken = len(items)
 
@@ -141,19 +153,20 @@ class FairBatcher(Generic[Item, Result]):
     async def _compute(self, batch: Sequence[tuple[_Job[Item, Result], int]]) -> None:
         """Runs `work` on a batch and gives everyone theirs."""
         jobs, items = [job for job, _ in batch], [job.items[index] for job, index in batch]
-        PAUSE.set(self._pause(jobs, self._let_before(jobs, items)))
+        ids, lent = [job.ticket.request_id for job in jobs], _Lent()
+        PAUSE.set(self._pause(jobs, self._let_before(jobs, items), lent))
         started, began = time.perf_counter(), time.time()
         outcomes: Sequence[Result | PlainMedError]
         try:
-            outcomes = await run_batch(self._work, items)
+            outcomes = await run_batch(self._work, items, ids)
         except Stopped:
             outcomes = [_late()] * len(batch)
         except Exception as error:  # of no kind we know, but nobody may wait for ever
-            outcomes = [failure(error)] * len(batch)
+            outcomes = [failure(error, ids)] * len(batch)
         self._telemetry.record("plainmed_batch_items", len(batch))
         seconds = time.perf_counter() - started
-        self._telemetry.record("plainmed_batch_seconds", seconds)
-        self._share_out(jobs, began, seconds)
+        self._telemetry.record("plainmed_batch_seconds", seconds - lent.seconds)
+        self._share_out(jobs, began, seconds, lent.seconds)
         for (job, index), outcome in zip(batch, outcomes, strict=True):
             job.deliver(index, outcome)
 
@@ -169,10 +182,10 @@ class FairBatcher(Generic[Item, Result]):
         return _Others(frozenset(turns), once=True, after_s=GIVE_WAY_S)
 
     def _pause(
-        self, jobs: Sequence[_Job[Item, Result]], others: _Others | None
+        self, jobs: Sequence[_Job[Item, Result]], others: _Others | None, lent: _Lent
     ) -> Callable[[], None]:
         """What a batch's thread does between two passes: ends where nobody waits for any of it;
-        lets others go first, and then works for as long as they took."""
+        lets others go first, for how long `lent` says, and then works for as long as they took."""
         loop, resumed, others_took = asyncio.get_running_loop(), time.perf_counter(), 0.0
 
         def pause() -> None:
@@ -188,6 +201,7 @@ class FairBatcher(Generic[Item, Result]):
                 asyncio.run_coroutine_threadsafe(self._between(others), loop).result()
                 resumed = time.perf_counter()
                 others_took = resumed - started
+                lent.seconds += others_took
 
         return pause
 
@@ -196,13 +210,24 @@ class FairBatcher(Generic[Item, Result]):
         if batch := self._take(others):
             await self._compute(batch)
 
-    def _share_out(self, jobs: Sequence[_Job[Item, Result]], began: float, seconds: float) -> None:
-        """Tells each request of the batch that some of its items were in."""
+    def _share_out(
+        self, jobs: Sequence[_Job[Item, Result]], began: float, seconds: float, lent: float
+    ) -> None:
+        """Tells each request of the batch that some of its items were in; others had `lent` of the
+        seconds, and are told themselves."""
         for job, own in Counter(jobs).items():
-            job.computed += seconds
-            sizes = {"plainmed.batch.items": len(jobs), "plainmed.items": own}
+            job.computed += seconds - lent
+            about = {
+                "plainmed.batch.items": len(jobs),
+                "plainmed.items": own,
+                "plainmed.batch.lent_s": round(lent, 4),
+            }
             parent = job.ticket.traceparent
-            self._tracer.past(f"{self._name} batch", parent, began, began + seconds, sizes)
+            self._tracer.past(f"{self._name} batch", parent, began, began + seconds, about)
+
+    def _begin(self, job: _Job[Item, Result]) -> None:
+        job.begun = time.perf_counter()
+        self._telemetry.record("plainmed_queue_seconds", job.begun - job.came)
 
     def _count(self, more: int) -> None:
         self._waiting += more
@@ -233,8 +258,7 @@ class FairBatcher(Generic[Item, Result]):
             if batch and weight + added > self.most:
                 break
             if not job.taken:
-                job.begun = time.perf_counter()
-                self._telemetry.record("plainmed_queue_seconds", job.begun - job.came)
+                self._begin(job)
             batch.append((job, job.taken))
             weight += added
             job.taken += 1

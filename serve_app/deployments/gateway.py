@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
-from typing import Any
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 from ray import serve
 from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.serve.context import _get_global_client
 from ray.serve.exceptions import RayServeException
-from ray.serve.handle import DeploymentHandle
+from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
 from serve_app.access.exposure import check_exposure, listened_on
 from serve_app.backend import Component, Health, Replicas, Scores
 from serve_app.deployments.calls import call, cause_of, in_pieces, pair_sizes
 from serve_app.deployments.metrics import Description
+from serve_app.deployments.shared import Shared
 from serve_app.deployments.telemetry import ServeTelemetry
 from serve_app.deployments.tracing import load_tracer
-from serve_app.errors import PlainMedError, Unavailable
+from serve_app.errors import Unavailable
 from serve_app.evaluation import Evaluation
 from serve_app.gateway import create_app
 from serve_app.generation.protocol import GenerationParams, Summary
@@ -32,6 +35,18 @@ from serve_app.ticket import Ticket, current
 
 GATEWAY = "Gateway"
 HEALTH_TIMEOUT_S = 5.0
+"""Longest look at the health, all of it; longest wait for what the other gateways remember."""
+NAMES_WAIT_S = 1.0
+"""Of that, for names of models and targets: a busy replica tells them late, and is ready."""
+LOOK_FRESH_S = 1.0
+"""A look is the answer for all who ask within it: the routes are open, the controller is one."""
+NAMES_FRESH_S = 10.0
+"""Names are asked for again after it: in an update other replicas may run other models."""
+REPLICAS_KEPT_S = 30.0
+"""What the Serve controller said last holds for so long when it is not heard, as when its node
+starts again: replicas answer without it."""
+
+Answer = TypeVar("Answer")
 logger = logging.getLogger("ray.serve")
 
 _MODEL_METRICS = {"Relevance": "relevance", "Factuality": "factuality"}
@@ -45,8 +60,18 @@ class HandleBackend:
         self._app_name = app_name
         self._recent = recent
         self._gateways: Any = None  # a handle, made when it is first needed
-        self._described: dict[str, Description] = {}
-        self._targets: tuple[dict[str, Any], list[str]] | None = None
+        self._looks: Shared[Health] = Shared(self._look, LOOK_FRESH_S)
+        # Its own, as it may wait for a controller that hangs. One, as `serve.status()` in two
+        # threads at once sometimes raises: on its way it changes a list of cloudpickle's and back.
+        self._thread = ThreadPoolExecutor(1, "controller")
+        self._replicas: dict[str, Replicas] = {}
+        self._replicas_at = 0.0
+        self._names: dict[str, Shared[Description]] = {
+            name: Shared(self._asker(name, "describe"), NAMES_FRESH_S) for name in handles
+        }
+        self._targets: Shared[tuple[dict[str, Any], list[str]]] | None = None
+        if "Loss" in handles:
+            self._targets = Shared(self._asker("Loss", "targets"), NAMES_FRESH_S)
         self.services = frozenset(
             service
             for service, deployment in (("metrics", "Loss"), ("generator", "Generator"))
@@ -56,12 +81,12 @@ class HandleBackend:
     async def relevance(self, originals: Sequence[str], generated: Sequence[str]) -> Scores:
         """Relevance of each pair."""
         results = await self._of_pairs("Relevance", originals, generated)
-        return await self._scores("Relevance", [item.f1 for item in results])
+        return await self._scores("Relevance", [item.f1 for item in results], results)
 
     async def factuality(self, originals: Sequence[str], generated: Sequence[str]) -> Scores:
         """Factuality of each pair."""
         results = await self._of_pairs("Factuality", originals, generated)
-        return await self._scores("Factuality", [item.score for item in results])
+        return await self._scores("Factuality", [item.score for item in results], results)
 
     async def _of_pairs(
         self, deployment: str, originals: Sequence[str], generated: Sequence[str]
@@ -73,9 +98,13 @@ class HandleBackend:
         )
         return await timed(deployment.lower(), work)
 
-    async def _scores(self, deployment: str, values: list[float]) -> Scores:
-        description = await self._describe(deployment)
-        return Scores(values, description.model, description.device)
+    async def _scores(self, deployment: str, values: list[float], results: list[Any]) -> Scores:
+        """The values, with what gave them as it came with the results."""
+        model, device = getattr(results, "model", None), getattr(results, "device", None)
+        if model is None or device is None:
+            description = await self._describe(deployment)
+            model, device = description.model, description.device
+        return Scores(values, model, device)
 
     async def readability(self, texts: Sequence[str]) -> list[Readability]:
         """Readability of each text."""
@@ -111,12 +140,15 @@ class HandleBackend:
         return summaries
 
     async def stream(self, text: str, params: GenerationParams) -> AsyncIterator[str | Summary]:
-        """Pieces of a summary, then the summary; a replica's death before the first is retried."""
+        """Pieces of a summary, then the summary; a replica's death before the first is retried.
+
+        Closed or cancelled, it ends the replica's work.
+        """
         handle, ticket = self._handles["Generator"].options(stream=True), current()
         with stage("generator_first"):
             pieces, first = await call(lambda: _open(handle, text, params, ticket))
-        yield first
         try:
+            yield first
             async for piece in pieces:
                 if isinstance(piece, Summary):
                     self._recent.wrote(piece.completion_tokens)
@@ -125,14 +157,21 @@ class HandleBackend:
             raise cause_of(error) from None
         except RayActorError:
             raise Unavailable("the replica writing this summary died; try again") from None
+        except (asyncio.CancelledError, GeneratorExit):
+            pieces.cancel()
+            raise
 
     async def _describe(self, deployment: str) -> Description:
-        """What a deployment runs; asked once, since a new model means a new gateway too."""
-        if deployment not in self._described:
-            self._described[deployment] = await call(
-                lambda: self._handles[deployment].describe.remote()
-            )
-        return self._described[deployment]
+        """What a deployment runs.
+
+        Raises:
+            PlainMedError: it has never been heard.
+        """
+        names = self._names[deployment]
+        await asyncio.wait([names.asked()], timeout=NAMES_WAIT_S)
+        if names.last is not None:
+            return names.last
+        return await call(lambda: self._handles[deployment].describe.remote())
 
     async def models(self) -> dict[str, str]:
         """Which model computes each model metric."""
@@ -142,32 +181,55 @@ class HandleBackend:
 
     async def health(self) -> Health:
         """Readiness as the Serve controller sees it, so that a busy replica still counts."""
-        replicas = await asyncio.to_thread(self._replicas)
-        names = sorted(self._handles)
-        parts = await asyncio.gather(
-            *(self._component(name, replicas.get(name, Replicas(0, 0))) for name in names)
-        )
-        components = dict(zip(names, parts, strict=True))
-        if "Loss" in self._handles and components["Loss"].ready and self._targets is None:
-            self._targets = await self._within_health(self._handles["Loss"].targets.remote)
-        targets, warnings = self._targets or (None, [])
+        return await self._looks.get() or Health({})
+
+    async def _look(self) -> Health:
+        replicas = await self._counted()
+        running = {name for name in self._handles if name in replicas and replicas[name].ready > 0}
+        asked: list[asyncio.Task[Any]] = [self._names[name].asked() for name in running]
+        if self._targets is not None and "Loss" in running:
+            asked.append(self._targets.asked())
+        if asked:
+            await asyncio.wait(asked, timeout=NAMES_WAIT_S)
+        components = {}
+        for name in sorted(self._handles):
+            known = self._names[name].last
+            model, device = (None, None) if known is None else (known.model, known.device)
+            components[name] = Component(name in running, model, device)
+        said = self._targets.last if self._targets is not None else None
+        targets, warnings = said or (None, [])
         return Health(components, targets, warnings, replicas)
 
     async def windows(self, own: Window) -> list[Window]:
         """What every gateway replica remembers; `own` alone where the others do not answer."""
         try:
-            if self._gateways is None:
-                find = serve.get_deployment_handle
-                self._gateways = await asyncio.to_thread(find, GATEWAY, self._app_name)
-            asked = self._gateways.broadcast("window")
-            answers = await asked.results_async(timeout_s=HEALTH_TIMEOUT_S, return_exceptions=True)
+            async with asyncio.timeout(HEALTH_TIMEOUT_S):
+                if self._gateways is None:
+                    self._gateways = await self._in_thread(
+                        lambda: serve.get_deployment_handle(GATEWAY, self._app_name)
+                    )
+                answers = await self._gateways.broadcast("window").results_async(
+                    timeout_s=HEALTH_TIMEOUT_S, return_exceptions=True
+                )
         except (TimeoutError, RayError, RayServeException) as error:
             logger.warning("the other gateways were not heard: %s", type(error).__name__)
             return [own]
         return [one for one in answers if isinstance(one, Window)] or [own]
 
-    def _replicas(self) -> dict[str, Replicas]:
-        """Of each deployment: those that have passed their start, and those there should be."""
+    async def _counted(self) -> dict[str, Replicas]:
+        """Of each deployment: those that have passed their start, and those there should be; as
+        known last, where the controller is not heard; empty, where that is too long ago."""
+        try:
+            async with asyncio.timeout(HEALTH_TIMEOUT_S - NAMES_WAIT_S):
+                self._replicas = await self._in_thread(self._count)
+            self._replicas_at = time.monotonic()
+        except Exception as error:  # of whatever kind: it says the same, and the route is open
+            logger.warning("the Serve controller was not heard: %s", type(error).__name__)
+            if time.monotonic() - self._replicas_at > REPLICAS_KEPT_S:
+                self._replicas = {}
+        return self._replicas
+
+    def _count(self) -> dict[str, Replicas]:
         application = serve.status().applications.get(self._app_name)
         if application is None:
             return {}
@@ -180,30 +242,34 @@ class HandleBackend:
             for name, deployment in application.deployments.items()
         }
 
-    async def _component(self, name: str, replicas: Replicas) -> Component:
-        running = replicas.ready > 0
-        if running and name not in self._described:
-            description = await self._within_health(self._handles[name].describe.remote)
-            if description is None:
-                return Component(ready=False)
-            self._described[name] = description
-        known = self._described.get(name)
-        return Component(running, known.model if known else None, known.device if known else None)
+    async def _in_thread(self, work: Callable[[], Answer]) -> Answer:
+        """`work()`, which asks the controller and may never end."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
-    async def _within_health(self, send: Any) -> Any:
-        """The answer, or None where it does not come in time for a health check."""
-        try:
-            async with asyncio.timeout(HEALTH_TIMEOUT_S):
-                return await call(send)
-        except (TimeoutError, PlainMedError):
-            return None
+    def _asker(self, deployment: str, method: str) -> Callable[[], Any]:
+        """What asks a deployment for names; None where they do not come in time."""
+
+        async def ask() -> Any:
+            try:
+                async with asyncio.timeout(HEALTH_TIMEOUT_S):
+                    return await call(getattr(self._handles[deployment], method).remote)
+            except Exception as error:  # of whatever kind: nothing depends on a name
+                logger.warning("%s did not say what it runs: %s", deployment, type(error).__name__)
+                return None
+
+        return ask
 
 
 async def _open(
     handle: DeploymentHandle, text: str, params: GenerationParams, ticket: Ticket
-) -> tuple[AsyncIterator[str | Summary], str | Summary]:
-    pieces = aiter(handle.stream.remote(text, params, ticket))
-    return pieces, await anext(pieces)
+) -> tuple[DeploymentResponseGenerator[str | Summary], str | Summary]:
+    pieces: DeploymentResponseGenerator[str | Summary] = handle.stream.remote(text, params, ticket)
+    try:
+        return pieces, await anext(pieces)
+    except asyncio.CancelledError:
+        # Out of time, or the client is gone; as `call` does where a call has one answer.
+        pieces.cancel()
+        raise
 
 
 def _host_of_serve() -> str:
@@ -223,6 +289,7 @@ class Gateway:
         self._settings = settings
         self._traffic = Traffic()
         self._recent = Recent()
+        self._tracer = load_tracer(settings, GATEWAY)
         self._backend = HandleBackend(handles, app_name, self._recent)
 
     def __serve_build_asgi_app__(self) -> RequestGuard:
@@ -232,7 +299,8 @@ class Gateway:
             self._traffic,
             ServeTelemetry(),
             recent=self._recent,
-            tracer=load_tracer(self._settings, GATEWAY),
+            tracer=self._tracer,
+            host=listened_on(_host_of_serve()),
         )
 
     async def reconfigure(self, config: dict[str, Any]) -> None:
@@ -246,3 +314,8 @@ class Gateway:
     async def traffic(self) -> tuple[str, int]:
         """This replica's id and how many requests it has under way."""
         return serve.get_replica_context().replica_id.unique_id, self._traffic.in_flight
+
+    def __del__(self) -> None:
+        # Serve calls it when it stops a replica in peace; after a failed start there is no tracer.
+        if tracer := getattr(self, "_tracer", None):
+            tracer.close()

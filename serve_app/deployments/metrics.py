@@ -66,7 +66,7 @@ class _Batched:
 
     Args:
         metric: its name, for stages and spans.
-        model: what computes it.
+        model, device: what computes it, and where.
         settings: say whether its work is traced; None: it is not.
         work, weigh, wait_s: of its `FairBatcher`.
     """
@@ -75,14 +75,16 @@ class _Batched:
         self,
         metric: str,
         model: str,
+        device: str,
         settings: Settings | None,
         work: Callable[[Sequence[Any]], Sequence[Any]],
         weigh: Callable[[Any], int],
         wait_s: float = BATCH_WAIT_S,
     ) -> None:
         keep_texts_out()
-        self._metric, self._model, self._weigh = metric, model, weigh
+        self._metric, self._model, self._device, self._weigh = metric, model, device, weigh
         self._telemetry = ServeTelemetry()
+        self._telemetry.record("plainmed_model", model=model, device=device)
         self._tracer: Tracer = (
             Untraced() if settings is None else load_tracer(settings, metric.capitalize())
         )
@@ -97,7 +99,10 @@ class _Batched:
         )
 
     async def _computed(self, items: Sequence[Any], ticket: Ticket | None) -> Timed[Any]:
-        """A result for each item, and how long it took."""
+        """A result for each item, how long it took and what computed it.
+
+        The caller can not ask afterwards: during an update another replica may run another model.
+        """
         seconds, ticket = gather(), ticket or Ticket()
         about: Attributes = {
             "plainmed.request_id": ticket.request_id,
@@ -107,13 +112,22 @@ class _Batched:
         }
         with self._tracer.span(self._metric, ticket.traceparent, about) as span:
             results = await self._batcher.submit(items, handed_on(ticket, span))
-        return Timed(results, seconds)
+        return Timed(results, seconds, self._model, self._device)
+
+    async def describe(self) -> Description:
+        """The model, its device and this replica's process."""
+        return Description(self._model, self._device, os.getpid())
 
     def reconfigure(self, config: dict[str, Any]) -> None:
         """Takes a `BatchConfig`, at start and whenever Serve is given another, without restart."""
         batching = BatchConfig.model_validate(config)
         self._batcher.most = batching.batch_chars
         self._batcher.wait_s = batching.batch_wait_s
+
+    def __del__(self) -> None:
+        # Serve calls it when it stops a replica in peace; after a failed start there is no tracer.
+        if tracer := getattr(self, "_tracer", None):
+            tracer.close()
 
 
 class _PairMetric(_Batched):
@@ -123,16 +137,23 @@ class _PairMetric(_Batched):
         self._scorer = scorer
         self._recorded: Counter[str] = Counter()
         metric = type(self).__name__.lower()
-        super().__init__(metric, scorer.name, settings, self._score, _weigh_pair)
-        self._telemetry.record("plainmed_model", model=scorer.name, device=scorer.device)
-        # Ready means a model that has scored: a broken one must fail here, not on a request.
-        self._score([_WARM_UP])
+        super().__init__(metric, scorer.name, scorer.device, settings, self._score, _weigh_pair)
+        # Ready means a model that has scored: a broken one must fail here, not on a request. Not by
+        # `_score`: metrics are of what was asked for.
+        scorer.score(_WARM_UP[:1], _WARM_UP[1:])
 
     def _score(self, pairs: Sequence[Pair]) -> list[Any]:
         before, recorded = self._counters(), self._recorded.copy()
-        scores: list[Any] = self._scorer.score(
-            [original for original, _ in pairs], [generated for _, generated in pairs]
-        )
+        try:
+            scores: list[Any] = self._scorer.score(
+                [original for original, _ in pairs], [generated for _, generated in pairs]
+            )
+        finally:  # what was computed before an error or a stop was computed all the same
+            self._record(before, recorded)
+        return scores
+
+    def _record(self, before: dict[str, int], recorded: Counter[str]) -> None:
+        """Tells what the scorer has counted since `before`, when `recorded` had been told."""
         for name, value in self._counters().items():
             # Less what batches in the pauses of this one have counted meanwhile.
             own = value - before[name] - (self._recorded[name] - recorded[name])
@@ -140,7 +161,6 @@ class _PairMetric(_Batched):
             self._telemetry.record(name, own)
             if name == TOKENS:
                 self._telemetry.record("plainmed_batch_tokens", own)
-        return scores
 
     def _counters(self) -> dict[str, int]:
         """What the scorer has counted so far, by metric."""
@@ -150,10 +170,6 @@ class _PairMetric(_Batched):
         self, originals: Sequence[str], generated: Sequence[str], ticket: Ticket | None
     ) -> list[Any]:
         return await self._computed(list(zip(originals, generated, strict=True)), ticket)
-
-    async def describe(self) -> Description:
-        """The model, its device and this replica's process."""
-        return Description(self._scorer.name, self._scorer.device, os.getpid())
 
 
 @serve.deployment
@@ -206,13 +222,11 @@ class ReadabilityDeployment(_Batched):
     """FKGL, SMOG and Dale-Chall: no model, but its requests share one core as fairly."""
 
     def __init__(self, settings: Settings) -> None:
-        super().__init__("readability", READABILITY_MODEL, settings, _measure_all, len, wait_s=0.0)
+        super().__init__(
+            "readability", READABILITY_MODEL, "cpu", settings, _measure_all, len, wait_s=0.0
+        )
         _measure_all([_WARM_UP[1]])
 
     async def score(self, texts: Sequence[str], ticket: Ticket | None = None) -> list[Readability]:
         """Readability of each text."""
         return await self._computed(texts, ticket)
-
-    async def describe(self) -> Description:
-        """This replica's process; the formulas run on the CPU."""
-        return Description(READABILITY_MODEL, "cpu", os.getpid())

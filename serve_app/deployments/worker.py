@@ -2,7 +2,8 @@
 
 A replica's event loop must stay free to answer health checks, so each batch runs in a thread, and
 that thread goes after those that answer. One poisonous request must not fail its batch mates, so a
-failed batch is redone one by one.
+failed batch is redone one by one. What several requests share runs in the context of none of them,
+so whoever asks for it says whose it is, for the log.
 """
 
 from __future__ import annotations
@@ -60,32 +61,57 @@ def _compute(
 
 
 async def run_batch(
-    work: Callable[[Sequence[Item]], Sequence[Result]], items: Sequence[Item]
+    work: Callable[[Sequence[Item]], Sequence[Result]],
+    items: Sequence[Item],
+    request_ids: Sequence[str] = (),
 ) -> list[Result | PlainMedError]:
-    """`work(items)` in a thread; when it raises, each item alone, its error in its place."""
+    """`work(items)` in a thread; when it raises, each item alone, its error in its place.
+
+    Args:
+        work: gives one result for each item.
+        items: of one request or several.
+        request_ids: of each item's request, for the log; none: all are of the one that is running,
+            which Serve knows.
+    """
     if len(items) > 1:
         try:
             return [*await asyncio.to_thread(_compute, work, items)]
         except (PlainMedError, *FAILURES) as error:
             logger.warning(
-                "a batch of %d failed (%s); one by one", len(items), type(error).__name__
+                "a batch of %d failed (%s); one by one",
+                len(items),
+                type(error).__name__,
+                extra=_of(request_ids),
             )
-    return [await _run_one(work, item) for item in items]
+    return [
+        await _run_one(work, item, request_ids[index : index + 1])
+        for index, item in enumerate(items)
+    ]
 
 
 async def _run_one(
-    work: Callable[[Sequence[Item]], Sequence[Result]], item: Item
+    work: Callable[[Sequence[Item]], Sequence[Result]], item: Item, request_ids: Sequence[str]
 ) -> Result | PlainMedError:
     try:
         return (await asyncio.to_thread(_compute, work, [item]))[0]
     except PlainMedError as error:
         return error
     except FAILURES as error:
-        return failure(error)
+        return failure(error, request_ids)
 
 
-def failure(error: BaseException) -> MetricFailed:
+def failure(error: BaseException, request_ids: Sequence[str] = ()) -> MetricFailed:
     """Logs an error; what the caller is told of it. The message of a library may quote the text, so
-    neither has it."""
-    logger.error("a computation failed: %s", frames(error))
+    neither has it.
+
+    Args:
+        error: what was raised.
+        request_ids: whose it is; none: as in `run_batch`.
+    """
+    logger.error("a computation failed: %s", frames(error), extra=_of(request_ids))
     return MetricFailed(f"could not be computed: {type(error).__name__}")
+
+
+def _of(request_ids: Sequence[str]) -> dict[str, str]:
+    """The field by which Serve's own lines name their request, with each id once."""
+    return {"request_id": ",".join(dict.fromkeys(request_ids))} if request_ids else {}

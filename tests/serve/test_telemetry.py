@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -12,8 +15,9 @@ import httpx
 from serve_app import __version__
 from serve_app.telemetry import SPECS, exported
 from tests.command import plainmed
-from tests.helm_releases import metrics_used
-from tests.serve.conftest import WRITER, Server
+from tests.helm_releases import expressions, metrics_used, target_labels
+from tests.promql_uses import uses
+from tests.serve.conftest import FAULTY, WRITER, Server
 from tests.serve.metrics_ports import exported_text
 from tests.texts import GENERATED, ORIGINALS
 
@@ -50,9 +54,87 @@ def test_what_the_list_and_each_panel_and_alert_names_is_exported(
         time.sleep(1)
     assert not missing, {title: names & missing for title, names in used.items()}
     assert ORIGINALS[0][:40] not in text
-    model = re.search(r'ray_plainmed_model\{[^}]*deployment="Factuality"[^}]*\} (\S+)', text)
-    assert model is not None
-    assert float(model[1]) == 1.0
+    exported_series = list(series(text))
+    runs = {
+        (labels["deployment"], labels["model"])
+        for name, labels, value in exported_series
+        if name == "ray_plainmed_model" and value == 1.0 and labels["application"] == "plainmed"
+    }
+    relevance, factuality, readability = (
+        "all-MiniLM-L6-v2", "alignscore-mini", "textstat-0.7.4-compatible",
+    )  # fmt: skip
+    assert runs == {
+        ("Relevance", relevance), ("Factuality", factuality), ("Readability", readability),
+        ("Generator", "extractive"),
+    }  # fmt: skip
+    scored = {
+        (labels["metric"], labels["model"]): value
+        for name, labels, value in exported_series
+        if name in ("ray_plainmed_score_count", "ray_plainmed_grade_count")
+        and labels["application"] == "plainmed"
+    }
+    assert set(scored) == {
+        ("relevance", relevance), ("factuality", factuality),
+        *((grade, readability) for grade in ("fkgl", "smog", "dale_chall")),
+    }  # fmt: skip
+    assert min(scored.values()) >= 2
+    cut = {
+        labels["metric"]: value
+        for name, labels, value in exported_series
+        if name == "ray_plainmed_truncations_total" and labels["application"] == "plainmed"
+    }
+    assert cut["relevance"] >= 2
+    assert_labels(exported_series)
+
+
+def series(text: str) -> Iterator[tuple[str, dict[str, str], float]]:
+    """Every sample of an export: its metric, labels and value."""
+    for name, labels, value in re.findall(r"^(ray_\w+)\{(.*)\} (\S+)$", text, re.MULTILINE):
+        yield name, dict(re.findall(r'(\w+)="([^"]*)"', labels)), float(value)
+
+
+def assert_labels(exported_series: list[tuple[str, dict[str, str], float]]) -> None:
+    """Each expression selects, groups and matches by labels that the series have."""
+    kept: dict[str, set[str]] = {}
+    applications: dict[str, set[str]] = {}
+    for name, labels, _ in exported_series:
+        kept.setdefault(name, set()).update(labels)
+        applications.setdefault(name, set()).add(labels.get("application", ""))
+    for title, found in expressions().items():
+        for use in (one for text, wanted in found for one in uses(text, wanted)):
+            if use.metric in ELSEWHERE:
+                continue
+            assert use.labels <= kept[use.metric] | target_labels(), (title, use)
+            for label, value in use.equal:
+                if label == "application":
+                    assert value in applications[use.metric], (title, use)
+
+
+def test_a_replicas_lines_are_json_and_have_the_id_of_the_request_that_failed(
+    server: Server,
+) -> None:
+    ids = {f"failed-{number}" for number in range(8)}
+
+    def ask(name: str) -> int:
+        body = {"texts_original": ["A text."], "texts_generated": [f"{name} uncomputable text."]}
+        url = f"{server.url}/{FAULTY}/metrics/factuality"
+        return httpx.post(url, json=body, headers={"x-request-id": name}, timeout=60).status_code
+
+    with ThreadPoolExecutor(len(ids)) as pool:
+        assert set(pool.map(ask, ids)) == {500}
+    logs = (server.session_folder() / "logs" / "serve").glob("replica_faulty_Faulty_*.log")
+    lines = [json.loads(line) for log in logs for line in log.read_text("utf-8").splitlines()]
+    failed = Counter(
+        line["request_id"]
+        for line in lines
+        if line["message"].startswith("a computation failed: ValueError")
+        and line.get("request_id") in ids
+    )
+    assert failed == dict.fromkeys(ids, 1)
+    # What a batch says of all its requests has all their ids.
+    for line in lines:
+        if "one by one" in line["message"]:
+            assert line["request_id"]
 
 
 def test_a_requests_line_says_where_its_time_went(server: Server, http: httpx.Client) -> None:
