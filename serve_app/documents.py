@@ -2,14 +2,17 @@
 
 Knows syntax alone; what a document has to say is its reader's business. A name that stands twice is
 refused, since one of the two would be lost in silence, and so are numbers that JSON does not have
-(NaN, Infinity). Of YAML no tag makes an object, and aliases may not multiply what is there.
+(NaN, Infinity) and halves of characters (lone surrogates), which no answer can carry. Of YAML no
+tag makes an object, and aliases may not multiply what is there.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,8 @@ MOST_YAML_BYTES = 256 << 10
 
 MOST_YAML_NODES = 100_000
 """Most values of a YAML document once each alias stands for what it repeats."""
+
+_HALF = re.compile("[\ud800-\udfff]")
 
 # What the parser raises beside its own errors, such as KeyError for `!!bool maybe`.
 _BAD_YAML = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError)
@@ -59,16 +64,17 @@ def read_json(path: Path, *, strict: bool = True) -> Any:
     return parse_json(read_text(path), strict=strict)
 
 
-def parse_json(text: str | bytes, *, strict: bool = True) -> Any:
+def parse_json(text: str | bytes, *, strict: bool = True, halves: bool = False) -> Any:
     """What a JSON document holds.
 
     Args:
         text: the document.
         strict: False for what other programs wrote, which may have NaN in it, and names twice.
+        halves: True for what quotes texts and paths as they came: those may have halves.
 
     Raises:
         ValueError: it is not JSON, is nested too deeply, or, if strict, has a name twice in an
-            object or a number that JSON does not have.
+            object, a number that JSON does not have or half of a character (unless `halves`).
 
     >>> parse_json('{"a": 1, "a": 2}')
     Traceback (most recent call last):
@@ -78,31 +84,54 @@ def parse_json(text: str | bytes, *, strict: bool = True) -> Any:
     try:
         if not strict:
             return json.loads(text)
-        found = json.loads(text, object_pairs_hook=_object)
-        if not _is_finite(found):
-            raise ValueError("a number in it is not finite")
+        found = json.loads(text, object_pairs_hook=partial(_object, halves=halves))
+        flaw = _flaw(found, halves)
+        if flaw is not None:
+            raise ValueError(f"something in it {flaw}")
         return found
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of these names and values; for `json.loads(..., object_pairs_hook=unique)`.
+
+    Raises:
+        ValueError: a name is there twice.
+    """
     found = dict(pairs)
     if len(found) < len(pairs):
         counts = Counter(name for name, _ in pairs)
         twice = next(name for name, count in counts.items() if count > 1)
         raise ValueError(f"the name {twice!r:.80} is there twice; remove one")
-    for name, value in pairs:
-        if not _is_finite(value):
-            raise ValueError(f"{name:.80} is not a finite number")
     return found
 
 
-def _is_finite(value: Any) -> bool:
-    """Whether a number is, or all of a list; an object in it has been looked at already."""
+def is_whole(text: str) -> bool:
+    """Whether a text has no half of a character: that is not Unicode, and cannot be written."""
+    return text.isascii() or _HALF.search(text) is None
+
+
+def _object(pairs: list[tuple[str, Any]], halves: bool) -> dict[str, Any]:
+    found = unique(pairs)
+    for name, value in pairs:
+        if not halves and not is_whole(name):
+            raise ValueError(f"the name {name!r:.80} has half of a character in it")
+        flaw = _flaw(value, halves)
+        if flaw is not None:
+            raise ValueError(f"{name:.80} {flaw}")
+    return found
+
+
+def _flaw(value: Any, halves: bool) -> str | None:
+    """What is wrong with a value, or in a list; an object in it has been looked at already."""
     if isinstance(value, list):
-        return all(map(_is_finite, value))
-    return not isinstance(value, float) or math.isfinite(value)
+        return next(filter(None, (_flaw(part, halves) for part in value)), None)
+    if isinstance(value, float) and not math.isfinite(value):
+        return "is not a finite number"
+    if not halves and isinstance(value, str) and not is_whole(value):
+        return "has half of a character in it"
+    return None
 
 
 def read_yaml(path: Path) -> Any:
@@ -110,8 +139,9 @@ def read_yaml(path: Path) -> Any:
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is too large, is not YAML, names an object to make, has a name twice, is
-            nested too deeply, or repeats itself by aliases into more than `MOST_YAML_NODES`.
+        ValueError: it is too large, is not YAML, names an object to make, has a name twice or
+            half of a character, is nested too deeply, or repeats itself by aliases into more than
+            `MOST_YAML_NODES`.
     """
     loader = _Loader(read_text(path, MOST_YAML_BYTES))
     try:
@@ -133,7 +163,15 @@ def read_yaml(path: Path) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """Makes plain values only, and refuses a key that stands twice in a mapping."""
+    """Makes plain values only; refuses a key that stands twice, and halves of characters."""
+
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
+        value = super().construct_scalar(node)
+        if isinstance(value, str) and not is_whole(value):
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{value!r:.80} has half of a character in it", node.start_mark
+            )
+        return value
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         # Before keys that are merged in (`<<`), which one written out may well replace.

@@ -8,15 +8,20 @@ no generator. Nothing of a file is ever run: torch's restricted unpickler and sa
 
 from __future__ import annotations
 
+import io
+import math
 import re
+import struct
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from transformers import AutoConfig
 
 from serve_app.documents import read_json
@@ -26,8 +31,12 @@ SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 """Of files that hold weights."""
 
 MOST_PARTS = 10_000
-"""Most layers, heads, experts or labels a configuration may ask for; each costs time and memory
-before its size is known."""
+"""Most layers, heads, experts or labels a configuration may ask for, and the highest rank of an
+adapter; each costs time and memory before its size is known."""
+
+MOST_STEPS = 50_000
+"""Most calls of torch that may describe a network: each of its parts takes one or two, and the
+largest published ones a few thousand. Layers of experts multiply."""
 
 WEIGHTS_PER_BYTE = 2
 """Most weights a file can hold in a byte: of four bits each."""
@@ -40,6 +49,23 @@ _PARTS = re.compile(
 )
 _FORBIDDEN = re.compile(r"GLOBAL (\S+)")
 _CONFIG = "config.json"
+_ADAPTER = "adapter_config.json"
+
+# Where transformers looks for weights, in this order: an index after the first is never read.
+_WEIGHTS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+
+# Names of a config.json that make transformers read another file than those checked here.
+_ELSEWHERE = ("configuration_files", "transformers_weights")
+
+# Numbers that may be infinite: state space models say so that there is no limit.
+_UNLIMITED = ("time_step_limit",)
+
+_GET_AGAIN = "get the weights again, best as safetensors"
 
 
 @contextmanager
@@ -94,49 +120,175 @@ def forbidden_name(error: BaseException | None) -> str | None:
     return None
 
 
-def require_sound_files(place: Path, kind: type[ConfigError] = ConfigError) -> None:
-    """Checks the zip files among the weights in `place`, a file or a directory; reads no weight.
+def require_sound_files(
+    place: Path, kind: type[ConfigError] = ConfigError, advice: str = _GET_AGAIN
+) -> None:
+    """Checks how the weights in `place` are kept; reads no weight.
 
-    torch writes its zip files uncompressed. One whose members are compressed, or together are
-    larger than the file, would take memory that its size does not show.
+    Zip files: torch writes them uncompressed. One whose members are compressed, or together are
+    larger than the file, would take memory that its size does not show. Index files: transformers
+    opens whatever they name, so each name must be one of the files checked here. An adapter's
+    configuration: its rank is memory as well. Types: of complex numbers one half would be lost.
+
+    Args:
+        place: a file or a directory.
+        kind: of the error.
+        advice: what the user can do about a zip file.
 
     Raises:
         ConfigError: of the `kind`, naming the file.
     """
     for path in _weight_files(place):
-        if not zipfile.is_zipfile(path):
-            continue
-        with refusing(f"{path} is damaged", kind), zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-        packed = [one.filename for one in members if one.compress_type != zipfile.ZIP_STORED]
-        held = sum(one.file_size for one in members)
-        if packed or held > path.stat().st_size:
-            why = f"{packed[0]} in it is compressed" if packed else f"it claims {held} bytes"
-            raise kind(
-                f"{path} is no file that torch wrote: {why}, and unpacking it could fill the "
-                "memory; get the weights again, best as safetensors"
-            )
+        if path.suffix == ".safetensors":
+            _require_real(path, kind)
+        else:
+            _require_sound_zip(path, kind, advice)
+    first = next((name for name in _WEIGHTS if (place / name).is_file()), "")
+    if first.endswith(".json"):
+        _require_sound_index(place / first, kind)
+    if (place / _ADAPTER).is_file():
+        _require_sound_adapter(place / _ADAPTER, kind)
+
+
+def _require_real(path: Path, kind: type[ConfigError]) -> None:
+    odd = []
+    with refusing(f"{path} is damaged", kind):
+        try:
+            with safe_open(path, framework="pt") as file:
+                for name in file.keys():  # noqa: SIM118 - it is no mapping
+                    if file.get_slice(name).get_dtype().startswith("C"):
+                        odd.append(name)
+        except (SafetensorError, OSError):
+            return  # loading it says more
+    if odd:
+        raise kind(f"{path}: {listed(odd)} hold no plain numbers; {_GET_AGAIN}")
+
+
+def _require_sound_zip(path: Path, kind: type[ConfigError], advice: str) -> None:
+    with refusing(f"cannot read {path}", kind), path.open("rb") as file:
+        # As torch tells a zip file; any other it reads in ways that unpack nothing.
+        if file.read(4) != b"PK\x03\x04":
+            return
+        size = file.seek(0, io.SEEK_END)
+        file.seek(max(0, size - _END.size - _LOCATOR.size - _RECORD.size))
+        end = file.read()
+    if not _has_one_directory(end, size):
+        raise kind(
+            f"{path} is damaged: torch ends a zip file with its one list of contents, and this "
+            f"file has another end; {advice}"
+        )
+    with refusing(f"{path} is damaged", kind), zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+    packed = [one.filename for one in members if one.compress_type != zipfile.ZIP_STORED]
+    held = sum(one.file_size for one in members)
+    if packed or held > size:
+        why = f"{packed[0]} in it is compressed" if packed else f"it claims {held} bytes"
+        raise kind(
+            f"{path} is no file that torch wrote: {why}, and unpacking it could fill the "
+            f"memory; {advice}"
+        )
+
+
+# How a zip file ends (APPNOTE.TXT 4.3.14 to 4.3.16): the record and the locator of large files,
+# which torch always writes, and the record of all.
+_RECORD = struct.Struct("<4sQHHIIQQQQ")
+_LOCATOR = struct.Struct("<4sIQI")
+_END = struct.Struct("<4sHHHHIIH")
+
+
+def _has_one_directory(end: bytes, size: int) -> bool:
+    """Whether a zip file's list of contents is where every reader looks for it.
+
+    Python searches for it from the end, torch goes where it is said to be: a file with two lists
+    shows one to each. So it must end right before what points at it, and that must end the file.
+
+    Args:
+        end: the last bytes of the file, as many as the three structures have, or all there are.
+        size: of the file.
+    """
+    if len(end) < _END.size:
+        return False
+    mark, disk, first, _, _, length, start, comment = _END.unpack(end[-_END.size :])
+    if mark != b"PK\x05\x06" or disk or first or comment:
+        return False
+    begins = size - _END.size
+    locator = end[: -_END.size][-_LOCATOR.size :]
+    if locator[:4] == b"PK\x06\x07":
+        begins -= _LOCATOR.size + _RECORD.size
+        _, disk, at, disks = _LOCATOR.unpack(locator)
+        if begins < 0 or disk or disks > 1 or at != begins:
+            return False
+        mark, *_, length, start = _RECORD.unpack(end[: _RECORD.size])
+        if mark != b"PK\x06\x06":
+            return False
+    return bool(start + length == begins)
+
+
+def _require_sound_index(path: Path, kind: type[ConfigError]) -> None:
+    with refusing(f"cannot read {path}", kind):
+        document = read_json(path)
+        names = document.get("weight_map") if isinstance(document, dict) else None
+        if not isinstance(names, dict) or not names:
+            raise kind(f"{path} must have a weight_map of names of files")
+        known = {one.name for one in _weight_files(path.parent)}
+        for name in dict.fromkeys(map(str, names.values())):
+            if name not in known:
+                raise kind(
+                    f"{path}: {name!r:.120} is no file of weights beside it (the name must end in "
+                    f"{', '.join(SUFFIXES)}); get the model again from where it is published"
+                )
+
+
+def _require_sound_adapter(path: Path, kind: type[ConfigError]) -> None:
+    with refusing(f"cannot read {path}", kind):
+        document = _read_numbers(path, kind, lambda _: False)
+        ranks = document.get("rank_pattern")
+        ranks = {**(ranks if isinstance(ranks, dict) else {}), "r": document.get("r")}
+        for name, value in ranks.items():
+            if isinstance(value, int | float) and value > MOST_PARTS:
+                raise kind(_too_many(path, name, value))
 
 
 def read_config(directory: Path, kind: type[ConfigError] = ConfigError) -> Any:
     """The transformers configuration of the model in `directory`; no code of it is run.
 
     Raises:
-        ConfigError: of the `kind`: it is missing, malformed or unknown to transformers, or asks for
-            more parts than any model has.
+        ConfigError: of the `kind`: it is missing, malformed or unknown to transformers, asks for
+            more parts than any model has, has a number that is not finite, or would have other
+            files read in its place.
     """
-    path = directory / _CONFIG
     with refusing(f"cannot read the model config in {directory}", kind):
-        document = read_json(path, strict=False)
-        if not isinstance(document, dict):
-            raise kind(f"{path} must hold a JSON object")
-        for name, value in _numbers(document):
-            if _PARTS.search(name) and value > MOST_PARTS:
+        path = directory / _CONFIG
+        document = _read_numbers(path, kind, _PARTS.search)
+        for name in _names(document):
+            if name in _ELSEWHERE:
                 raise kind(
-                    f"{path}: {name} is {value:.6g}; at most {MOST_PARTS} can be used. Get the "
-                    "model again from where it is published"
+                    f"{path}: {name} names other files, which would not be checked; take it out, "
+                    "and keep one configuration and one set of weights in a directory"
                 )
         return AutoConfig.from_pretrained(directory, trust_remote_code=False)
+
+
+def _read_numbers(
+    path: Path, kind: type[ConfigError], is_part: Callable[[str], object]
+) -> dict[str, Any]:
+    """A configuration whose numbers are finite, and those of `is_part` few enough."""
+    document = read_json(path, strict=False)
+    if not isinstance(document, dict):
+        raise kind(f"{path} must hold a JSON object")
+    for name, value in _numbers(document):
+        if not math.isfinite(value) and not (value == math.inf and name in _UNLIMITED):
+            raise kind(f"{path}: {name} is {value}, and no number of a model is")
+        if is_part(name) and value > MOST_PARTS:
+            raise kind(_too_many(path, name, value))
+    return document
+
+
+def _too_many(path: Path, name: str, value: float) -> str:
+    return (
+        f"{path}: {name} is {value:.6g}; at most {MOST_PARTS} can be used. Get the "
+        "model again from where it is published"
+    )
 
 
 def require_fitting(
@@ -144,7 +296,7 @@ def require_fitting(
 ) -> None:
     """Checks that the network a configuration describes can be held by the weights in `place`.
 
-    Only shapes are computed. Where `place` has no weights, nothing is checked: loading says so.
+    Only shapes are computed.
 
     Args:
         family: such as `AutoModel`.
@@ -153,12 +305,19 @@ def require_fitting(
         kind: of the error.
 
     Raises:
-        ConfigError: of the `kind`, with both sizes.
+        ConfigError: of the `kind`, with both sizes; or there are no weights.
     """
     size = weight_bytes(place)
     if size == 0:
-        return
-    with refusing(f"{place}: its config.json describes no network", kind), torch.device("meta"):
+        raise kind(
+            f"{place} has no weights: no file in it that is not empty ends in "
+            f"{', '.join(SUFFIXES)}; get the model again from where it is published"
+        )
+    with (
+        refusing(f"{place}: its config.json describes no network", kind),
+        torch.device("meta"),
+        _FewSteps(place, kind),
+    ):
         network = family.from_config(config, trust_remote_code=False)
     wanted = sum(parameter.numel() for parameter in network.parameters())
     tables = sum(buffer.nbytes for buffer in network.buffers())
@@ -168,6 +327,26 @@ def require_fitting(
             f"{tables:.3g} bytes of tables, but the files of weights have {size:.3g} bytes; use "
             "the config.json that belongs to them"
         )
+
+
+class _FewSteps(TorchFunctionMode):
+    """Ends the making of a network within once it takes more than `MOST_STEPS`; of this thread."""
+
+    def __init__(self, place: Path, kind: type[ConfigError]) -> None:
+        super().__init__()
+        self._place, self._kind, self._count = place, kind, 0
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        self._count += 1
+        if self._count > MOST_STEPS:
+            raise self._kind(
+                f"{self._place}: config.json describes a network of so many parts that it took "
+                f"{MOST_STEPS} steps to begin it, which no model has; use the config.json that "
+                "belongs to the weights"
+            )
+        return function(*args, **(kwargs or {}))
 
 
 def weight_bytes(place: Path) -> int:
@@ -180,6 +359,8 @@ def require_finite(
 ) -> None:
     """Checks that every weight is a number; one NaN would make every score one, or none.
 
+    A number that float32 does not hold counts as infinite, since it becomes that when it is used.
+
     Args:
         state: the weights by name.
         place: where they are from.
@@ -189,9 +370,26 @@ def require_finite(
     Raises:
         ConfigError: of the `kind`; names the weights.
     """
+    strange = [name for name, value in state.items() if not is_plain(value)]
+    if strange:
+        raise kind(f"{place}: {listed(strange)} hold no plain numbers; {advice}")
     broken = [name for name, value in state.items() if not _is_finite(value)]
     if broken:
         raise kind(f"{place}: NaN or infinity in {listed(broken)}; {advice}")
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a value is a tensor that has as many numbers as it says, real ones, in memory.
+
+    A file may also say that a tensor is sparse, quantised, complex, of no storage (`meta`), or one
+    number in a million places; nothing that is loaded here has such weights.
+    """
+    return (
+        isinstance(value, Tensor)
+        and value.layout is torch.strided
+        and not (value.is_quantized or value.is_complex() or value.is_nested or value.is_meta)
+        and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
+    )
 
 
 def listed(names: list[str], most: int = 6) -> str:
@@ -212,12 +410,23 @@ def _is_finite(value: Tensor) -> bool:
     if value.element_size() == 1:  # torch has no comparisons of 8-bit floats
         value = value.float()
     # The least and the largest: one pass, and no table of what is finite beside the weights.
-    return bool(torch.isfinite(torch.stack(torch.aminmax(value.detach()))).all())
+    return bool(torch.isfinite(torch.stack(torch.aminmax(value.detach())).float()).all())
+
+
+def _names(value: Any) -> Iterator[str]:
+    """Of every object within."""
+    for part in value.values() if isinstance(value, dict) else value:
+        if isinstance(part, dict | list):
+            yield from _names(part)
+    if isinstance(value, dict):
+        yield from value
 
 
 def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
     if isinstance(value, dict):
         for key, part in value.items():
+            if key == "__float__" and isinstance(part, str):  # how transformers writes NaN
+                yield name, float(part)
             yield from _numbers(part, key)
     elif isinstance(value, list):
         for part in value:

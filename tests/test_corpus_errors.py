@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from serve_app.corpus import ScoreJob, Scores
+from serve_app.corpus import ScoreJob, Scores, reading
 from serve_app.errors import ConfigError, InvalidInput
 from tests.corpus_runs import left, prepare, run
 from tests.corpus_tools import OverlapScorer, make_rows, write_rows
@@ -80,6 +82,8 @@ def test_a_failure_that_is_not_about_texts_ends_the_run_and_keeps_the_rest(tmp_p
         ("in.csv", b'original,summary\n"a\n\nb",b\nc\n', r"row 2 \(up to line 5\)"),
         ("in.jsonl", b'{"original": 1}\n\xff\n', r"row 2 is not UTF-8 text \(byte 16\)"),
         ("in.jsonl", b"[" * 100_000, "line 1 is not JSON"),
+        ("in.jsonl", b'{"a": 1}\n{"a": 1, "a": 2}\n', "line 2 .* 'a' is there twice"),
+        ("in.jsonl", b'{"a": 1}\n{"\\ud800": 2}\n', "line 2: .*half of a character in its name"),
     ],
 )
 def test_a_malformed_file_is_named_to_the_row(
@@ -89,6 +93,42 @@ def test_a_malformed_file_is_named_to_the_row(
     with pytest.raises(InvalidInput, match=message) as caught:
         prepare(tmp_path / name, tmp_path / "out.csv")
     assert str(tmp_path / name) in caught.value.message
+
+
+@pytest.mark.parametrize("name", ["in.csv", "in.jsonl"])
+def test_the_lines_of_a_row_count_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(reading, "LONGEST_ROW", 1 << 20)
+    line = "word " * 20_000 + "\n"
+    rows = [{"original": line * 5, "summary": "b"}] * 20  # half of what a row may have, each
+    assert prepare(write_rows(tmp_path / name, rows), tmp_path / "out.csv").corpus.rows == 20
+    (tmp_path / "in.csv").write_text(f'original,summary\na,b\n"{line * 11}",b\n')
+    with pytest.raises(InvalidInput, match="row 2 has more than 1 MiB in its lines"):
+        reading.scan(tmp_path / "in.csv")
+
+
+def test_long_values_of_a_parquet_file_are_decoded_few_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "LONGEST_ROW", 1000)
+    fixed = pa.array([bytes(300)] * 10, pa.binary(300))
+    pq.write_table(pa.table({"original": ["a"] * 10, "other": fixed}), tmp_path / "in.parquet")
+    source = reading.scan(tmp_path / "in.parquet").source
+    sizes = [batch.num_rows for batch in reading.parquet_batches(reading.open_parquet(source))]
+    assert sizes == [3, 3, 3, 1]
+
+
+def test_a_list_that_takes_far_more_than_its_size_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "_AT_ONCE", 8000)
+    for count in (1000, 1001):
+        table = pa.table({"original": ["a"], "other": [[0] * count]})
+        pq.write_table(table, tmp_path / f"{count}.parquet")
+    assert reading.scan(tmp_path / "1000.parquet").rows == 1
+    with pytest.raises(InvalidInput, match=r"the lists of other\.list\.element take"):
+        reading.scan(tmp_path / "1001.parquet")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -10,7 +11,8 @@ from hypothesis import strategies as st
 
 from serve_app.errors import InvalidInput
 from serve_app.metrics.readability import readability, readability_batch
-from tests.fuzz.texts import READERS, TEXTS, Models, answer
+from tests.fuzz.tables import LEAST_S, LENGTH, LONGEST, MOST_GROWTH
+from tests.fuzz.texts import READERS, TEXTS, Models, answer, enough, growth
 
 ALPHABET = st.one_of(
     st.characters(),  # of any kind, lone surrogates among them
@@ -25,6 +27,10 @@ HOSTILE = st.one_of(
     st.text(ALPHABET, max_size=120),
     st.lists(UNITS | st.text(ALPHABET, max_size=8), max_size=30).map("".join),
 )
+LONGEST_S = 20
+"""Processor time for what takes a tenth of a second: a slow machine passes, a pattern that looks at
+all pairs of characters does not."""
+
 FIXTURE = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 
 
@@ -39,9 +45,39 @@ def test_any_text_has_finite_numbers_or_is_refused(name: str, text: str) -> None
 
 @pytest.mark.parametrize("name", READERS)
 def test_texts_that_break_programs_do_not_break_these(name: str) -> None:
+    started = time.process_time()
     for label, make in TEXTS.items():
         found = answer(READERS[name], make(3000))
         assert isinstance(found, list) or found == "no_words", label
+    assert time.process_time() - started < LONGEST_S
+
+
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [
+        ("sentences", "full stops with spaces"),
+        ("readability", "one number"),
+        ("glossary", "articles"),
+        ("passages", "spaces after a heading"),
+        ("explanation", "terms"),
+        ("report marking", "words"),
+    ],
+)
+def test_twice_the_text_takes_about_twice_the_time(name: str, label: str) -> None:
+    reader, make = READERS[name], TEXTS[label]
+    length = enough(reader, make, LENGTH // 8, LEAST_S, LONGEST)
+    ratios = (growth(reader, make, length)[1] for _ in range(3))  # a busy machine may spoil one
+    assert any(ratio < MOST_GROWTH for ratio in ratios)
+
+
+@pytest.mark.parametrize("name", ["readability", "explanation", "prompt", "windows"])
+def test_punctuation_alone_is_refused(name: str) -> None:
+    assert answer(READERS[name], TEXTS["only punctuation"](100)) == "no_words"
+
+
+def test_the_models_refuse_punctuation_alone(models: Models) -> None:
+    for name, reader in models.readers().items():
+        assert answer(reader, TEXTS["only punctuation"](100)) == "no_words", name
 
 
 @pytest.fixture(scope="module")
@@ -127,4 +163,6 @@ def test_more_pairs_than_are_held_at_once_score_the_same(
 def test_a_heading_and_a_hundred_thousand_blanks_take_no_time() -> None:
     """With two runs of blanks side by side in its pattern, this took minutes."""
     text = "Methods" + " " * 100_000 + "x."
+    started = time.process_time()
     assert answer(READERS["passages"], text) == [1.0]
+    assert time.process_time() - started < LONGEST_S

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from serve_app.corpus.places import Place, place
+from serve_app.documents import is_whole, unique
 from serve_app.errors import InvalidInput
 
 Format = Literal["csv", "jsonl", "parquet"]
@@ -27,7 +28,8 @@ Row = dict[str, Any]
 OnRow = Callable[[int, Row], None]
 
 LONGEST_ROW = 64 << 20
-"""Most bytes of one row: a thousand times a long article."""
+"""Most bytes of one row of CSV or JSON lines, all its lines together, and of one value of fixed
+length in Parquet: a thousand times a long article."""
 
 MOST_UNPACKED = 1000
 """A Parquet file may unpack to so many times its size (counted as a MiB at least): texts that are
@@ -36,6 +38,8 @@ repeated in every row reach a tenth of that."""
 _ROW_COST = 64  # bytes that a row counts beside its content
 _CHUNK = 1 << 20  # bytes hashed at a time
 _PARQUET_ROWS = 256  # rows decoded at a time
+_AT_ONCE = 256 << 20  # bytes that may be decoded together where a file says little of them
+_PER_STORED = 16  # bytes of memory a byte of a list may become: of one that is there once
 
 
 @dataclass(frozen=True)
@@ -222,6 +226,7 @@ class _Lines:
         self._file = file
         self._first = start
         self.position = 0
+        self.begins = 0  # where the row does of which the line is part
         self.count = 0
         self.row = 0  # of which the line is part, for messages
         self.hash = hashlib.sha256()
@@ -241,6 +246,12 @@ class _Lines:
             )
         begins = self.position
         self.position += len(line)
+        if self.position - self.begins > LONGEST_ROW:
+            where = f"row {self.row}" if self.row else "the header"
+            raise InvalidInput(
+                f"{self._name}: {where} has more than {LONGEST_ROW >> 20} MiB in its lines; is a "
+                "closing quote missing?"
+            )
         self.count += 1
         self.hash.update(line)
         # Spreadsheets write a byte order mark, which would join the first name.
@@ -289,7 +300,8 @@ def _csv_rows(name: str, lines: _Lines, columns: Sequence[str]) -> Iterator[tupl
         reader = csv.reader(lines, strict=True)
         number = 1
         while True:
-            start, lines.row = lines.position, number
+            start = lines.begins = lines.position
+            lines.row = number
             cells = next(reader, None)
             if cells is None:
                 return
@@ -333,13 +345,21 @@ def _json_rows(name: str, lines: _Lines) -> Iterator[tuple[Row, int]]:
     for number, line in enumerate(lines, start=1):
         if line.strip():
             try:
-                row = json.loads(line)
+                row = json.loads(line, object_pairs_hook=unique)
             except (ValueError, RecursionError) as error:
                 raise InvalidInput(f"{name}: line {number} is not JSON: {error}") from error
             if not isinstance(row, dict):
                 raise InvalidInput(f"{name}: line {number} is not a JSON object")
+            # A cell may have half of a character: its row is refused, or keeps it escaped. A column
+            # would be found to have no name that can be written once all is scored.
+            odd = next((column for column in row if not is_whole(column)), None)
+            if odd is not None:
+                raise InvalidInput(
+                    f"{name}: line {number}: the column {odd!r:.80} has half of a character in its "
+                    "name"
+                )
             yield row, start
-        start = lines.position
+        start = lines.begins = lines.position
         lines.row = number + 1
 
 
@@ -390,16 +410,19 @@ class Parquet:
 
     Attributes:
         name: for messages.
-        file: the `pyarrow.parquet.ParquetFile`, which reads texts as dictionaries: one that is
-            repeated a million times is in memory once, until it is known how much it is in all.
+        file: the `pyarrow.parquet.ParquetFile`, which reads texts and bytes as dictionaries, also
+            those in lists: one that is repeated a million times is in memory once, until it is
+            known how much it is in all.
         schema_arrow: the types of the columns as they are in the file.
         most: bytes it may unpack to.
+        rows: how many are decoded at a time.
     """
 
     name: str
     file: Any
     schema_arrow: Any
     most: int
+    rows: int
 
     @property
     def metadata(self) -> Any:
@@ -419,23 +442,43 @@ def _parquet_file(name: str, file: BinaryIO) -> Parquet:
         # Buffered and not prefetched: a row group larger than memory must be readable too.
         options: dict[str, Any] = {"buffer_size": _CHUNK, "pre_buffer": False}
         plain = pq.ParquetFile(file, **options)
-        schema = plain.schema_arrow
-        texts = [
-            one.name
-            for one in schema
-            if pa.types.is_string(one.type) or pa.types.is_large_string(one.type)
-        ]
+        leaves = [plain.schema.column(at) for at in range(plain.metadata.num_columns)]
+        texts = [one.path for one in leaves if one.physical_type == "BYTE_ARRAY"]
         size = file.seek(0, io.SEEK_END)
         found = pq.ParquetFile(file, metadata=plain.metadata, read_dictionary=texts, **options)
+        groups = found.metadata.num_row_groups
     except (pa.ArrowException, OSError, ValueError) as error:
         raise InvalidInput(f"{name} is not a Parquet file: {error}") from error
     most = MOST_UNPACKED * max(size, 1 << 20)
-    columns = range(found.metadata.num_columns)
-    for group in range(found.metadata.num_row_groups):
-        row_group = found.metadata.row_group(group)
-        if sum(row_group.column(at).total_uncompressed_size for at in columns) > most:
-            raise InvalidInput(_too_much(name, most))
-    return Parquet(name, found, schema, most)
+    for at in range(groups):
+        _require_honest(name, found.metadata.row_group(at), leaves, most)
+    # Values of fixed length are in no dictionary: few rows of long ones, so that little is decoded
+    # before it is counted.
+    fixed = sum(one.length for one in leaves)
+    rows = max(1, min(_PARQUET_ROWS, LONGEST_ROW // max(fixed, 1)))
+    return Parquet(name, found, plain.schema_arrow, most, rows)
+
+
+def _require_honest(name: str, group: Any, leaves: Sequence[Any], most: int) -> None:
+    """Raises `InvalidInput` where a row group says that it takes more memory than it may.
+
+    The content of lists may all be in one row, so what is decoded at a time does not bound it.
+    """
+    stored = decoded = 0
+    for at, leaf in enumerate(leaves):
+        chunk = group.column(at)
+        values = chunk.num_values * (leaf.length or 8)  # of those of no fixed length, a pointer
+        allowed = max(_AT_ONCE, _PER_STORED * chunk.total_uncompressed_size)
+        if leaf.length > LONGEST_ROW or (leaf.max_repetition_level and values > allowed):
+            what, size = ("lists", values) if leaf.max_repetition_level else ("values", leaf.length)
+            raise InvalidInput(
+                f"{name}: the {what} of {leaf.path} take {size >> 20} MiB, far more than their "
+                "size in the file; leave the column out, or save it as JSON lines"
+            )
+        stored += chunk.total_uncompressed_size
+        decoded += values
+    if max(stored, decoded) > most:
+        raise InvalidInput(_too_much(name, most))
 
 
 def _too_much(name: str, most: int) -> str:
@@ -468,15 +511,14 @@ def parquet_batches(
     name, unpacked = parquet.name, 0
     try:
         for batch in parquet.file.iter_batches(
-            batch_size=_PARQUET_ROWS, row_groups=groups, columns=columns, use_threads=False
+            batch_size=parquet.rows, row_groups=groups, columns=columns, use_threads=False
         ):
             unpacked += _ROW_COST * batch.num_rows + sum(map(_unpacked, batch.columns))
             if unpacked > parquet.most:
                 raise InvalidInput(_too_much(name, parquet.most))
             fields = [parquet.schema_arrow.field(one) for one in batch.schema.names]
             plain = [
-                column if column.type == one.type else column.dictionary_decode().cast(one.type)
-                for column, one in zip(batch.columns, fields, strict=True)
+                _plain(column, one.type) for column, one in zip(batch.columns, fields, strict=True)
             ]
             yield pa.record_batch(plain, schema=pa.schema(fields))
     except (pa.ArrowException, OSError) as error:
@@ -488,10 +530,24 @@ def _unpacked(column: Any) -> int:
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    if pa.types.is_nested(column.type):
+        parts = [column.keys, column.items] if pa.types.is_map(column.type) else column.flatten()
+        return 8 * len(column) + sum(map(_unpacked, parts if isinstance(parts, list) else [parts]))
     if not pa.types.is_dictionary(column.type) or not len(column.dictionary):
         return int(column.nbytes)
     lengths = pc.binary_length(column.dictionary).take(column.indices)
     return int(pc.sum(lengths).as_py() or 0)
+
+
+def _plain(column: Any, kind: Any) -> Any:
+    """A column as the file has it, where it was read as a dictionary or has such within."""
+    import pyarrow as pa
+
+    if column.type == kind:
+        return column
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    return column.cast(kind)
 
 
 def _parquet_rows(source: Source, block: Block, columns: Sequence[str] | None) -> list[Row]:

@@ -26,6 +26,7 @@ from serve_app.errors import CheckpointError
 from serve_app.metrics.align_model import HEADS, AlignModel
 from serve_app.weights import (
     forbidden_name,
+    is_plain,
     listed,
     read_config,
     reason,
@@ -89,7 +90,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], str | None]:
     """
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint file {path}; {_ADVICE}")
-    require_sound_files(path, CheckpointError)
+    require_sound_files(path, CheckpointError, _ADVICE)
     try:
         with torch.serialization.safe_globals(_CONTAINERS):
             # Only the zip format can be mapped; the one before torch 1.6 is read whole.
@@ -110,7 +111,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], str | None]:
     state = content.get("state_dict") if isinstance(content, Mapping) else None
     if not isinstance(state, Mapping) or not state:
         raise CheckpointError(f"{path} has no state_dict, so Lightning did not write it; {_ADVICE}")
-    strange = [str(name) for name, value in state.items() if not isinstance(value, Tensor)]
+    strange = [str(name) for name, value in state.items() if not is_plain(value)]
     if strange:
         raise CheckpointError(f"{path}: {listed(strange)} hold no weights; {_ADVICE}")
     hyper = content.get("hyper_parameters")

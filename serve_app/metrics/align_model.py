@@ -9,8 +9,8 @@ head gives a degree. This module knows weights and logits, not text.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +25,7 @@ from serve_app.errors import CheckpointError
 from serve_app.metrics.packed import PackedEncoder, PackedForward, supports
 from serve_app.metrics.quiet import quiet_loading
 from serve_app.weights import (
+    listed,
     read_config,
     refusing,
     require_finite,
@@ -33,6 +34,8 @@ from serve_app.weights import (
 )
 
 HEADS = ("bin_layer", "tri_layer", "reg_layer")
+_HEAD_WEIGHTS = tuple(f"{head}.{part}" for head in HEADS for part in ("weight", "bias"))
+_ADVICE = "get the model again from where it is published"
 DEFAULT_CHUNK_WORDS = 350
 
 
@@ -83,7 +86,8 @@ class CompactConfig:
 
     Attributes:
         name: what results are labelled with.
-        base: reference of the encoder the weights are a difference from.
+        base: the encoder the weights are a difference from: `embedded:NAME` or a local directory;
+            a file does not decide what is downloaded.
         rank: columns kept of each matrix difference.
         chunk_words: context chunk size the model was tuned for, in words.
         eval_mode: the mode that does best on development data.
@@ -147,46 +151,96 @@ def load_compact(directory: Path) -> tuple[AlignModel, CompactConfig, Path]:
     """The model, its config, and the base encoder's directory (which has the tokenizer).
 
     Raises:
-        CheckpointError: a file is missing, or does not fit the base encoder.
+        CheckpointError: a file is missing or malformed, does not fit the base encoder, or the two
+            together lack a weight: transformers would draw it at random.
     """
     with refusing(f"{directory} is not a compact AlignScore model", CheckpointError):
-        document = read_json(directory / "config.json")
-        document.pop("plainmed_format")
-        config = CompactConfig(**document)
+        config = _read_compact(directory / "config.json")
         tensors = load_file(directory / "model.safetensors")
+    require_finite(tensors, directory, _ADVICE, CheckpointError)
     base_directory = resolve(config.base)
-    with refusing(f"{directory}: cannot load its base {config.base}", CheckpointError):
-        require_sound_files(base_directory, CheckpointError)
-        base_config = read_config(base_directory, CheckpointError)
-        require_fitting(AutoModel, base_config, base_directory, CheckpointError)
-        with quiet_loading():
-            base = AutoModel.from_pretrained(
-                base_directory, attn_implementation="sdpa", trust_remote_code=False
-            )
+    base, missing = _load_base(base_directory, f"{directory}: cannot load its base {config.base}")
     model = AlignModel(base)
     state = model.state_dict()
+    parts = _parts(tensors, state, directory, config.base)
+    whole = parts["full"]
+    missing = [name for name in (*_HEAD_WEIGHTS, *missing) if name not in whole]
+    if missing:
+        raise CheckpointError(f"{directory}: no weights for {listed(missing)}; {_ADVICE}")
+    for name, tensor in whole.items():
+        _require_shape(name, tensor.shape, state, directory)
+        state[name].copy_(tensor)
+    for name, left in parts["left"].items():
+        right = parts["right"][name]
+        # Before they are multiplied: small factors may claim a product that fills the memory.
+        if left.ndim != 2 or right.ndim != 2 or left.shape[1] != right.shape[0]:
+            raise CheckpointError(f"{directory}: the factors of {name} do not fit")
+        _require_shape(name, (left.shape[0], right.shape[1]), state, directory)
+        state[name].add_(left.float() @ right.float())
+    require_finite(model.state_dict(), directory, _ADVICE, CheckpointError)
+    return model.eval(), config, base_directory
+
+
+def _read_compact(path: Path) -> CompactConfig:
+    """Raises `CheckpointError` where a value is of another type, or `ValueError` for no JSON."""
+    document = read_json(path)
+    document.pop("plainmed_format")
+    for field in fields(CompactConfig):
+        value = document.get(field.name)
+        if type(value).__name__ != field.type:
+            raise CheckpointError(f"{path}: {field.name} is {value!r:.80}; it must be {field.type}")
+    config = CompactConfig(**document)
+    if "://" in config.base:
+        raise CheckpointError(
+            f"{path}: base is {config.base!r:.120}, and nothing is downloaded because a file says "
+            "so; fetch it, and put its directory there"
+        )
+    return config
+
+
+def _load_base(directory: Path, what: str) -> tuple[PreTrainedModel, list[str]]:
+    """The encoder in a directory, and which of the model's weights are not in its files."""
+    with refusing(what, CheckpointError), quiet_loading():
+        require_sound_files(directory, CheckpointError)
+        config = read_config(directory, CheckpointError)
+        require_fitting(AutoModel, config, directory, CheckpointError)
+        base, info = AutoModel.from_pretrained(
+            directory,
+            attn_implementation="sdpa",
+            dtype=torch.float32,
+            output_loading_info=True,
+            trust_remote_code=False,
+        )
+    return base, [f"base_model.{name}" for name in sorted(info["missing_keys"])]
+
+
+def _parts(
+    tensors: Mapping[str, Tensor], state: Mapping[str, Tensor], directory: Path, base: str
+) -> dict[str, dict[str, Tensor]]:
+    """The tensors of a file by kind (`full`, `left`, `right`) and the weight they are of.
+
+    Raises:
+        CheckpointError: one is of another kind or of no weight, or is not whole: half of its
+            factors, or factors beside the whole.
+    """
+    parts: dict[str, dict[str, Tensor]] = {"full": {}, "left": {}, "right": {}}
     for name, tensor in tensors.items():
         kind, _, target = name.partition(".")
-        if target not in state:
-            raise CheckpointError(f"{directory}: {target} is not a weight of {config.base}")
-        if kind == "full":
-            update = tensor
-        elif kind == "left":
-            if f"right.{target}" not in tensors:
-                raise CheckpointError(f"{directory}: {target} has only half of its factors")
-            with refusing(f"{directory}: the factors of {target} do not fit", CheckpointError):
-                update = state[target] + tensor.float() @ tensors[f"right.{target}"].float()
-        else:
-            continue
-        if update.shape != state[target].shape:
-            raise CheckpointError(
-                f"{directory}: {target} has shape {tuple(update.shape)}, "
-                f"the encoder wants {tuple(state[target].shape)}"
-            )
-        state[target].copy_(update)
-    missing = [head for head in HEADS if f"full.{head}.weight" not in tensors]
-    if missing:
-        raise CheckpointError(f"{directory}: no weights for {', '.join(missing)}")
-    advice = "get the model again from where it is published"
-    require_finite(model.state_dict(), directory, advice, CheckpointError)
-    return model.eval(), config, base_directory
+        if kind not in parts or target not in state:
+            raise CheckpointError(f"{directory}: {name:.120} is not a weight of {base}")
+        parts[kind][target] = tensor
+    for name in parts["left"].keys() ^ parts["right"].keys():
+        raise CheckpointError(f"{directory}: {name} has only half of its factors")
+    for name in parts["left"].keys() & parts["full"].keys():
+        raise CheckpointError(f"{directory}: {name} is there whole and in factors")
+    return parts
+
+
+def _require_shape(
+    name: str, shape: Sequence[int], state: Mapping[str, Tensor], directory: Path
+) -> None:
+    if tuple(shape) != tuple(state[name].shape):
+        raise CheckpointError(
+            f"{directory}: {name} has shape {tuple(shape)}, "
+            f"the encoder wants {tuple(state[name].shape)}"
+        )

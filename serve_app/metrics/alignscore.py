@@ -39,6 +39,7 @@ from serve_app.metrics.pair_tokens import PairEncoder
 from serve_app.metrics.results import AlignScoreResult, ClaimSentence
 from serve_app.metrics.sentences import split_sentences
 from serve_app.metrics.text import require_pairs
+from serve_app.metrics.tokenizer_checks import require_known_ids, token_limit
 from serve_app.settings import EvalMode
 from serve_app.weights import refusing
 
@@ -97,7 +98,8 @@ class AlignScorer:
         max_pairs: most of them that one context and claim may make in the `_sp` modes, or None.
 
     Raises:
-        ConfigError: an argument is out of its range, or the tokenizer is not a fast one.
+        ConfigError: an argument is out of its range, or the tokenizer is not a fast one, has no
+            padding token or belongs to another encoder.
     """
 
     def __init__(
@@ -123,9 +125,11 @@ class AlignScorer:
         self.chunk_words = chunk_words
         self.max_pairs = max_pairs
         config = model.base_model.config
+        limit = encoder_limit(model, tokenizer)
+        require_known_ids(tokenizer, model.base_model, name)
         self._pairs = PairEncoder(
             tokenizer,
-            encoder_limit(model, tokenizer),
+            limit,
             with_types=getattr(config, "type_vocab_size", 1) > 1,
         )
         pad = tokenizer.pad_token_id
@@ -321,8 +325,12 @@ def _summarise(
 
 
 def encoder_limit(model: AlignModel, tokenizer: Any) -> int:
-    """Most tokens a pair may have: what the tokenizer says, and the positions there are."""
-    limit = int(tokenizer.model_max_length)
+    """Most tokens a pair may have: what the tokenizer says, and the positions there are.
+
+    Raises:
+        CheckpointError: the tokenizer says no number.
+    """
+    limit = token_limit(tokenizer)
     embeddings = getattr(model.base_model, "embeddings", None)
     positions = getattr(embeddings, "position_embeddings", None)
     if isinstance(positions, torch.nn.Embedding):

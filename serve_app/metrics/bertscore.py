@@ -37,6 +37,7 @@ from serve_app.metrics.embedding_cache import EmbeddedText, EmbeddingCache
 from serve_app.metrics.encoder import Batch, EncoderRuntime, TokenSequence
 from serve_app.metrics.results import BertScoreResult
 from serve_app.metrics.text import require_pairs
+from serve_app.metrics.tokenizer_checks import require_known_ids
 
 LongText = Literal["truncate", "window"]
 
@@ -108,7 +109,8 @@ class BertScorer:
         cache_bytes: most bytes of reference embeddings kept between calls; 0 keeps none.
 
     Raises:
-        ConfigError: the layer does not exist, or the encoder or a setting cannot be used.
+        ConfigError: the layer does not exist, the encoder or a setting cannot be used, or the
+            tokenizer belongs to another encoder.
     """
 
     def __init__(
@@ -134,6 +136,7 @@ class BertScorer:
         self.cache = EmbeddingCache(cache_bytes)
         self._tokenizer = tokenizer
         limit = encoder_limit(encoder, tokenizer)
+        require_known_ids(tokenizer, encoder, name)
         self._runtime = EncoderRuntime(
             truncate_layers(encoder, layer, name),
             pad_token_id=tokenizer.pad_token_id,

@@ -15,6 +15,7 @@ from transformers import AutoModel, AutoTokenizer, GPT2Tokenizer, RobertaTokeniz
 from serve_app.documents import read_json
 from serve_app.errors import CheckpointError, ConfigError
 from serve_app.metrics.quiet import quiet_loading
+from serve_app.metrics.tokenizer_checks import token_limit
 from serve_app.weights import (
     read_config,
     refusing,
@@ -83,8 +84,12 @@ def truncate_layers(encoder: nn.Module, layer: int, name: str) -> nn.Module:
 
 def encoder_limit(encoder: Any, tokenizer: Any) -> int:
     """Most tokens of one input, special tokens included: the tokenizer's, or the positions there
-    are where those are fewer (a tokenizer that names no limit says about 1e30)."""
-    limit = int(tokenizer.model_max_length)
+    are where those are fewer.
+
+    Raises:
+        CheckpointError: the tokenizer's is no number.
+    """
+    limit = token_limit(tokenizer)
     positions = getattr(encoder.config, "max_position_embeddings", None)
     for module_name, module in encoder.named_modules():
         if module_name.endswith("position_embeddings") and isinstance(module, nn.Embedding):

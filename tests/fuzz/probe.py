@@ -36,7 +36,9 @@ class Case:
         name: what is wrong with it.
         build: writes it into an empty folder, and says what to load.
         load: loads it, as the application does.
-        says: regular expression that its refusal must match.
+        says: regular expression that its refusal must match; empty: it is good, and must load.
+        heavy: whether it takes seconds to make or to refuse; only `make test-slow` and `make fuzz`
+            have those.
     """
 
     loader: str
@@ -44,6 +46,7 @@ class Case:
     build: Callable[[Path], Path]
     load: Callable[[Path], object]
     says: str
+    heavy: bool = False
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import httpx
 from tests.fuzz import api
 from tests.fuzz.files import all_cases, run
 from tests.fuzz.probe import Outcome, in_a_fork
-from tests.fuzz.texts import ORIGINAL, READERS, TEXTS, Models, answer, growth
+from tests.fuzz.texts import ORIGINAL, READERS, TEXTS, Models, answer, enough, growth, seconds
 from tests.serve.conftest import Server, free_port
 
 LENGTH = 20_000
@@ -27,7 +27,9 @@ MOST_GROWTH = 3.0
 """Times more for twice the text: 2 is linear, 4 quadratic."""
 
 LEAST_S = 0.02
-"""Times below this say nothing of growth."""
+"""Times below this say nothing of growth: a longer text is taken, of `LONGEST` at most."""
+
+LONGEST = 500_000
 
 MILLION = 1_000_000
 _MEMORY = 16 << 30
@@ -109,11 +111,12 @@ def _reader(
             refused[outcome] += 1
         else:
             answered += 1
-        once, ratio = growth(reader, make, length, times=1)
-        slowest = max(slowest, (once, label))
+        slowest = max(slowest, (seconds(reader, make(length), times=1), label))
+        measured = enough(reader, make, length, LEAST_S, LONGEST)
+        once, ratio = growth(reader, make, measured, times=1)
         if once >= LEAST_S:
             if ratio > MOST_GROWTH / 1.2:  # a busy machine, or truly so
-                once, ratio = growth(reader, make, length, times=4)
+                once, ratio = growth(reader, make, measured, times=4)
             steepest = max(steepest, (ratio, label))
             if ratio > MOST_GROWTH:
                 found.problems.append(f"{name}: {label}: {once:.2f} s, twice: {ratio:.1f} times")

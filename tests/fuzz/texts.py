@@ -88,6 +88,7 @@ TEXTS: dict[str, Callable[[int], str]] = {
     "underscores": _repeated("_", "a ", " b"),
     "control tokens": _repeated(SPECIAL_TOKENS[1], "a "),
     "special tokens": _repeated("[SEP][CLS]</s>", "a "),
+    "only punctuation": _repeated("?!... - "),
 }
 """By name, each a function of the length wanted, in characters."""
 
@@ -255,6 +256,19 @@ def seconds(reader: Callable[[str], Sequence[float]], text: str, times: int = 2)
     finally:
         gc.enable()
     return best
+
+
+def enough(
+    reader: Callable[[str], Sequence[float]],
+    make: Callable[[int], str],
+    length: int,
+    least_s: float,
+    most: int,
+) -> int:
+    """A length from `length` up at which reading takes `least_s` seconds; `most` at most."""
+    while length < most and seconds(reader, make(length), times=1) < least_s:
+        length = min(2 * length, most)
+    return length
 
 
 def growth(

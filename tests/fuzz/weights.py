@@ -20,12 +20,14 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from serve_app.generation.causal_model import load_causal_model
 from serve_app.generation.prompting import Prompter
 from serve_app.merge import merging
 from serve_app.metrics.align_checkpoint import load_checkpoint
+from serve_app.metrics.align_model import AlignModel, CompactConfig, save_compact
 from serve_app.metrics.alignscore import AlignScorer
 from serve_app.metrics.bertscore import BertScorer
 from serve_app.training import trainer
@@ -164,6 +166,23 @@ def _first_matrix(content: dict[str, Any]) -> str:
     return next(name for name, value in sorted(content.items()) if value.ndim == 2)
 
 
+def of_matrix(change: Callable[[Tensor], Tensor]) -> Callable[[dict[str, Any]], None]:
+    """Puts another tensor in the place of the first matrix."""
+
+    def apply(content: dict[str, Any]) -> None:
+        name = _first_matrix(content)
+        content[name] = change(content[name])
+
+    return apply
+
+
+def overflow(value: Tensor) -> Tensor:
+    """A finite number that becomes infinite where it is used."""
+    found = value.double()
+    found.view(-1)[3] = 1e300
+    return found
+
+
 def poison(value: float) -> Callable[[dict[str, Any]], None]:
     def change(content: dict[str, Any]) -> None:
         content[_first_matrix(content)].view(-1)[3] = value
@@ -222,28 +241,166 @@ def text(name: str, content: str | bytes) -> Change:
     return change
 
 
+def sharded(shard: str, there: str = "") -> Change:
+    """An index beside the weights that names `shard`, and the weights where that is.
+
+    Args:
+        shard: what the index names.
+        there: the file in the folder that is moved there; empty: the safetensors.
+    """
+
+    def change(place: Path) -> None:
+        source = place / (there or "model.safetensors")
+        names = load_file(place / "model.safetensors").keys()
+        document = {"metadata": {}, "weight_map": dict.fromkeys(names, shard)}
+        (place / "model.safetensors.index.json").write_text(json.dumps(document))
+        (place / shard).parent.mkdir(exist_ok=True)
+        source.rename(place / shard)
+        (place / "model.safetensors").unlink(missing_ok=True)
+
+    return change
+
+
+def bomb_of_another_name(place: Path) -> None:
+    (place / "bomb").write_bytes(compressed(SMALL))
+    sharded("weights.data", "bomb")(place)
+
+
+def elsewhere(name: str, value: Any) -> Change:
+    """A configuration that sends transformers to another one."""
+
+    def change(place: Path) -> None:
+        content = json.loads((place / "config.json").read_text())
+        (place / "config.4.0.0.json").write_text(json.dumps(content))
+        config(**{name: value})(place)
+
+    return change
+
+
+def compact_on(change: Change) -> Callable[[Path], Path]:
+    """A compact model on a tiny encoder of its own, `base` beside it, and a change of that."""
+
+    def build(folder: Path) -> Path:
+        base, place = folder / "base", folder / "compact"
+        shutil.copytree(good("encoder"), base)
+        torch.manual_seed(0)
+        model = AlignModel(BertModel.from_pretrained(base))
+        save_compact(model, place, CompactConfig("tiny", str(base), 4, 40, "nli_sp"))
+        change(base)
+        return place
+
+    return build
+
+
+def without(*names: str) -> Callable[[dict[str, Any]], None]:
+    """Takes tensors away."""
+
+    def change(content: dict[str, Any]) -> None:
+        for name in names:
+            del content[name]
+
+    return change
+
+
+def half(content: dict[str, Any]) -> None:
+    """Takes one of each two factors of an adapter away."""
+    without(*[name for name in content if "lora_B" in name])(content)
+
+
+def wide_factors(content: dict[str, Any]) -> None:
+    """Two thin matrices in 0.2 MB, whose product would take 9 GB."""
+    name = "base_model.encoder.layer.0.output.dense.weight"
+    content[f"left.{name}"] = torch.zeros(50_000, 1, dtype=torch.bfloat16)
+    content[f"right.{name}"] = torch.zeros(1, 50_000, dtype=torch.bfloat16)
+
+
+def unknown_word(place: Path) -> None:
+    """A tokenizer whose last word has a number that no row of the encoder has."""
+    path = place / "tokenizer.json"
+    content = json.loads(path.read_text())
+    words = content["model"]["vocab"]
+    words[max(words, key=words.__getitem__)] = 400_000
+    path.write_text(json.dumps(content))
+
+
+SMALL = 64
+"""MiB of a bomb that is quick to make."""
+
+
 @cache
-def _compressed() -> bytes:
-    """A zip file with a GiB of zeros as the pickle, in a MiB."""
+def compressed(mib: int = 1024) -> bytes:
+    """A zip file with so many MiB of zeros as the pickle, in a thousandth of that."""
     written = io.BytesIO()
     with zipfile.ZipFile(written, "w") as archive:
         member = zipfile.ZipInfo("bomb/data.pkl")
         member.compress_type = zipfile.ZIP_DEFLATED
         with archive.open(member, "w") as file:
-            for _ in range(256):
-                file.write(bytes(4 << 20))
+            for _ in range(mib):
+                file.write(bytes(1 << 20))
         archive.writestr("bomb/version", "3\n")
     return written.getvalue()
 
 
-def zip_bomb(folder: Path) -> Path:
-    (folder / "bomb.ckpt").write_bytes(_compressed())
-    return folder / "bomb.ckpt"
+def ckpt_of(content: Callable[[], bytes]) -> Callable[[Path], Path]:
+    """A checkpoint of such bytes."""
+
+    def build(folder: Path) -> Path:
+        (folder / "bomb.ckpt").write_bytes(content())
+        return folder / "bomb.ckpt"
+
+    return build
 
 
-def bin_bomb(place: Path) -> None:
-    (place / "model.safetensors").unlink()
-    (place / "pytorch_model.bin").write_bytes(_compressed())
+def file_of(name: str, content: Callable[[], bytes]) -> Change:
+    """Puts such bytes in the place of the weights, under a name."""
+
+    def change(place: Path) -> None:
+        for weights in place.glob("*.safetensors"):
+            weights.unlink()
+        (place / name).write_bytes(content())
+
+    return change
+
+
+def two_lists() -> bytes:
+    """A bomb with a second list of its contents, which says that they are small.
+
+    Python reads the list before the end of the file, torch the one where the end points.
+    """
+    raw = compressed(SMALL)
+    end = raw.rindex(b"PK\5\6")
+    size, start = struct.unpack_from("<II", raw, end + 12)
+    mild, at = bytearray(raw[start : start + size]), 0
+    while at < size:
+        struct.pack_into("<H", mild, at + 10, 0)  # not compressed
+        mild[at + 24 : at + 28] = mild[at + 20 : at + 24]  # and as large as it is there
+        at += 46 + sum(struct.unpack_from("<HHH", mild, at + 28))
+    return raw[:end] + bytes(mild) + raw[end:]
+
+
+def long_end() -> bytes:
+    """A bomb that Python does not take for a zip file: it looks for the end in the last 64 KiB."""
+    return compressed(SMALL) + bytes(1 << 16)
+
+
+def two_disks() -> bytes:
+    """A zip file that says it goes on on another disk."""
+    raw = compressed(1)
+    end = raw.rindex(b"PK\5\6")
+    return raw[:end] + struct.pack("<4sIQI", b"PK\6\7", 0, end, 2) + raw[end:]
+
+
+def ckpt(change: Callable[[Tensor], Tensor]) -> Callable[[Path], Path]:
+    """A good checkpoint with another tensor in the place of one."""
+
+    def build(folder: Path) -> Path:
+        content = torch.load(FIXTURES / "tiny-roberta.ckpt", weights_only=True)
+        state = content["state_dict"]
+        state["tri_layer.weight"] = change(state["tri_layer.weight"])
+        torch.save(content, folder / "odd.ckpt")
+        return folder / "odd.ckpt"
+
+    return build
 
 
 def claims(folder: Path) -> Path:
