@@ -1,11 +1,13 @@
-"""Writes what an image holds as a CycloneDX 1.6 document, from its lock; `make sbom` runs it.
+"""Writes the Python packages of an image as a CycloneDX 1.6 document, from its lock; `make sbom`
+runs it.
 
     python scripts/sbom.py                                  # requirements.lock, into build/
     python scripts/sbom.py requirements-vllm.lock -o FILE
 
 Each package with version, package URL and the hashes of the files that pip accepts. torch's CPU
-build is not in requirements.lock (scripts/lock.py says why), so it is added without hashes. The
-document is checked against CycloneDX's own schema before it is written.
+build is not in requirements.lock (scripts/lock.py says why), so it is added without hashes. What
+the base image brings, Python and Debian's packages, is not in the document, which is checked
+against CycloneDX's own schema before it is written.
 """
 
 from __future__ import annotations

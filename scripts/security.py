@@ -4,7 +4,7 @@
     python scripts/security.py serve_app  # below these paths only
 
 What bandit leaves out, and why, stands in pyproject.toml. What looks like a secret and is none is
-in ALLOWED with its reason and number, so that one more in the same file is found. Known holes of
+in ALLOWED by its hash, with what it is, so that another in its place is found. Known holes of
 dependencies (pip-audit) are not looked for: that asks a service on the network.
 """
 
@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from detect_secrets.core.secrets_collection import SecretsCollection
@@ -30,41 +31,41 @@ _SKIPPED = re.compile(
 _NAME = "the name of a Kubernetes Secret, not its content"
 _FAKE = "made up for a test of what happens with secrets"
 _HASH = "an identifier or checksum made up for a test"
-ALLOWED: dict[str, tuple[int, str]] = {
-    "benchmarks/s3_download.py": (1, "the made-up credentials of a moto server on loopback"),
-    "docs/engines.md": (1, "the name of a setting and where its value comes from"),
-    "docs/operations.md": (1, _NAME),
-    "helm/plainmed/values-cpu.yaml": (1, _NAME),
-    "helm/plainmed/values-dev.yaml": (1, _NAME),
-    "helm/plainmed/values-gpu.yaml": (1, _NAME),
-    "helm/plainmed/values-ha.yaml": (2, _NAME),
-    "helm/plainmed/values-vllm.yaml": (1, _NAME),
-    "k8s/generator.yaml": (1, _NAME),
-    "k8s/metrics.yaml": (1, _NAME),
-    "tests/artifact_servers.py": (2, "the made-up credentials of a moto server, and a checksum"),
-    "tests/chaos/stage.py": (1, "the made-up credentials of a moto server on loopback"),
-    "tests/client/test_access.py": (1, _FAKE),
-    "tests/fixtures/helm/dev.yaml": (1, _NAME),
-    "tests/fixtures/helm/gpu-generator.yaml": (1, _NAME),
-    "tests/fixtures/helm/ha.yaml": (1, _NAME),
-    "tests/fixtures/helm/vllm-generator.yaml": (1, _NAME),
-    "tests/helm_releases.py": (3, _NAME),
-    "tests/openai_engine/test_starting.py": (1, _FAKE),
-    "tests/openai_engine/test_summaries.py": (1, _FAKE),
-    "tests/ops/fakes.py": (1, _HASH),
-    "tests/ops/test_chart.py": (1, _HASH),
-    "tests/ops/test_deploy.py": (2, _HASH),
-    "tests/serve/test_bad_requests.py": (1, _FAKE),
-    "tests/test_exposure.py": (1, "the name of a keys file"),
-    "tests/test_gateway.py": (1, _FAKE),
-    "tests/test_helm_keys.py": (1, _NAME),
-    "tests/test_helm_values.py": (1, _NAME),
-    "tests/test_safe_log.py": (1, _FAKE),
-    "tests/test_security.py": (1, _FAKE),
-    "tests/test_telemetry.py": (1, _FAKE),
-    "tests/test_terraform.py": (1, _FAKE),
-    "tests/test_traces.py": (1, _FAKE),
+_MOTO = "the made-up credentials of a moto server on loopback"
+ALLOWED: dict[str, str] = {
+    "sha1:9375c22fea543655d56c7040cf595ca6ed11f1a6": f"plainmed-api-keys: {_NAME}",
+    "sha1:34312a8fdb24bb59f74571bbb43fda53a3f9329d": f"plainmed-redis: {_NAME}",
+    "sha1:2188596cc0fd84dbb771eb5973b30904aa801b49": f"the same in docs/operations.md: {_NAME}",
+    "sha1:4929fca9d47db1f6c2520ce3d6bdd6a9304c9812": f"tls: {_NAME}",
+    "sha1:65acf0a7ced564a4880cf946224e60b745d3d631": f"hub: {_NAME}",
+    "sha1:84748aed4fb3d7b314c59e90b9b7ae5f21c79a9b": f"ray-token: {_NAME}",
+    "sha1:5944ae25418ceabcf285dca1d721b77888dac89b": f"keys: {_NAME}",
+    "sha1:d2d4cb6285c90db211acc596f910b6fb50101cf4": "keys.json: the name of a keys file",
+    "sha1:9a0377b4f04a672f5a86586681fb34a62557cbf1": "docs/engines.md: where a setting is from",
+    "sha1:fc38e4aeb7a5b66c5616d1fa21a41af646fb7594": f"benchmark: {_MOTO}",
+    "sha1:d4e0e04792fd434b5dc9c4155c178f66edcf4ed3": f"tests/artifact_servers.py: {_MOTO}",
+    "sha1:b23b4b8d681cff81910a984b2875948bfc32c8e1": f"chaos: {_MOTO}",
+    "sha1:dc724af18fbdd4e59189f5fe768a5f8311527050": f"testing: {_MOTO}",
+    "sha1:158b484ae1f6f64f89da22397d25fbdafad02252": f"counted up in hexadecimal: {_HASH}",
+    "sha1:6740d1ecb48c5c9ca3b2a3cb1ca2f4b4d4487473": f"the tag of an image: {_HASH}",
+    "sha1:439ce89bdbf094ca6646342d45d9b4d590f9edc8": f"the name of a bucket: {_HASH}",
+    "sha1:36d2e84746c5c1e130f1738ef134710d34f11a82": f"a key that is not ASCII: {_FAKE}",
+    "sha1:f3bbbd66a63d4bf1747940578ec3d0103530e21d": f"in a URL: {_FAKE}",
+    "sha1:76ce15edd5a8548603b6fd281d185f323234758f": f"an OpenAI key: {_FAKE}",
+    "sha1:9b38fbaf105e214633b7d678b31b06fe20c2b441": f"a marked text: {_FAKE}",
+    "sha1:8c3181ee796c391854275c43ffb47d87ab263884": f"another: {_FAKE}",
+    "sha1:ab9be5ac820e09c15e5b372d531573176c1878dd": f"the start of an AWS key: {_FAKE}",
 }
+"""The hash of what looks like a secret and is none, as a finding gives it, and what it is."""
+
+
+@dataclass(frozen=True, order=True)
+class Finding:
+    """What looks like a secret, without its value."""
+
+    line: int
+    kind: str
+    identity: str
 
 
 def tracked(below: Iterable[str] = ()) -> list[str]:
@@ -74,9 +75,9 @@ def tracked(below: Iterable[str] = ()) -> list[str]:
     return [name for name in done.stdout.split("\0") if name and (ROOT / name).is_file()]
 
 
-def secrets_in(names: Iterable[str], root: Path = ROOT) -> dict[str, list[tuple[int, str]]]:
-    """(line, kind) of whatever looks like a secret, by file; values are never shown."""
-    found: dict[str, list[tuple[int, str]]] = defaultdict(list)
+def secrets_in(names: Iterable[str], root: Path = ROOT) -> dict[str, list[Finding]]:
+    """Whatever looks like a secret, by file."""
+    found: dict[str, list[Finding]] = defaultdict(list)
     # With the defaults nothing is asked of a network: no verification.
     with default_settings():
         for name in names:
@@ -85,17 +86,18 @@ def secrets_in(names: Iterable[str], root: Path = ROOT) -> dict[str, list[tuple[
             collection = SecretsCollection(root=str(root))
             collection.scan_file(name)
             for _, secret in collection:
-                found[name].append((secret.line_number, secret.type))
+                identity = f"sha1:{secret.secret_hash}"
+                found[name].append(Finding(secret.line_number, secret.type, identity))
     return dict(found)
 
 
-def unexplained(found: dict[str, list[tuple[int, str]]]) -> list[str]:
-    """A line for each finding of a file that has more of them than ALLOWED explains."""
+def unexplained(found: dict[str, list[Finding]]) -> list[str]:
+    """A line for each finding that ALLOWED does not explain."""
     return [
-        f"{name}:{line}: looks like a secret ({kind})"
-        for name, places in sorted(found.items())
-        if len(places) > ALLOWED.get(name, (0, ""))[0]
-        for line, kind in sorted(places)
+        f"{name}:{one.line}: looks like a secret ({one.kind}, {one.identity})"
+        for name, findings in sorted(found.items())
+        for one in sorted(findings)
+        if one.identity not in ALLOWED
     ]
 
 

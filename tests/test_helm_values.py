@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from serve_app.settings import Settings, secret_settings
 from tests.helm_releases import EVERYTHING, KEYS, at, chart_files, helm, maps, render
 
 
@@ -91,6 +92,10 @@ def test_the_schema_refuses(values: dict[str, Any], message: str) -> None:
             "apiKeys.enabled is false",
         ),
         ({"drain": {"seconds": 90, "maxSeconds": 60}}, "drain.maxSeconds"),
+        (
+            {"auth": {"mode": "disabled"}, "networkPolicy": {"enabled": False}},
+            "could run programs here",
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else json.dumps(value)[:40],
 )
@@ -108,6 +113,33 @@ def test_callers_need_keys_unless_the_operator_says_otherwise() -> None:
         assert words in said
     render("plainmed", [], {"apiKeys": {"enabled": False}})
     render("plainmed", [], {"secretEnv": {"API_KEYS": {"secretName": "keys", "key": "document"}}})
+
+
+def test_either_of_rays_token_and_the_network_policy_may_be_off() -> None:
+    render("plainmed", [], KEYS | {"auth": {"mode": "disabled"}})
+    render("plainmed", [], KEYS | {"networkPolicy": {"enabled": False}})
+
+
+# One is no setting of ours: a collector's key goes there (docs/observability.md).
+SECRET_NAMES = [name.upper() for name in secret_settings()] + ["OTEL_EXPORTER_OTLP_HEADERS"]
+
+
+@pytest.mark.parametrize(
+    "name", [*SECRET_NAMES, "OTEL_EXPORTER_OTLP_TRACES_HEADERS", "AWS_SECRET_ACCESS_KEY"]
+)
+def test_a_secret_is_no_plain_value(name: str) -> None:
+    with pytest.raises(helm.HelmError, match=f"secretEnv.{name}"):
+        render("plainmed", [], KEYS | {"env": {name: "x"}})
+
+
+def test_settings_that_are_no_secret_may_be_plain_values() -> None:
+    plain = set(Settings.model_fields) - chart_files.NOT_SETTABLE
+    own = {"model_name", "model_path", "model_s3_bucket"}  # by the chart's generator.model
+    render("plainmed", [], KEYS | {"env": {name.upper(): "x" for name in plain - own}})
+
+
+def test_no_secret_is_a_setting_of_the_serve_config() -> None:
+    assert set(secret_settings()) <= chart_files.NOT_SETTABLE
 
 
 def test_a_release_name_too_long_for_kuberay_is_refused() -> None:

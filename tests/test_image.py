@@ -131,6 +131,22 @@ def test_every_target_installs_its_lock_and_nothing_without_a_hash() -> None:
         assert run.rstrip().endswith("check")
 
 
+@pytest.mark.parametrize("given", ["", "0" * 64])
+def test_a_build_that_does_not_check_torch_says_so(given: str, tmp_path: Path) -> None:
+    """Runs what stands before pip in that step, by the shell that the Dockerfile names."""
+    (run,) = [arguments for name, arguments in _stages()["dependencies-cpu"] if name == "RUN"]
+    before, _, _ = run.partition("&& python3 -m pip")
+    done = subprocess.run(
+        ["/bin/bash", "-o", "pipefail", "-c", before],
+        cwd=tmp_path, env={"TORCH_CPU_SHA256": given}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    line = (tmp_path / "torch.lock").read_text()
+    hashed = f" --hash=sha256:{given}" if given else ""
+    assert line == f"torch=={_locked('constraints.txt')['torch']}{hashed}\n"
+    assert ("WARNING" in done.stderr) == (not given)
+    assert ("TORCH_CPU_SHA256" in done.stderr) == (not given)
+
+
 def test_the_image_keeps_no_history_cache_or_secret() -> None:
     """Only `runtime` and what it copies is in the image, so no trace of a shell or of pip."""
     stages = _stages()

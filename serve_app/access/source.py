@@ -20,7 +20,7 @@ LOOK_EVERY_S = 1.0
 
 logger = logging.getLogger("ray.serve")
 
-_State = tuple[int, int, int]
+_State = tuple[int, int, int, int]
 
 
 class KeySource:
@@ -61,9 +61,10 @@ class KeySource:
 
     def _read(self) -> KeyRing:
         entries: tuple[KeyEntry, ...] = self._fixed
+        state: _State | None = None
         if self._path is not None:
             # Looked at first: what is written between the two is read again the next time.
-            self._state = _look(self._path)
+            state = _look(self._path)
             try:
                 text = read_text(self._path)
             except (OSError, ValueError) as error:
@@ -71,8 +72,11 @@ class KeySource:
             entries = (*entries, *parse_keys(text, "API_KEYS_FILE"))
         if len({entry.id for entry in entries}) < len(entries):
             raise ConfigError("API_KEYS and API_KEYS_FILE hold a key of the same id; remove one")
-        if not entries:
+        # At the start a mistake; later somebody has taken back the last key.
+        if not entries and self._state is None:
             raise ConfigError("there is no API key; make one with `plainmed keys new`")
+        # Kept only now: a file that could not be used is tried again until it can be.
+        self._state = state
         return KeyRing(entries)
 
 
@@ -81,4 +85,5 @@ def _look(path: Path) -> _State:
         found = os.stat(path)
     except OSError as error:
         raise ConfigError(f"cannot read API_KEYS_FILE: {error}") from None
-    return found.st_mtime_ns, found.st_size, found.st_ino
+    # The last changes with owner and mode too, by which a file becomes readable.
+    return found.st_mtime_ns, found.st_size, found.st_ino, found.st_ctime_ns

@@ -49,12 +49,16 @@ What no schema can say: values that are each right but do not go together. Each 
 {{- if and (not $keys.enabled) (hasKey .Values.secretEnv "API_KEYS") -}}
 {{- fail "apiKeys.enabled is false, but secretEnv.API_KEYS holds keys; remove one" -}}
 {{- end -}}
+{{- if and (eq .Values.auth.mode "disabled") (not .Values.networkPolicy.enabled) -}}
+{{- fail "auth.mode is disabled and networkPolicy.enabled is false: every pod that reaches Ray's ports could run programs here. Keep auth.mode: token, or the NetworkPolicy" -}}
+{{- end -}}
 {{- $chartsOwn := list "API_KEYS_FILE" "ALLOW_NO_KEYS" "HOME" "CACHE_DIR" "HOST" "PORT" "MODEL_NAME" "MODEL_S3_BUCKET" "MODEL_PATH" "AWS_REGION" -}}
 {{- range $name, $_ := .Values.env -}}
 {{- if has $name $chartsOwn -}}
 {{- fail (printf "env.%s is set by the chart; use serve.port, apiKeys, generator.model, modelCache or aws.region" $name) -}}
 {{- end -}}
-{{- if regexMatch "(?i)(token|password|secret|_key)$" $name -}}
+{{- /* Headers too: OTEL_EXPORTER_OTLP_HEADERS is where a collector's key goes. */ -}}
+{{- if regexMatch "(?i)(token|passw(or)?d|passphrase|secret|credentials?|headers|(^|_|api)keys?)$" $name -}}
 {{- fail (printf "env.%s looks like a secret; put it into a Secret and name that in secretEnv.%s" $name $name) -}}
 {{- end -}}
 {{- end -}}
