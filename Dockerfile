@@ -31,6 +31,8 @@ ARG TORCH_CPU_INDEX=https://download.pytorch.org/whl/cpu
 ARG TORCH_CPU_SHA256=""
 COPY requirements.lock ./
 RUN echo "torch==2.13.0${TORCH_CPU_SHA256:+ --hash=sha256:${TORCH_CPU_SHA256}}" > torch.lock \
+    && if [ -z "${TORCH_CPU_SHA256}" ]; then echo "WARNING: torch is installed without its hash being checked;" \
+        "give it by --build-arg TORCH_CPU_SHA256=... (docs/kubernetes.md)" >&2; fi \
     && python3 -m pip --python /opt/plainmed/bin/python install --no-deps --only-binary :all: \
         --index-url "${TORCH_CPU_INDEX}" --requirement torch.lock \
     && python3 -m pip --python /opt/plainmed/bin/python install --no-deps --require-hashes \
@@ -72,6 +74,7 @@ ENV PATH=/opt/plainmed/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     RAY_USAGE_STATS_ENABLED=0 \
     RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=serve_app.refusals.middlewares \
+    MALLOC_ARENA_MAX=2 \
     CACHE_DIR=/var/cache/plainmed \
     HOST=0.0.0.0
 ARG BASE_IMAGE

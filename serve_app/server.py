@@ -17,7 +17,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from serve_app.access.exposure import check_exposure, is_loopback, listened_on
+from serve_app.access.exposure import check_exposure, listened_on
 from serve_app.documents import read_yaml
 from serve_app.errors import ConfigError
 from serve_app.refusals import CALLBACK
@@ -63,6 +63,8 @@ def load_document(
         arguments["services"] = services
     settings = load_settings(**_mapping(arguments.get("settings", {}), "settings"))
     http = _mapping(document.setdefault("http_options", {}), "http_options")
+    if not isinstance(http.get("host", ""), str):  # YAML may read a name as a number
+        raise ConfigError("the Serve config: http_options.host must be text; put it in quotes")
     _address(http, settings, host, port)
     check_exposure(settings, _listened(http))
     # Drain has to tell the gateways, and Serve tells replicas of a change by user_config.
@@ -83,9 +85,20 @@ def _listened(http: dict[str, Any]) -> str:
 def _keep_ray_on_loopback() -> None:
     """Ray's own ports, which it would otherwise open on every address of the machine.
 
-    Off is what Ray has on macOS and Windows: nodes of one machine only. Before Ray is imported.
+    Off is what Ray has on macOS and Windows: nodes of one machine only. Where the API listens is
+    another matter: Serve's proxy takes the address of the Serve config. Before Ray is imported.
     """
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+
+
+def _keep_memory_together() -> None:
+    """Lets threads of a process share two heaps of glibc's, instead of having up to eight a core.
+
+    Each heap keeps what its threads once needed at the same time, so with forty threads a process
+    grows for hours until all of them have seen the worst: docs/reliability.md has it measured.
+    Processes read this when they start, so it holds for those that Ray starts from here on.
+    """
+    os.environ.setdefault("MALLOC_ARENA_MAX", "2")
 
 
 def _address(http: dict[str, Any], settings: Settings, host: str | None, port: int | None) -> None:
@@ -123,8 +136,9 @@ def serve(
     # A cluster of its own unless one is named: another Ray that happens to run on this machine
     # must neither be joined nor, at the end, have its applications shut down.
     address = os.environ.get("RAY_ADDRESS", "local")
-    if address == "local" and is_loopback(_listened(document["http_options"])):
+    if address == "local":
         _keep_ray_on_loopback()
+    _keep_memory_together()
     os.environ.setdefault(*CALLBACK)  # for the proxies of a Ray that is started here
 
     import ray  # here, so that a bad config is reported at once
