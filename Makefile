@@ -35,11 +35,11 @@ test: $(BIN)/pytest ## Run every test
 test-slow: $(BIN)/pytest ## Also the tests that take long
 	PLAINMED_SLOW_TESTS=1 $(BIN)/pytest $(PYTEST_OPTIONS)
 
-chaos: $(BIN)/pytest ## Strike a loaded cluster of three nodes with every fault; some twenty minutes
+chaos: $(BIN)/pytest ## Strike a loaded cluster of three nodes with every fault; some thirty minutes
 	$(BIN)/python -m tests.chaos
 	$(BIN)/python -m tests.chaos.shutdown
 
-overload: $(BIN)/pytest ## Ten times the load, unequal clients, clients that leave; eleven minutes
+overload: $(BIN)/pytest ## Ten times the load, unequal clients, clients that leave, deadlines; a quarter of an hour
 	$(BIN)/python -m benchmarks.overload
 
 fuzz: $(BIN)/pytest ## Bad requests, texts that break programs, hostile files; some ten minutes

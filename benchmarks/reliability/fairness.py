@@ -6,24 +6,55 @@ Knows HTTP and the processor seconds of replicas.
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import aiohttp
 import psutil
 
-from benchmarks import serving
 from benchmarks.reliability import processes
 from benchmarks.reliability.storm import Quantiles
+from serve_app.client_wire import EventParser
 
 SCORERS = ("Relevance", "Factuality", "Readability", "Loss")
 BUSY_S, STEP_S, LIMIT_S = 8.0, 0.25, 60.0
+EARLY_S, LATE_S = 0.05, 0.5
+"""A deadline ends a request so long before it at most (clocks are read at different places), and so
+long after it: the answer has to come back."""
+
 IDLE_CORES, QUIET_S = 0.12, 2.0
 """Replicas that compute nothing take less than so much together over so long: health checks and
 metrics, which come in bursts of several hundredths of a second. One that computes takes a third of
 a core or more."""
+
+
+class Reply(NamedTuple):
+    """Seconds until an answer, its status, and the code of an error."""
+
+    seconds: float
+    status: int
+    code: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Streamed:
+    """What came of a stream.
+
+    Attributes:
+        seconds: until it had ended.
+        pieces: of a summary that it brought.
+        last: its last event, `done` or `error`; empty where there was none.
+        code: of an `error`.
+    """
+
+    seconds: float
+    pieces: int
+    last: str
+    code: str
 
 
 class Clients:
@@ -39,27 +70,44 @@ class Clients:
 
     async def post(
         self, session: aiohttp.ClientSession, path: str, body: Any, **headers: str
-    ) -> tuple[float, int]:
-        """Seconds until the answer, and its status."""
+    ) -> Reply:
+        """One request."""
         start = time.monotonic()
         async with session.post(self._url + path, json=body, headers=headers) as response:
-            await response.read()
-        return time.monotonic() - start, response.status
+            content = await response.read()
+        seconds = time.monotonic() - start
+        return Reply(seconds, response.status, _code(content) if response.status != 200 else "")
 
     async def one_by_one(
-        self, pairs: Sequence[tuple[str, str]], pause_s: float = 0.3
-    ) -> list[tuple[float, int]]:
-        """A client that asks for one pair at a time."""
+        self, path: str, bodies: Sequence[Any], pause_s: float = 0.3
+    ) -> list[Reply]:
+        """A client that asks for one thing at a time."""
         found = []
         async with aiohttp.ClientSession() as session:
-            for pair in pairs:
-                found.append(await self.post(session, "/loss", serving.body([pair])))
+            for body in bodies:
+                found.append(await self.post(session, path, body))
                 await asyncio.sleep(pause_s)
         return found
 
-    async def at_once(
-        self, path: str, bodies: Sequence[Any], **headers: str
-    ) -> list[tuple[float, int]]:
+    async def streamed(self, path: str, body: Any, **headers: str) -> Streamed:
+        """One request for a stream, read to its end."""
+        parser, start = EventParser(), time.monotonic()
+        pieces, last, data = 0, "", b""
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(self._url + path, json=body, headers=headers) as response,
+        ):
+            async for chunk in response.content.iter_any():
+                data += chunk
+                for name, said in parser.feed(chunk):
+                    if name == "message":
+                        pieces += 1
+                    else:
+                        last, data = name, said.encode()
+        seconds = time.monotonic() - start
+        return Streamed(seconds, pieces, last, "" if last == "done" else _code(data))
+
+    async def at_once(self, path: str, bodies: Sequence[Any], **headers: str) -> list[Reply]:
         """Requests that are sent together."""
         async with aiohttp.ClientSession() as session:
             sent = (self.post(session, path, body, **headers) for body in bodies)
@@ -73,7 +121,7 @@ class Clients:
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(600)) as session:
 
             async def ask(body: Any) -> None:
-                statuses.append((await self.post(session, path, body))[1])
+                statuses.append((await self.post(session, path, body)).status)
 
             tasks = [asyncio.create_task(ask(body)) for body in bodies]
             try:
@@ -117,18 +165,45 @@ class Clients:
         return cores, await self.until_idle(watched)
 
 
+def _code(content: bytes) -> str:
+    """The code of an error in the usual shape; empty where it has another."""
+    try:
+        return str(json.loads(content)["error"]["code"])
+    except (ValueError, KeyError, TypeError):
+        return ""
+
+
 def _since(readings: list[tuple[float, float]], when: float) -> list[tuple[float, float]]:
     """The readings from the last one that is not later than `when`."""
     first = max((at for at, (then, _) in enumerate(readings) if then <= when), default=0)
     return readings[first:]
 
 
-def quantiles(answers: Sequence[tuple[float, int]]) -> Quantiles:
+def quantiles(answers: Sequence[Reply]) -> Quantiles:
     """Of the times of right answers.
 
     Raises:
         RuntimeError: another status than 200 is among them.
     """
-    if others := [status for _, status in answers if status != 200]:
-        raise RuntimeError(f"a single pair was answered {others[0]}")
-    return Quantiles.of([seconds for seconds, _ in answers])
+    if others := [one for one in answers if one.status != 200]:
+        raise RuntimeError(f"a single request was answered {others[0]}")
+    return Quantiles.of([one.seconds for one in answers])
+
+
+def in_time(seconds: float, wanted: float) -> bool:
+    """Whether a deadline of `wanted` seconds ended something: not before, and soon after."""
+    return wanted - EARLY_S <= seconds <= wanted + LATE_S
+
+
+def deadlines_kept(answers: Sequence[Reply], wanted: float) -> bool:
+    """Whether each was let in and ended by its deadline: another refusal is none of this."""
+    return bool(answers) and all(
+        (one.status, one.code) == (503, "timeout") and in_time(one.seconds, wanted)
+        for one in answers
+    )
+
+
+def stream_kept(answer: Streamed, wanted: float) -> bool:
+    """Whether a stream that had begun was ended by its deadline, and said so."""
+    ended = (answer.last, answer.code) == ("error", "timeout")
+    return ended and answer.pieces > 0 and in_time(answer.seconds, wanted)

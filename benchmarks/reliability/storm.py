@@ -1,7 +1,8 @@
 """Ten times the load a server can take, and what its clients see of it.
 
-Finds the rate that a few busy clients get, then sends load in four phases: normal, ten times that
-rate, normal again. Knows answers and times; the processes of the server are read by others.
+Finds the rate that busy clients get, few and many, then sends load in three phases: normal, ten
+times that rate, normal again. A `gust` is a short one: ten times the rate, and nothing around it.
+Knows answers and times; the processes of the server are read by others.
 """
 
 from __future__ import annotations
@@ -20,11 +21,20 @@ from benchmarks.reliability.sending import Phase, Plan, Sent, in_another_process
 from benchmarks.texts import Texts
 from tests.chaos.load import OUTCOMES, Answer, Case
 
-CLIENTS, TIMES, NORMAL = 8, 10.0, 0.5
+CLIENTS, TIMES, NORMAL = (8, 32), 10.0, 0.5
+"""Few busy clients, and as many as fill every batch: the sustained rate is the higher one."""
+
 CASES = 48
-SUSTAINED_S, WARM_S, AFTER_S, SAMPLE_S = 30.0, 5.0, 60.0, 10.0
+SUSTAINED_S, NORMAL_S, WARM_S, AFTER_S, SAMPLE_S = 40.0, 30.0, 5.0, 60.0, 10.0
 EARLY_S = 30.0
 """Of an overload: buffers and caches have the size that it needs by then."""
+
+SETTLED_S, WINDOW_S, BATCH_S = 10.0, 30.0, 10.0
+"""An overload has begun by the first, its rate is taken over every stretch of the second, and the
+third is how long a batch may take: its answers come all at once, so each of them counts evenly over
+so long before it came. Else the batches at a window's ends would decide."""
+
+GUST_CLIENTS, GUST_S, GUST_SUSTAINED_S = 16, 45.0, 15.0
 
 Reading = tuple[float, dict[str, Usage]]
 
@@ -51,9 +61,12 @@ class Storm:
     """What came of it.
 
     Attributes:
-        sustained: right answers a second with busy clients and nothing refused.
+        sustained: right answers a second of so many busy clients, with nothing refused.
         offered: requests a second during the overload.
-        accepted: right answers a second during it.
+        accepted: right answers a second during it, once it has settled.
+        slowest: the same in the `WINDOW_S` of it in which they were fewest.
+        best_before: in those of the busy clients in which they were most.
+        peak: in any, of the busy clients or of the overload, in which they were most.
         counts: of its requests, by outcome.
         refused: seconds until a refusal.
         answered: seconds until a right answer, of requests of the overload.
@@ -70,9 +83,12 @@ class Storm:
         details: what was said where an answer was neither right nor refused.
     """
 
-    sustained: float
+    sustained: dict[int, float]
     offered: float
     accepted: float
+    slowest: float
+    best_before: float
+    peak: float
     counts: dict[str, int]
     refused: Quantiles
     answered: Quantiles
@@ -114,18 +130,77 @@ def _seconds(answers: Sequence[Answer], outcome: str) -> list[float]:
     return [one.answered - one.asked for one in answers if one.outcome == outcome]
 
 
-async def sustained(url: str, cases: list[Case]) -> float:
+def rates(
+    answered: Sequence[float], begin: float, end: float, window: float = WINDOW_S
+) -> list[float]:
+    """Answers a second, in every `window` between two moments (a second apart; all of it, where it
+    is shorter), each counting evenly over the `BATCH_S` before it came.
+
+    Args:
+        answered: when each came, those after `end` too.
+    """
+    window = min(window, end - begin)
+    came = np.asarray(answered, dtype=np.float64)
+    found = []
+    for start in np.arange(begin, end - window + 1e-6, 1.0):
+        inside = np.minimum(came, start + window) - np.maximum(came - BATCH_S, start)
+        found.append(float(np.clip(inside, 0.0, None).sum() / BATCH_S / window))
+    return found
+
+
+def _right(answers: Sequence[Answer]) -> list[float]:
+    """When those came."""
+    return [one.answered for one in answers if one.outcome == "right"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sustained:
+    """What busy clients got.
+
+    Attributes:
+        rates: right answers a second, by how many clients asked.
+        best: in the `WINDOW_S` in which they were most.
+    """
+
+    rates: dict[int, float]
+    best: float
+
+    @property
+    def rate(self) -> float:
+        """Of the number of clients that got most."""
+        return max(self.rates.values())
+
+
+async def sustained(
+    url: str, cases: list[Case], clients: Sequence[int], seconds: float
+) -> Sustained:
     """Right answers a second that busy clients get.
 
     Raises:
         RuntimeError: not every answer was right.
     """
-    phases = [Phase(seconds, clients=CLIENTS) for seconds in (WARM_S, SUSTAINED_S)]
-    sent = await in_another_process(Plan(url, cases, phases))
+    phases = [Phase(length, clients=count) for count in clients for length in (WARM_S, seconds)]
+    return busy(await in_another_process(Plan(url, cases, phases)), clients, seconds)
+
+
+def busy(sent: Sent, clients: Sequence[int], seconds: float) -> Sustained:
+    """What the answers of busy clients say: each number of them has a phase to get warm and one
+    of `seconds` to be measured.
+
+    Raises:
+        RuntimeError: not every answer was right.
+    """
     if wrong := [one for phase in sent.answers for one in phase if one.outcome != "right"]:
         raise RuntimeError(f"at a load it can take, a request was {wrong[0]}")
-    end = max(one.answered for one in sent.answers[1])
-    return len(sent.answers[1]) / (end - sent.begun[1])
+    found, best = {}, 0.0
+    for number, count in enumerate(clients):
+        warm, measured = sent.answers[2 * number : 2 * number + 2]
+        begun = sent.begun[2 * number + 1]
+        found[count] = len(measured) / (max(one.answered for one in measured) - begun)
+        # The clients stop then: what came in the last seconds counts in part, and is left out.
+        end = begun + max(seconds - BATCH_S, seconds / 2)
+        best = max(best, *rates(_right([*warm, *measured]), begun, end))
+    return Sustained(found, best)
 
 
 async def _readings(pid: int, seconds: float) -> list[Reading]:
@@ -139,7 +214,7 @@ async def _readings(pid: int, seconds: float) -> list[Reading]:
 
 
 async def storm(url: str, pid: int, texts: Texts, seconds: float) -> Storm:
-    """All of it; some `seconds` and two and a half minutes.
+    """All of it; some `seconds` and three and a half minutes.
 
     Args:
         url: of the server.
@@ -149,21 +224,21 @@ async def storm(url: str, pid: int, texts: Texts, seconds: float) -> Storm:
     """
     pairs = serving.sample(texts, CASES, 5)
     cases = await known(url, [("/loss", serving.body([pair])) for pair in pairs])
-    rate = await sustained(url, cases)
+    found = await sustained(url, cases, CLIENTS, SUSTAINED_S)
     phases = [
-        Phase(SUSTAINED_S, rate=NORMAL * rate),
-        Phase(seconds, rate=TIMES * rate),
-        Phase(AFTER_S, rate=NORMAL * rate),
+        Phase(NORMAL_S, rate=NORMAL * found.rate),
+        Phase(seconds, rate=TIMES * found.rate),
+        Phase(AFTER_S, rate=NORMAL * found.rate),
     ]
     whole = sum(phase.seconds for phase in phases)
     sent, readings = await asyncio.gather(
         in_another_process(Plan(url, cases, phases)), _readings(pid, whole + SAMPLE_S)
     )
-    return judged(rate, seconds, sent, readings, whole)
+    return judged(found, seconds, sent, readings, whole)
 
 
 def judged(
-    rate: float,
+    busy: Sustained,
     seconds: float,
     sent: Sent,
     readings: Sequence[Reading],
@@ -178,14 +253,16 @@ def judged(
         for one in after
         if one.outcome != "right" or one.answered - one.asked > 2 * normal.p99
     ]
-    right = sum(
-        one.outcome == "right" and began <= one.answered < ended for one in [*before, *during]
-    )
     every = [*before, *during, *after]
+    settled = min(began + SETTLED_S, (began + ended) / 2)
+    windows = rates(_right(every), settled, ended)
     return Storm(
-        sustained=rate,
+        sustained=busy.rates,
         offered=len(during) / seconds,
-        accepted=right / (ended - began),
+        accepted=rates(_right(every), settled, ended, ended - settled)[0],
+        slowest=min(windows),
+        best_before=busy.best,
+        peak=max(busy.best, *windows),
         counts={name: sum(one.outcome == name for one in during) for name in OUTCOMES},
         refused=Quantiles.of(_seconds(during, "refused")),
         answered=Quantiles.of(_seconds(during, "right")),
@@ -206,3 +283,67 @@ def judged(
             }
         ),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Gust:
+    """What came of a short one.
+
+    Attributes:
+        sustained: right answers a second of busy clients, with nothing refused.
+        offered: requests a second in the gust.
+        accepted: right answers a second in it, once it has settled.
+        counts: of its requests, by outcome.
+        refused: seconds until a refusal.
+        details: what was said where an answer was neither right nor refused.
+    """
+
+    sustained: float
+    offered: float
+    accepted: float
+    counts: dict[str, int]
+    refused: Quantiles
+    details: list[str]
+
+
+async def gust(url: str, cases: list[Case], seconds: float = GUST_S) -> Gust:
+    """Ten times what busy clients get of these requests in turn; some `seconds` and half a minute.
+
+    Args:
+        url: of the server.
+        cases: what is asked, with the answers.
+        seconds: how long it lasts.
+    """
+    found = await sustained(url, cases, [GUST_CLIENTS], GUST_SUSTAINED_S)
+    phases = [Phase(seconds, rate=TIMES * found.rate)]
+    return blown(found.rate, seconds, await in_another_process(Plan(url, cases, phases)))
+
+
+def blown(rate: float, seconds: float, sent: Sent) -> Gust:
+    """What the answers of a gust say, where busy clients got `rate`."""
+    [during], [began] = sent.answers, sent.begun
+    settled = began + min(SETTLED_S, seconds / 4)
+    # Nothing is asked afterwards, so what would count for the last seconds never comes.
+    end = began + max(seconds - BATCH_S, seconds / 2)
+    others = [one for one in during if one.outcome not in ("right", "refused")]
+    return Gust(
+        sustained=rate,
+        offered=len(during) / seconds,
+        accepted=rates(_right(during), settled, end, end - settled)[0],
+        counts={name: sum(one.outcome == name for one in during) for name in OUTCOMES},
+        refused=Quantiles.of(_seconds(during, "refused")),
+        details=sorted({f"{one.outcome}: {one.detail}" for one in others}),
+    )
+
+
+def mixed(pairs: Sequence[tuple[str, str]]) -> list[tuple[str, dict[str, object]]]:
+    """Requests of every kind of work in turn, each of one pair or text."""
+    found: list[tuple[str, dict[str, object]]] = []
+    for pair in pairs:
+        found += [
+            ("/loss", serving.body([pair])),
+            ("/evaluate", serving.body([pair])),
+            ("/metrics/factuality", serving.body([pair])),
+            ("/generate", {"text": pair[0]}),
+        ]
+    return found

@@ -52,14 +52,14 @@ class PatientClient(AsyncPlainMedClient):
         self.seen = []
         asked = time.monotonic()
         outcome: Outcome
-        detail = ""
+        detail, got = "", None
         try:
-            answer = await self._send(call, None)
-            right = same(numbers(answer), numbers(case.expected))
-            outcome, detail = ("right", "") if right else ("wrong", str(answer)[:500])
+            got = numbers(await self._send(call, None))
+            right = same(got, numbers(case.expected))
+            outcome, detail = ("right", "") if right else ("wrong", str(got)[:500])
         except PlainMedAPIError as error:
             refused = error.status == 503 and error.retry_after is not None
             outcome, detail = ("refused" if refused else "failed"), str(error)
         except PlainMedConnectionError as error:
             outcome, detail = ("failed" if error.retryable else "lost"), str(error)
-        return Answer(outcome, asked, time.monotonic(), detail, tuple(self.seen))
+        return Answer(outcome, asked, time.monotonic(), detail, tuple(self.seen), got=got)

@@ -7,12 +7,14 @@ fails included.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from ray import serve
 
 from serve_app.app import _options
 from serve_app.deployments.gateway import Gateway
+from serve_app.deployments.generator import Generator
 from serve_app.deployments.loss import Loss
 from serve_app.deployments.metrics import Factuality, Pair, ReadabilityDeployment, Relevance
 from serve_app.settings import load_settings
@@ -37,12 +39,18 @@ Delicate = serve.deployment(_Delicate)
 
 
 def build(arguments: dict[str, Any]) -> Any:
-    """The metrics' half of the graph; `arguments` as `serve_app.app.build` takes them."""
+    """The whole graph; `arguments` as `serve_app.app.build` takes them."""
     settings = load_settings(**arguments["settings"])
-    relevance = _options(Delicate, "Relevance", 0.1).bind(settings)
-    factuality = _options(Factuality, "Factuality", 0.1).bind(settings)
-    plain = _options(ReadabilityDeployment, "Readability", 0.1).bind(settings)
-    loss = _options(Loss, "Loss", 0.1).bind(settings, relevance, factuality, plain)
-    return _options(Gateway, "Gateway", 0.1).bind(
-        settings, Relevance=relevance, Factuality=factuality, Readability=plain, Loss=loss
+    options = partial(_options, num_cpus=0.1, longest_s=settings.request_timeout_s)
+    relevance = options(Delicate, "Relevance").bind(settings)
+    factuality = options(Factuality, "Factuality").bind(settings)
+    plain = options(ReadabilityDeployment, "Readability").bind(settings)
+    loss = options(Loss, "Loss").bind(settings, relevance, factuality, plain)
+    return options(Gateway, "Gateway").bind(
+        settings,
+        Relevance=relevance,
+        Factuality=factuality,
+        Readability=plain,
+        Loss=loss,
+        Generator=options(Generator, "Generator").bind(settings),
     )

@@ -35,6 +35,12 @@ PAIRS, LONG_PAIRS = 24, 300
 BEFORE_S = 0.5
 """What was sent this long before the signal was accepted before it."""
 
+HOOK_S = 300.0
+"""Longest that the hook, and a request beside it, may take."""
+
+LEAVES_S = 8.0
+"""After so long no load balancer sends a pod anything; the hook, shortened, waits for 10 s."""
+
 GAUGE = "ray_serve_replica_processing_queries"
 
 
@@ -44,12 +50,14 @@ class Row:
 
     Attributes:
         how: of the shutdown.
-        under_way: requests that were.
+        under_way: requests that were, or that came before what holds the end up had ended.
         answered: of these, rightly.
         refused: later ones answered 503 with Retry-After.
         closed: later ones that found nobody.
         last_s: from the signal to the last right answer.
         gone_s: from the signal to the end of the server, or of what holds its end up.
+        wanted: whether everything must be answered.
+        problems: what else is not as it must be.
     """
 
     how: str
@@ -60,11 +68,14 @@ class Row:
     last_s: float
     gone_s: float
     wanted: bool = True
+    problems: tuple[str, ...] = ()
 
     @property
     def good(self) -> bool:
-        """Whether everything was answered that should be."""
-        return self.under_way > 0 and (self.answered == self.under_way or not self.wanted)
+        """Whether everything was answered that should be, before the end."""
+        if self.problems or not self.under_way:
+            return False
+        return not self.wanted or (self.answered == self.under_way and self.last_s <= self.gone_s)
 
 
 def _start(folder: Path, command: Sequence[str]) -> Server:
@@ -98,20 +109,43 @@ def _case(url: str, pairs: int = PAIRS) -> Case:
     return Case("/loss", body, answer.json())
 
 
-def _row(how: str, answers: Sequence[Answer], told: float, gone: float, wanted: bool) -> Row:
-    under_way = [one for one in answers if one.asked < told - BEFORE_S and one.answered > told]
+def judged(
+    how: str,
+    load: Load,
+    told: float,
+    gone: float,
+    *,
+    wanted: bool = True,
+    until: float | None = None,
+    later: Sequence[Answer] = (),
+) -> Row:
+    """The row of a shutdown.
+
+    Args:
+        how: of it.
+        load: that was on, once it is over.
+        told: when it began.
+        gone: when the server, or what holds its end up, had ended.
+        wanted: whether everything must be answered.
+        until: what was sent before this is accepted; when it began, if nothing else is said.
+        later: what was sent after the end of the load.
+    """
+    until = told if until is None else until
+    under_way = [
+        one for one in load.answers if one.asked < until - BEFORE_S and one.answered > told
+    ]
     right = [one for one in under_way if one.outcome == "right"]
-    later = [one.outcome for one in answers if one.asked > told]
-    last = max((one.answered for one in right), default=told)
+    outcomes = [one.outcome for one in [*load.answers, *later] if one.asked > until]
     return Row(
         how,
         len(under_way),
         len(right),
-        later.count("refused"),
-        later.count("failed"),
-        last - told,
+        outcomes.count("refused"),
+        outcomes.count("failed"),
+        max((one.answered for one in right), default=told) - told,
         gone - told,
         wanted,
+        tuple(load.missing()),
     )
 
 
@@ -130,7 +164,7 @@ def signalled(
                 server.process.wait(timeout=180)
                 gone = time.monotonic()
                 time.sleep(1.0)
-            return _row(how, load.answers, told, gone, wanted)
+            return judged(how, load, told, gone, wanted=wanted)
         finally:
             server.stop()
 
@@ -138,18 +172,29 @@ def signalled(
 
 
 def held_up(folder: Path) -> Row:
-    """A pod's preStop hook, as the chart has it, beside requests under way; then SIGTERM."""
+    """A pod's preStop hook, as the chart has it, beside requests under way; SIGTERM as it ends.
+
+    The clients go on asking until the load balancers have noticed, and are not waited for: a hook
+    that ends too early has their requests cut. More of them ask once the hook has ended.
+    """
     server = _start(folder, [_script("serve"), "run"])
     try:
         case = _case(server.url, LONG_PAIRS)
         port = next(port for port, text in exporters(server) if GAUGE in text)
-        with Load(server.url, [case], clients=CLIENTS, rate=CLIENTS) as load:
+        with Load(server.url, [case], clients=CLIENTS, rate=CLIENTS, timeout_s=HOOK_S) as load:
             time.sleep(15.0)  # Ray exports its numbers every ten seconds
             told = time.monotonic()
             hook = _hook(port)
-        hook.wait(timeout=300)
-        gone = time.monotonic()
-        return _row("`preStop` of the chart, then SIGTERM", load.answers, told, gone, True)
+            time.sleep(LEAVES_S)
+            load.stop()
+            hook.wait(timeout=HOOK_S)
+            gone = time.monotonic()
+            server.process.send_signal(signal.SIGTERM)
+            with Load(server.url, [case], clients=CLIENTS, rate=CLIENTS) as later:
+                server.process.wait(timeout=180)
+                time.sleep(1.0)
+        how = "`preStop` of the chart, then SIGTERM"
+        return judged(how, load, told, gone, until=gone, later=later.answers)
     finally:
         server.stop()
 
@@ -161,10 +206,26 @@ def _hook(port: int) -> subprocess.Popen[bytes]:
             workers = document["spec"]["rayClusterConfig"]["workerGroupSpecs"][0]
     container = workers["template"]["spec"]["containers"][0]
     *shell, script = container["lifecycle"]["preStop"]["exec"]["command"]
-    script = script.replace("8080", str(port)).replace("sleep 60\n", "sleep 10\n")
-    # One pod: it finds no other.
-    script = script.replace("cat /tmp/ray/prom_metrics_service_discovery.json", "echo '[]'")
-    return subprocess.Popen([*shell, script])
+    return subprocess.Popen([*shell, here(script, port)])
+
+
+def here(script: str, port: int) -> str:
+    """A hook's script for one machine.
+
+    Raises:
+        RuntimeError: it no longer has what is replaced.
+    """
+    changes = {
+        "8080": str(port),
+        "sleep 60\n": "sleep 10\n",
+        # One pod: it finds no other.
+        "cat /tmp/ray/prom_metrics_service_discovery.json": "echo '[]'",
+    }
+    for old, new in changes.items():
+        if old not in script:
+            raise RuntimeError(f"the chart's preStop has no {old!r} any more")
+        script = script.replace(old, new)
+    return script
 
 
 def _script(name: str) -> str:
@@ -191,10 +252,9 @@ def table(rows: Sequence[Row]) -> str:
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for row in rows:
-        later = "| | |" if row.how.startswith("`preStop`") else f"| {row.refused} | {row.closed} |"
         lines.append(
             f"| {row.how} | {row.under_way} | {row.answered} | {row.last_s:.1f} s "
-            f"| {row.gone_s:.1f} s {later}"
+            f"| {row.gone_s:.1f} s | {row.refused} | {row.closed} |"
         )
     return "\n".join(lines)
 

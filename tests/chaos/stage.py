@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,10 +17,10 @@ import psutil
 import yaml
 
 from serve_app.demo import free_port
-from tests.chaos.load import Case
+from tests.chaos.load import Case, Load
 
 ROOT = Path(__file__).resolve().parents[2]
-METRICS = ("Gateway", "Loss", "Readability", "Relevance", "Factuality")
+DEPLOYMENTS = ("Gateway", "Loss", "Readability", "Relevance", "Factuality", "Generator")
 Node = TypeVar("Node")
 READY_S = 480.0
 
@@ -38,6 +38,11 @@ class Stage:
         s3_port: where replicas look for S3; nothing listens there but for a fault that needs it.
         nodes: those beside the head.
         known: requests with their answers.
+        long: one that takes longer than Serve gives a replica by itself, where a fault needs it.
+        load: what is on while a fault strikes.
+        held: requests that waited in what was struck, as it was.
+        drained: the longest time that each deployment was seen to have a replica that was told to
+            stop and had work left.
     """
 
     cluster: Any
@@ -48,6 +53,11 @@ class Stage:
     s3_port: int
     nodes: list[Any] = field(default_factory=list)
     known: list[Case] = field(default_factory=list)
+    long: Case | None = None
+    load: Load | None = None
+    held: int = 0
+    drained: dict[str, float] = field(default_factory=dict)
+    _stopping: dict[str, float] = field(default_factory=dict)
 
     def deploy(self) -> None:
         """Gives Serve `document` as it is now; replicas change as a rolling update."""
@@ -76,15 +86,15 @@ class Stage:
         """Processes of a deployment's replicas."""
         return [one.pid for one in processes(f"ServeReplica:plainmed:{deployment}")]
 
+    def replicas_on(self, node: Any) -> list[int]:
+        """Processes of the replicas on a node."""
+        raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
+        every = raylet.children(recursive=True)
+        return [one.pid for one in every if "ServeReplica:plainmed:" in _title(one)]
+
     def busiest(self) -> Any:
         """Of the nodes beside the head, the one with the most replicas."""
-
-        def count(node: Any) -> int:
-            raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
-            titles = (_title(one) for one in raylet.children(recursive=True))
-            return sum("ServeReplica:plainmed:" in title for title in titles)
-
-        return max(self.nodes, key=count)
+        return max(self.nodes, key=lambda node: len(self.replicas_on(node)))
 
     def missing(self) -> list[str]:
         """What does not run as wanted: replicas, proxies, a gateway that says that it is ready."""
@@ -104,6 +114,7 @@ class Stage:
         try:
             status = serve.status()
             application = status.applications["plainmed"]
+            self._see({name: one.replica_states for name, one in application.deployments.items()})
             found = [
                 f"{name}: {one.status} {one.replica_states} {one.message}"
                 for name, one in application.deployments.items()
@@ -116,6 +127,16 @@ class Stage:
             return found
         except (KeyError, RayError, RayServeException) as error:
             return [type(error).__name__]
+
+    def _see(self, states: Mapping[str, Mapping[Any, int]]) -> None:
+        """Keeps how long deployments have had a replica that stops."""
+        now = time.monotonic()
+        for name, counted in states.items():
+            if "STOPPING" in counted:
+                began = self._stopping.setdefault(name, now)
+                self.drained[name] = max(self.drained.get(name, 0.0), now - began)
+            else:
+                self._stopping.pop(name, None)
 
     def whole(self) -> bool:
         """Whether nothing is missing."""
@@ -187,7 +208,7 @@ def patient(start: Callable[[], Node]) -> Node:
 
 @contextmanager
 def stage(nodes: int = 3, replicas: int = 2, **settings: Any) -> Iterator[Stage]:
-    """PlainMed's metrics on `nodes` nodes, `replicas` of each deployment on different ones.
+    """PlainMed on `nodes` nodes, `replicas` of each deployment on different ones.
 
     Args:
         nodes: how many, the head among them; each has a proxy.
@@ -226,7 +247,7 @@ def stage(nodes: int = 3, replicas: int = 2, **settings: Any) -> Iterator[Stage]
             "health_check_timeout_s": 10,
             "ray_actor_options": {"num_cpus": 0.1},
         }
-        for name in METRICS
+        for name in DEPLOYMENTS
     ]
     application["deployments"][0]["user_config"] = {"draining": False}
     document["http_options"]["port"] = free_port()
