@@ -98,4 +98,5 @@ def _values(annotation: Any) -> str:
     if origin in (Union, types.UnionType):
         kinds = [kind for kind in get_args(annotation) if kind is not type(None)]
         return " or ".join(_values(kind) for kind in kinds)
-    return {str: "text", int: "integer", float: "number"}.get(annotation, "secret text")
+    known = {str: "text", int: "integer", float: "number", bool: "true or false"}
+    return known.get(annotation, "secret text")

@@ -119,7 +119,8 @@ class Settings(BaseSettings):
         1.0,
         ge=0,
         le=1,
-        description="Share of the requests that are traced; a client's own decision wins.",
+        description="Share of the requests that are traced, of those whose client asks for it too; "
+        "what a client does not want traced is not.",
     )
 
     # --- device -------------------------------------------------------------------------
