@@ -34,7 +34,6 @@ from benchmarks.reliability.fairness import (
 from benchmarks.reliability.sending import go_first, known
 from benchmarks.reliability.slow_writer import MODEL, slow_writer
 from benchmarks.reliability.storm import (
-    CASES,
     EARLY_S,
     GUST_CLIENTS,
     TIMES,
@@ -54,13 +53,14 @@ PARTS = {"storm": "overload", "fairness": "fairness"}
 """And the marks of their tables."""
 
 SHARE_OF_PEAK, REFUSED_S, BACK_S, FLAT_MIB = 0.9, 0.1, 10.0, 64.0
-MANY, TENTH, GIANT_CHARS = 10_000, 1_000, 1_000_000
+MANY, TENTH, GIANT_CHARS, GIANTS = 10_000, 1_000, 1_000_000, 4
 HURRY_S, HURRIED, HURRIED_PAIRS, BUSY_PAIRS = 1.0, 4, 15, 200
 """So few and small that the gate lets all of them in: what ends them is their deadline. Each is
 some seconds' work."""
 
-WRITTEN = 24
-"""Texts to summarise in turn: more than the generator keeps measured."""
+WRITTEN = 64
+"""Texts to summarise in turn: so many more than the generator keeps measured that it has none by
+chance."""
 
 LEFT_S = 2.0
 """Most that a replica works on after its client has gone."""
@@ -96,7 +96,7 @@ def storm_rows(found: Storm, settings: Settings) -> list[Row]:
     """The table of an overload."""
     own = found.before.p99
     bound = settings.max_wait_s + own
-    share, least = found.accepted / found.peak, found.slowest / found.best_before
+    share, least = (rate / found.peak for rate in (found.accepted, found.slowest))
     wrong = sum(found.counts[name] for name in ("wrong", "failed", "lost"))
     early = next(mib for at, mib in found.memory if at >= EARLY_S)
     later = [mib for at, mib in found.memory if at >= EARLY_S]
@@ -107,12 +107,13 @@ def storm_rows(found: Storm, settings: Settings) -> list[Row]:
          ", ".join(f"{rate:.2f}" for rate in found.sustained.values()), "", None),
         ("offered in the overload, requests a second", f"{found.offered:.1f}",
          f"{TIMES:.0f} times", found.offered > 0.98 * TIMES * max(found.sustained.values())),
-        (f"peak: right answers a second in the best {window} of the busy clients, and of all",
-         f"{found.best_before:.2f}, {found.peak:.2f}", "", None),
+        (f"peak: right answers a second in the busy clients' best {window}",
+         f"{found.peak:.2f}", "", None),
         ("accepted: right answers a second in the overload", f"{found.accepted:.2f} ({share:.0%})",
          f"{SHARE_OF_PEAK:.0%} of the peak or more", share >= SHARE_OF_PEAK),
         (f"accepted in its slowest {window}", f"{found.slowest:.2f} ({least:.0%})",
-         f"{SHARE_OF_PEAK:.0%} of the busy clients' best or more", least >= SHARE_OF_PEAK),
+         f"{SHARE_OF_PEAK:.0%} of the peak or more", least >= SHARE_OF_PEAK),
+        (f"the same in its best {window}", f"{found.best:.2f}", "", None),
         ("refused: 503 with Retry-After and the usual error", str(found.counts["refused"]), "",
          None),
         ("time of a refusal: p50, p99, longest", _ms(found.refused),
@@ -165,7 +166,7 @@ async def gusts(url: str, found: texts.Texts) -> list[Row]:
             ("/generate", {"text": original}) for original, _ in serving.sample(found, WRITTEN, 11)
         ],
         "`/loss`, `/evaluate`, `/metrics/factuality`, `/generate` in turn": mixed(
-            serving.sample(found, CASES // 4, 13)
+            serving.sample(found, WRITTEN, 13)
         ),
     }
     for what, requests in asked.items():
@@ -216,9 +217,9 @@ async def fairness_rows(clients: Clients, found: texts.Texts, count: int) -> lis
     # Two sentences: more would be over ALIGNSCORE_MAX_PAIRS.
     claim = " ".join(split_sentences(pairs[0][1])[:2])
     large = serving.body([(giant, claim)])
-    async with clients.under_way("/metrics/factuality", [large] * 2) as statuses:
+    async with clients.under_way("/metrics/factuality", [large] * GIANTS) as statuses:
         await asyncio.sleep(5)
-        beside(f"two texts of {GIANT_CHARS:,} characters, one for each Factuality replica",
+        beside(f"{GIANTS} texts of {GIANT_CHARS:,} characters, two for each Factuality replica",
                quantiles(await clients.one_by_one("/loss", singles)))  # fmt: skip
         if statuses:
             raise RuntimeError(f"the large texts were answered {statuses}")

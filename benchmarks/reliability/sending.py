@@ -14,11 +14,12 @@ how late it was itself.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
 
@@ -160,11 +161,9 @@ async def carry_out(plan: Plan) -> Sent:
             into.append(answer)
             return answer
 
-        async def client(number: int, end: float, into: list[Answer], step: int) -> None:
-            turn = number
+        async def client(end: float, into: list[Answer], turns: Iterator[int]) -> None:
             while time.monotonic() < end:
-                answer = await one(into, turn, time.monotonic())
-                turn += step
+                answer = await one(into, next(turns), time.monotonic())
                 if answer.outcome != "right":
                     await asyncio.sleep(REFUSED_PAUSE_S)
 
@@ -173,7 +172,9 @@ async def carry_out(plan: Plan) -> Sent:
             begun.append(origin)
             if phase.clients:
                 end = origin + phase.seconds
-                clients = (client(n, end, into, phase.clients) for n in range(phase.clients))
+                # All of one row of requests: each client of its own would meet only some of them.
+                turns = itertools.count()
+                clients = (client(end, into, turns) for _ in range(phase.clients))
                 await asyncio.gather(*clients)
                 continue
             for turn in range(round(phase.seconds * phase.rate)):

@@ -65,8 +65,8 @@ class Storm:
         offered: requests a second during the overload.
         accepted: right answers a second during it, once it has settled.
         slowest: the same in the `WINDOW_S` of it in which they were fewest.
-        best_before: in those of the busy clients in which they were most.
-        peak: in any, of the busy clients or of the overload, in which they were most.
+        peak: in those of the busy clients in which they were most.
+        best: in the `WINDOW_S` of the overload in which they were most.
         counts: of its requests, by outcome.
         refused: seconds until a refusal.
         answered: seconds until a right answer, of requests of the overload.
@@ -87,8 +87,8 @@ class Storm:
     offered: float
     accepted: float
     slowest: float
-    best_before: float
     peak: float
+    best: float
     counts: dict[str, int]
     refused: Quantiles
     answered: Quantiles
@@ -261,8 +261,8 @@ def judged(
         offered=len(during) / seconds,
         accepted=rates(_right(every), settled, ended, ended - settled)[0],
         slowest=min(windows),
-        best_before=busy.best,
-        peak=max(busy.best, *windows),
+        peak=busy.best,
+        best=max(windows),
         counts={name: sum(one.outcome == name for one in during) for name in OUTCOMES},
         refused=Quantiles.of(_seconds(during, "refused")),
         answered=Quantiles.of(_seconds(during, "right")),
