@@ -125,7 +125,7 @@ def storm_rows(found: Storm, settings: Settings) -> list[Row]:
         ("normal load after: p50, p99, longest", _s(found.after), "", None),
         ("back to normal after", f"{found.back_s:.1f} s", f"{BACK_S:.0f} s",
          found.back_s <= BACK_S),
-        ("memory of all processes: before, after 30 s, most since then, at the end",
+        ("resident memory of all processes: before, after 30 s, most since then, at the end",
          ", ".join(f"{mib:.0f}" for mib in (found.memory[0][1], early, max(later), later[-1]))
          + " MiB",
          f"+{FLAT_MIB:.0f} MiB at most after the first 30 s", max(later) - early <= FLAT_MIB),

@@ -170,7 +170,7 @@ def test_a_storm_is_judged_by_its_answers() -> None:
     ]
     sent = Sent([0.0, 10.0, 70.0], [before, during, after], 13.0, 0.03, True)
     readings = [
-        (at, {"Loss": Usage(own_mib=mib, cpu_s=at / 4), "HTTP proxy": Usage(own_mib=30.0)})
+        (at, {"Loss": Usage(rss_mib=mib, cpu_s=at / 4), "HTTP proxy": Usage(rss_mib=30.0)})
         for at, mib in ((5.0, 70.0), (20.0, 90.0), (41.0, 95.0), (60.0, 100.0), (75.0, 300.0))
     ]
     found = judged(Sustained({8: 0.9, 32: 0.8}, 1.2), 60.0, sent, readings, 130.0)
@@ -221,7 +221,7 @@ def calm_storm(**changes: Any) -> Storm:
         ({"offered": 45.0}, "offered in the overload, requests a second"),
         (
             {"memory": [(0.0, 3900.0), (31.0, 4100.0), (90.0, 4170.0), (180.0, 4100.0)]},
-            "memory of all processes: before, after 30 s, most since then, at the end",
+            "resident memory of all processes: before, after 30 s, most since then, at the end",
         ),
         (
             {"counts": {"right": 1, "wrong": 0, "refused": 1, "failed": 1, "lost": 0}},

@@ -73,7 +73,8 @@ class Storm:
         before, after: the same of normal load before it and after it.
         back_s: from the end of the overload until the last request that took more than twice the
             p99 of before.
-        memory: MiB of their own of all processes, with the seconds since the overload began.
+        memory: MiB resident of all processes, what they share counted in each, with the seconds
+            since the overload began.
         grown: MiB of their own that kinds of processes gained between `EARLY_S` after the overload
             began and the last reading.
         sender_cores: what the sender took, in processors.
@@ -121,7 +122,7 @@ def _grown(readings: Sequence[Reading]) -> dict[str, float]:
         return {}
     first, last = readings[0][1], readings[-1][1]
     return {
-        kind: last.get(kind, Usage()).own_mib - first.get(kind, Usage()).own_mib
+        kind: last.get(kind, Usage()).rss_mib - first.get(kind, Usage()).rss_mib
         for kind in {*first, *last}
     }
 
@@ -207,7 +208,9 @@ async def _readings(pid: int, seconds: float) -> list[Reading]:
     found: list[Reading] = []
     origin = time.monotonic()
     while (at := time.monotonic() - origin) < seconds:
-        used = await asyncio.to_thread(lambda: processes.usage(processes.family(pid)))
+        used = await asyncio.to_thread(
+            lambda: processes.usage(processes.family(pid), walk=False)  # refusals are timed
+        )
         found.append((time.monotonic(), used))
         await asyncio.sleep(max(0.0, SAMPLE_S - (time.monotonic() - origin - at)))
     return found
@@ -269,7 +272,7 @@ def judged(
         before=normal,
         after=Quantiles.of(_seconds(after, "right")),
         back_s=max([ended, *slow]) - ended,
-        memory=[(at - began, sum(used.values(), Usage()).own_mib) for at, used in readings],
+        memory=[(at - began, sum(used.values(), Usage()).rss_mib) for at, used in readings],
         grown=_grown([one for one in readings if began + EARLY_S <= one[0]]),
         sender_cores=sent.cpu_s / whole,
         sender_late_s=sent.late_s,
