@@ -35,7 +35,7 @@ test: $(BIN)/pytest ## Run every test
 test-slow: $(BIN)/pytest ## Also the tests that take long
 	PLAINMED_SLOW_TESTS=1 $(BIN)/pytest $(PYTEST_OPTIONS)
 
-chaos: $(BIN)/pytest ## Strike a loaded cluster of three nodes with every fault; some thirty minutes
+chaos: $(BIN)/pytest ## Strike a loaded cluster of three nodes with every fault; some twenty-five minutes
 	$(BIN)/python -m tests.chaos
 	$(BIN)/python -m tests.chaos.shutdown
 

@@ -1,6 +1,6 @@
 """Strikes with every fault in turn while a load is on, and writes what its clients saw.
 
-python -m tests.chaos                    # all faults; some twenty-five minutes on two cores
+python -m tests.chaos                    # all faults; some eighteen minutes on two cores
 python -m tests.chaos --only Factuality  # those with this in their name
 python -m tests.chaos --write            # also into docs/reliability.md
 """

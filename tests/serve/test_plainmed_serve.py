@@ -125,6 +125,14 @@ def test_only_who_has_a_key_is_answered(generator: Server, keys: Keys) -> None:
         assert answer.json()["summary"]
 
 
+def test_all_processes_of_ray_keep_their_memory_in_two_heaps(generator: Server) -> None:
+    """With as many as glibc would make they grow for hours (docs/reliability.md)."""
+    family = psutil.Process(generator.process.pid).children(recursive=True)
+    started = [one for one in family if one.name() in ("raylet", "gcs_server", "ray::ProxyActor")]
+    assert len(started) >= 2
+    assert {one.environ().get("MALLOC_ARENA_MAX") for one in started} == {"2"}
+
+
 def test_what_ray_serve_answers_itself_is_no_page(generator: Server) -> None:
     """These ask for no key (docs/security.md); the middleware before the proxy is turned on."""
     for path in ("/-/healthz", "/-/routes", "/healthz"):
