@@ -76,7 +76,10 @@ class Loss:
     def _know(self, relevance: str, factuality: str, readability: str) -> None:
         """What the metrics run; warns where the targets were made with other models."""
         models = {"relevance": relevance, "factuality": factuality}
-        self._names = dict.fromkeys(METRICS, readability) | models
+        names = dict.fromkeys(METRICS, readability) | models
+        if names == self._names:  # as with nearly every request
+            return
+        self._names = names
         self._warnings = self._loss.targets.made_with_other_models(models)
         for warning in self._warnings:
             if warning not in self._logged:  # old and new replicas take turns during an update
