@@ -1,6 +1,6 @@
 """Lets in what can be answered in time, and refuses the rest at once, before it costs anything.
 
-A `limits.Gate`. It measures how many bytes of requests a route gets done a second while it is busy,
+A `gates.Gate`. It measures how many bytes of requests a route gets done a second while it is busy,
 and from that how long a new request would wait for others; over MAX_WAIT_S it is answered 503. As
 the deployments give every share its turn, a request waits for as much of another share's work as
 it brings itself, and no more: a client with a thousand texts under way does not keep others out.
@@ -24,15 +24,8 @@ from functools import partial
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
-from serve_app.limits import (
-    ASKING,
-    CALLER_ID,
-    ITEMS,
-    Admitted,
-    Refused,
-    declared_bytes,
-    route_path,
-)
+from serve_app.gates import ASKING, Admitted, Refused, declared_bytes
+from serve_app.limits import CALLER_ID, ITEMS, route_path
 from serve_app.refusals import HOLD_HEADER, holds
 from serve_app.settings import Settings
 

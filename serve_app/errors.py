@@ -81,6 +81,11 @@ class Unavailable(PlainMedError):
     status = 503
 
 
+def out_of_time() -> Unavailable:
+    """What a request is told whose deadline has passed."""
+    return Unavailable("the request's time is over; try again", code="timeout")
+
+
 class MetricFailed(PlainMedError):
     """A metric could not be computed for a well-formed text: 500, never a default number."""
 

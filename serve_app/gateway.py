@@ -24,10 +24,11 @@ from serve_app.admission import load_gate
 from serve_app.backend import Backend
 from serve_app.checks import ERRORS, check_count, check_limits, check_texts, params_of, within
 from serve_app.errors import InvalidInput, NotAllowed, NotServed, PlainMedError
+from serve_app.gates import BodyGate, error_body
 from serve_app.generate_routes import add_generate
 from serve_app.generation.best_of import Candidates
 from serve_app.health_routes import add_health
-from serve_app.limits import ERROR_CODE, BodyGate, RequestGuard, Traffic, error_body, logger
+from serve_app.limits import ERROR_CODE, RequestGuard, Traffic, logger
 from serve_app.loss import check_weights
 from serve_app.metrics.text import require_pairs
 from serve_app.page_routes import add_page

@@ -15,9 +15,10 @@ from serve_app.access.gate import may_call
 from serve_app.backend import Backend
 from serve_app.checks import ERRORS, check_count, check_texts, params_of, within
 from serve_app.errors import InvalidInput, NotAllowed, NotServed, PlainMedError, Unavailable
+from serve_app.gates import error_body
 from serve_app.generation.best_of import Candidates
 from serve_app.generation.protocol import Summary
-from serve_app.limits import ERROR_CODE, ITEMS, error_body, logger
+from serve_app.limits import ERROR_CODE, ITEMS, logger
 from serve_app.loss import check_weights
 from serve_app.responses import generate_out, summary_out
 from serve_app.safe_log import frames

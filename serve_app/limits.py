@@ -12,14 +12,14 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Container, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serve_app.gates import ASKING, Admitted, Gate, Refused, too_large
 from serve_app.recent import Recent
 from serve_app.safe_log import frames
 from serve_app.stages import gather, stage
@@ -47,9 +47,6 @@ CALLER_ID = "plainmed.caller_id"
 ITEMS = "plainmed.items"
 """Where a request's scope may hold how many texts it has an engine compute; else that is one."""
 
-ASKING = frozenset({"GET", "HEAD", "OPTIONS"})
-"""Methods that only ask: they cost no model and bring no body, so none of theirs is read."""
-
 # Serve gives every record of this logger the replica and request id as fields.
 logger = logging.getLogger("ray.serve")
 
@@ -66,98 +63,6 @@ def route_path(scope: Scope) -> str:
     """The path below the application's own prefix."""
     path: str = scope["path"]
     return path.removeprefix(scope.get("root_path", "").rstrip("/"))
-
-
-def error_body(
-    code: str, message: str, field: str | None = None
-) -> dict[str, dict[str, str | None]]:
-    """The one JSON shape of every error."""
-    return {"error": {"code": code, "message": message, "field": field}}
-
-
-class Refused(Exception):
-    """Ends a request before the application sees it.
-
-    Args:
-        status: of the answer.
-        code: as in every error.
-        message: what the client can do.
-        headers: further ones of the answer, by lower-case name.
-    """
-
-    def __init__(
-        self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None
-    ) -> None:
-        super().__init__(message)
-        self.status = status
-        self.body = error_body(code, message)
-        self.headers = dict(headers or {})
-
-
-def declared_bytes(headers: Headers) -> int | None:
-    """How long a request says that its body is; None where it does not say."""
-    declared = headers.get("content-length", "")
-    return int(declared) if declared.isdecimal() else None
-
-
-def _nothing(_: int) -> None:
-    return None
-
-
-@dataclass(frozen=True, slots=True)
-class Admitted:
-    """What a gate wants to be told of a request that it let in.
-
-    Attributes:
-        arrived: called once its whole body is there, with the bytes of it; never where that does
-            not happen.
-        answered: called once, with the status of the answer; 0 where its client was gone, 500 where
-            a stream ended with an error.
-    """
-
-    arrived: Callable[[int], None] = _nothing
-    answered: Callable[[int], None] = _nothing
-
-
-class Gate(Protocol):
-    """Decides over a request by its head, before any of its body is read."""
-
-    def enter(self, scope: Scope, headers: Headers) -> Admitted:
-        """Lets it in, and says what to call later.
-
-        Raises:
-            Refused: it may not.
-        """
-        ...
-
-
-class BodyGate:
-    """A `Gate`: refuses what says of its body that it can never be taken.
-
-    It belongs after the gate that asks who calls, and before the one that counts what is under way:
-    a server that is full has nothing to do with it.
-
-    Args:
-        max_bytes: of the largest body.
-    """
-
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-
-    def enter(self, scope: Scope, headers: Headers) -> Admitted:
-        """Lets the request in.
-
-        Raises:
-            Refused: 400 for a body where none belongs, 413 for one over the limit.
-        """
-        declared = declared_bytes(headers)
-        if scope["method"] in ASKING and (declared or "transfer-encoding" in headers):
-            raise Refused(
-                400, "unexpected_body", f"{scope['method']} takes no body here; send it without one"
-            )
-        if declared is not None and declared > self._max_bytes:
-            raise _too_large(self._max_bytes)
-        return Admitted()
 
 
 class BrokenOff(Exception):
@@ -421,7 +326,7 @@ class RequestGuard:
             parts.append(message.get("body", b""))
             size += len(parts[-1])
             if size > self.max_body_bytes:
-                raise _too_large(self.max_body_bytes)
+                raise too_large(self.max_body_bytes)
             if not message.get("more_body", False):
                 break
         return b"".join(parts)
@@ -443,15 +348,6 @@ class RequestGuard:
 
 
 _UNTRACED = Untraced()
-
-
-def _too_large(max_bytes: int) -> Refused:
-    return Refused(
-        413,
-        "body_too_large",
-        f"the body is over the limit of {max_bytes} bytes; send fewer or shorter texts, or raise "
-        "MAX_BODY_BYTES on the server",
-    )
 
 
 def _outcome(exchange: _Exchange) -> dict[str, str | bool | int | float]:

@@ -8,11 +8,8 @@ no generator. Nothing of a file is ever run: torch's restricted unpickler and sa
 
 from __future__ import annotations
 
-import io
 import math
 import re
-import struct
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +23,7 @@ from transformers import AutoConfig
 
 from serve_app.documents import read_json
 from serve_app.errors import ConfigError
+from serve_app.torch_zip import flaw
 
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 """Of files that hold weights."""
@@ -165,63 +163,10 @@ def _require_real(path: Path, kind: type[ConfigError]) -> None:
 
 
 def _require_sound_zip(path: Path, kind: type[ConfigError], advice: str) -> None:
-    with refusing(f"cannot read {path}", kind), path.open("rb") as file:
-        # As torch tells a zip file; any other it reads in ways that unpack nothing.
-        if file.read(4) != b"PK\x03\x04":
-            return
-        size = file.seek(0, io.SEEK_END)
-        file.seek(max(0, size - _END.size - _LOCATOR.size - _RECORD.size))
-        end = file.read()
-    if not _has_one_directory(end, size):
-        raise kind(
-            f"{path} is damaged: torch ends a zip file with its one list of contents, and this "
-            f"file has another end; {advice}"
-        )
-    with refusing(f"{path} is damaged", kind), zipfile.ZipFile(path) as archive:
-        members = archive.infolist()
-    packed = [one.filename for one in members if one.compress_type != zipfile.ZIP_STORED]
-    held = sum(one.file_size for one in members)
-    if packed or held > size:
-        why = f"{packed[0]} in it is compressed" if packed else f"it claims {held} bytes"
-        raise kind(
-            f"{path} is no file that torch wrote: {why}, and unpacking it could fill the "
-            f"memory; {advice}"
-        )
-
-
-# How a zip file ends (APPNOTE.TXT 4.3.14 to 4.3.16): the record and the locator of large files,
-# which torch always writes, and the record of all.
-_RECORD = struct.Struct("<4sQHHIIQQQQ")
-_LOCATOR = struct.Struct("<4sIQI")
-_END = struct.Struct("<4sHHHHIIH")
-
-
-def _has_one_directory(end: bytes, size: int) -> bool:
-    """Whether a zip file's list of contents is where every reader looks for it.
-
-    Python searches for it from the end, torch goes where it is said to be: a file with two lists
-    shows one to each. So it must end right before what points at it, and that must end the file.
-
-    Args:
-        end: the last bytes of the file, as many as the three structures have, or all there are.
-        size: of the file.
-    """
-    if len(end) < _END.size:
-        return False
-    mark, disk, first, _, _, length, start, comment = _END.unpack(end[-_END.size :])
-    if mark != b"PK\x05\x06" or disk or first or comment:
-        return False
-    begins = size - _END.size
-    locator = end[: -_END.size][-_LOCATOR.size :]
-    if locator[:4] == b"PK\x06\x07":
-        begins -= _LOCATOR.size + _RECORD.size
-        _, disk, at, disks = _LOCATOR.unpack(locator)
-        if begins < 0 or disk or disks > 1 or at != begins:
-            return False
-        mark, *_, length, start = _RECORD.unpack(end[: _RECORD.size])
-        if mark != b"PK\x06\x06":
-            return False
-    return bool(start + length == begins)
+    with refusing(f"cannot read {path}", kind):
+        found = flaw(path)
+    if found is not None:
+        raise kind(f"{path} {found}; {advice}")
 
 
 def _require_sound_index(path: Path, kind: type[ConfigError]) -> None:

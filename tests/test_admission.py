@@ -13,8 +13,9 @@ import pytest
 from starlette.datastructures import Headers
 
 from serve_app.admission import UNLEARNT_REQUESTS, LoadGate, load_gate
+from serve_app.gates import Admitted, Refused
 from serve_app.gateway import create_app
-from serve_app.limits import CALLER_ID, ITEMS, Admitted, Refused, Traffic
+from serve_app.limits import CALLER_ID, ITEMS, Traffic
 from serve_app.metrics.readability import Readability
 from serve_app.refusals import HOLD_HEADER
 from serve_app.settings import load_settings

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from serve_app.corpus import ScoreJob, Scores, reading
+from serve_app.corpus import ScoreJob, Scores, parquet, reading
 from serve_app.errors import ConfigError, InvalidInput
 from tests.corpus_runs import left, prepare, run
 from tests.corpus_tools import OverlapScorer, make_rows, write_rows
@@ -111,18 +111,18 @@ def test_the_lines_of_a_row_count_together(
 def test_long_values_of_a_parquet_file_are_decoded_few_at_a_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "LONGEST_ROW", 1000)
+    monkeypatch.setattr(parquet, "LONGEST_VALUE", 1000)
     fixed = pa.array([bytes(300)] * 10, pa.binary(300))
     pq.write_table(pa.table({"original": ["a"] * 10, "other": fixed}), tmp_path / "in.parquet")
     source = reading.scan(tmp_path / "in.parquet").source
-    sizes = [batch.num_rows for batch in reading.parquet_batches(reading.open_parquet(source))]
+    sizes = [batch.num_rows for batch in parquet.parquet_batches(reading.open_parquet(source))]
     assert sizes == [3, 3, 3, 1]
 
 
 def test_a_list_that_takes_far_more_than_its_size_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reading, "_AT_ONCE", 8000)
+    monkeypatch.setattr(parquet, "_AT_ONCE", 8000)
     for count in (1000, 1001):
         table = pa.table({"original": ["a"], "other": [[0] * count]})
         pq.write_table(table, tmp_path / f"{count}.parquet")

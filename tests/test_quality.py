@@ -15,13 +15,14 @@ PACKAGE = ROOT / "serve_app"
 # What each part may import of serve_app, besides itself (design: imports point one way).
 _BASE = {"errors", "settings", "artifacts", "model_files", "documents", "weights"}
 _LIBRARY = _BASE | {"metrics", "loss", "targets", "evaluation"}
-_ROUTES = _LIBRARY | {"generation", "schemas", "limits", "backend"}
+_ROUTES = _LIBRARY | {"generation", "schemas", "limits", "gates", "backend"}
 _ROUTES |= {"responses", "checks", "candidates"}
 _SEEN = {"telemetry", "stages", "recent", "safe_log", "traces", "otlp"}
 ALLOWED = {
     "errors": set[str](),
     "documents": set[str](),
-    "weights": {"errors", "documents"},
+    "torch_zip": set[str](),
+    "weights": {"errors", "documents", "torch_zip"},
     "model_files": set[str](),
     "settings": {"errors"},
     "artifacts": {"errors", "settings", "documents"},
@@ -44,10 +45,11 @@ ALLOWED = {
     "safe_log": set[str](),
     "traces": {"ticket"},
     "otlp": {"traces"},
-    "limits": _SEEN - {"otlp"} | {"ticket"},
+    "gates": set[str](),
+    "limits": _SEEN - {"otlp"} | {"ticket", "gates"},
     "refusals": {"ticket"},
-    "admission": {"limits", "settings", "refusals"},
-    "access": {"errors", "limits", "settings", "documents"},
+    "admission": {"limits", "gates", "settings", "refusals"},
+    "access": {"errors", "limits", "gates", "settings", "documents"},
     "explanation": _LIBRARY | {"generation"},
     "responses": _LIBRARY | {"generation", "schemas", "explanation"},
     "sample": _BASE,

@@ -13,7 +13,7 @@ from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from serve_app.errors import ConfigError
-from serve_app.limits import Admitted, Gate, Refused
+from serve_app.gates import Admitted, Gate, Refused
 from serve_app.settings import Settings
 
 _HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\[\]:]+)(:[0-9]*)?")
@@ -62,7 +62,7 @@ def host_gates(settings: Settings, host: str | None) -> list[Gate]:
 
 
 class HostGate:
-    """A `limits.Gate`: 403 for what calls this machine by a name that is not its own.
+    """A `gates.Gate`: 403 for what calls this machine by a name that is not its own.
 
     A page from elsewhere may have its name point to 127.0.0.1 once it is loaded (DNS rebinding).
     Then the browser takes the API for a part of that page; only the name it calls tells.

@@ -12,7 +12,8 @@ from starlette.types import Scope
 from serve_app.access.keys import KeyEntry, Service
 from serve_app.access.quota import Quota
 from serve_app.access.source import KeySource
-from serve_app.limits import CALLER_ID, Admitted, Gate, Refused, route_path
+from serve_app.gates import Admitted, Gate, Refused
+from serve_app.limits import CALLER_ID, route_path
 from serve_app.settings import Settings
 
 OPEN_PATHS = frozenset({"/healthz", "/livez", "/readyz", "/", ""})
@@ -46,7 +47,7 @@ def access_gates(settings: Settings) -> list[Gate]:
 
 
 class AccessGate:
-    """A `limits.Gate`: 401 without a good key, 403 for what the key may not, 429 for too much.
+    """A `gates.Gate`: 401 without a good key, 403 for what the key may not, 429 for too much.
 
     Args:
         source: the live keys.

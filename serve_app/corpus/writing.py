@@ -13,6 +13,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import IO, Any
 
+from serve_app.corpus.parquet import parquet_batches
 from serve_app.corpus.places import Place
 from serve_app.corpus.reading import (
     Block,
@@ -21,7 +22,6 @@ from serve_app.corpus.reading import (
     Row,
     file_format,
     open_parquet,
-    parquet_batches,
     read_rows,
 )
 from serve_app.corpus.scoring import RowError, RowResult

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from serve_app.deployments.worker import failure, run_batch
-from serve_app.errors import PlainMedError, Unavailable, moved
+from serve_app.errors import PlainMedError, moved, out_of_time
 from serve_app.metrics.pauses import PAUSE, Stopped
 from serve_app.stages import QUEUE, note
 from serve_app.telemetry import Telemetry, Unrecorded
@@ -160,7 +160,7 @@ class FairBatcher(Generic[Item, Result]):
         try:
             outcomes = await run_batch(self._work, items, ids)
         except Stopped:
-            outcomes = [_late()] * len(batch)
+            outcomes = [out_of_time()] * len(batch)
         except Exception as error:  # of no kind we know, but nobody may wait for ever
             outcomes = [failure(error, ids)] * len(batch)
         self._telemetry.record("plainmed_batch_items", len(batch))
@@ -272,10 +272,6 @@ def _wanted(job: _Job[Item, Result]) -> bool:
     if job.done.done() or job.taken == len(job.items):
         return False
     if job.ticket.left() == 0:
-        job.done.set_exception(_late())
+        job.done.set_exception(out_of_time())
         return False
     return True
-
-
-def _late() -> Unavailable:
-    return Unavailable("the request's time is over; try again", code="timeout")

@@ -23,9 +23,9 @@ from ray import serve
 from serve_app.deployments.metrics import Description
 from serve_app.deployments.telemetry import ServeTelemetry
 from serve_app.deployments.tracing import load_tracer
-from serve_app.deployments.turns import Turns, out_of_time
+from serve_app.deployments.turns import Turns
 from serve_app.deployments.worker import failure, go_after_others, set_threads
-from serve_app.errors import PlainMedError
+from serve_app.errors import PlainMedError, out_of_time
 from serve_app.generation import best_of
 from serve_app.generation.loading import load_generator
 from serve_app.generation.protocol import GenerationParams, Summary

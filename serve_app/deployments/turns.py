@@ -14,15 +14,10 @@ from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from serve_app.errors import Unavailable
+from serve_app.errors import out_of_time
 from serve_app.ticket import Ticket
 
 Result = TypeVar("Result")
-
-
-def out_of_time() -> Unavailable:
-    """What a request is told whose deadline has passed."""
-    return Unavailable("the request's time is over; try again", code="timeout")
 
 
 @dataclass(eq=False)
