@@ -23,14 +23,11 @@ from serve_app.artifacts import resolve
 from serve_app.documents import read_json
 from serve_app.errors import CheckpointError
 from serve_app.metrics.packed import PackedEncoder, PackedForward, supports
-from serve_app.metrics.quiet import quiet_loading
+from serve_app.metrics.pretrained import load_pretrained
 from serve_app.weights import (
     listed,
-    read_config,
     refusing,
     require_finite,
-    require_fitting,
-    require_sound_files,
 )
 
 HEADS = ("bin_layer", "tri_layer", "reg_layer")
@@ -159,12 +156,15 @@ def load_compact(directory: Path) -> tuple[AlignModel, CompactConfig, Path]:
         tensors = load_file(directory / "model.safetensors")
     require_finite(tensors, directory, _ADVICE, CheckpointError)
     base_directory = resolve(config.base)
-    base, missing = _load_base(base_directory, f"{directory}: cannot load its base {config.base}")
+    base, absent = load_pretrained(
+        base_directory, f"{directory}: cannot load its base {config.base}"
+    )
     model = AlignModel(base)
     state = model.state_dict()
     parts = _parts(tensors, state, directory, config.base)
     whole = parts["full"]
-    missing = [name for name in (*_HEAD_WEIGHTS, *missing) if name not in whole]
+    needed = (*_HEAD_WEIGHTS, *(f"base_model.{name}" for name in absent))
+    missing = [name for name in needed if name not in whole]
     if missing:
         raise CheckpointError(f"{directory}: no weights for {listed(missing)}; {_ADVICE}")
     for name, tensor in whole.items():
@@ -196,22 +196,6 @@ def _read_compact(path: Path) -> CompactConfig:
             "so; fetch it, and put its directory there"
         )
     return config
-
-
-def _load_base(directory: Path, what: str) -> tuple[PreTrainedModel, list[str]]:
-    """The encoder in a directory, and which of the model's weights are not in its files."""
-    with refusing(what, CheckpointError), quiet_loading():
-        require_sound_files(directory, CheckpointError)
-        config = read_config(directory, CheckpointError)
-        require_fitting(AutoModel, config, directory, CheckpointError)
-        base, info = AutoModel.from_pretrained(
-            directory,
-            attn_implementation="sdpa",
-            dtype=torch.float32,
-            output_loading_info=True,
-            trust_remote_code=False,
-        )
-    return base, [f"base_model.{name}" for name in sorted(info["missing_keys"])]
 
 
 def _parts(

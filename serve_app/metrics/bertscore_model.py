@@ -8,20 +8,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
-from transformers import AutoModel, AutoTokenizer, GPT2Tokenizer, RobertaTokenizer
+from transformers import AutoTokenizer, GPT2Tokenizer, RobertaTokenizer
 
 from serve_app.documents import read_json
 from serve_app.errors import CheckpointError, ConfigError
-from serve_app.metrics.quiet import quiet_loading
+from serve_app.metrics.pretrained import load_pretrained
 from serve_app.metrics.tokenizer_checks import token_limit
 from serve_app.weights import (
-    read_config,
     refusing,
     require_finite,
-    require_fitting,
-    require_sound_files,
 )
 
 # Where encoders keep their layers; the first path there is wins.
@@ -124,18 +120,8 @@ def load_encoder(directory: Path) -> nn.Module:
         raise CheckpointError(
             f"BERTSCORE_MODEL: {directory} is not an encoder directory (no config.json)"
         )
-    require_sound_files(directory, CheckpointError)
-    config = read_config(directory, CheckpointError)
-    require_fitting(AutoModel, config, directory, CheckpointError)
-    with refusing(f"BERTSCORE_MODEL: cannot load {directory}", CheckpointError), quiet_loading():
-        encoder, info = AutoModel.from_pretrained(
-            directory,
-            attn_implementation="sdpa",
-            dtype=torch.float32,
-            output_loading_info=True,
-            trust_remote_code=False,
-        )
-    missing = sorted(key for key in info["missing_keys"] if not key.startswith("pooler."))
+    encoder, missing = load_pretrained(directory, f"BERTSCORE_MODEL: cannot load {directory}")
+    missing = [key for key in missing if not key.startswith("pooler.")]
     if missing:
         raise CheckpointError(
             f"BERTSCORE_MODEL: {directory} lacks {len(missing)} weights of a "
