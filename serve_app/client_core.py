@@ -1,10 +1,10 @@
 """What both Python clients share: where the server is, time limits, what is worth repeating.
 
 Sends nothing itself. Every call only computes, so repeating one is safe: connection errors,
-the statuses 429, 502, 503 and 504, and a 500 that is not PlainMed's own (Serve's proxy gives it for
-a gateway that died with the request) are retried with jittered exponential backoff, and
-Retry-After is honoured up to `max_wait`. A call that was sent but not answered within
-`timeout` is not repeated: the server may still be busy with it.
+the statuses 429, 502, 503 and 504, and a 500 that is not PlainMed's own (a Serve without our
+middlewares gives it for a gateway that died with the request) are retried with jittered
+exponential backoff, and Retry-After is honoured up to `max_wait`. A call that was sent but not
+answered within `timeout` is not repeated: the server may still be busy with it.
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ from serve_app.stages import gather, stage
 from serve_app.telemetry import Telemetry, Unrecorded
 from serve_app.ticket import CURRENT, Ticket, good_request_id
 from serve_app.traces import Span, Tracer, Untraced, handed_on
+from serve_app.unanswered import AGE_HEADER
 
 REQUEST_ID_HEADER = "x-request-id"
 
@@ -291,6 +292,9 @@ class RequestGuard:
                     400, "invalid_timeout", f"{TIMEOUT_HEADER} must be a number of seconds above 0"
                 )
             timeout = min(timeout, seconds)
+        timeout -= _age(exchange.headers)
+        if timeout <= 0:
+            raise Refused(503, "timeout", "the request's time is over; try again")
         share = exchange.scope.get(CALLER_ID)
         ticket = Ticket(deadline=time.time() + timeout, request_id=exchange.request_id)
         return ticket if share is None else replace(ticket, share=share)
@@ -348,6 +352,16 @@ class RequestGuard:
 
 
 _UNTRACED = Untraced()
+
+
+def _age(headers: Headers) -> float:
+    """Seconds since the request came, where it was repeated on its way here; who says so of an own
+    request only has less time for it."""
+    try:
+        seconds = float(headers.get(AGE_HEADER, "0"))
+    except ValueError:
+        return 0.0
+    return max(0.0, seconds) if math.isfinite(seconds) else 0.0
 
 
 def _outcome(exchange: _Exchange) -> dict[str, str | bool | int | float]:

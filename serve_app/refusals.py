@@ -23,6 +23,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_app.ticket import good_request_id
+from serve_app.unanswered import AGE_HEADER, AnswerAll
 
 CALLBACK = ("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "serve_app.refusals.middlewares")
 """The variable of Serve's proxies, and what it has to be."""
@@ -36,9 +37,11 @@ HOLD_S = 0.2
 MOST_HELD = 1024
 """Callers and paths; what is sent by strangers must not fill memory."""
 
-ORDERS = frozenset({b"x-request-timeout-seconds", b"x-request-disconnect-disabled"})
-"""By these a client would switch off Serve's time limit and its notice that a client is gone. They
-are meant for a proxy of Serve's own."""
+ORDERS = frozenset(
+    {b"x-request-timeout-seconds", b"x-request-disconnect-disabled", AGE_HEADER.encode()}
+)
+"""By the first two a client would switch off Serve's time limit and its notice that a client is
+gone; they are meant for a proxy of Serve's own. The third is said here (`serve_app.unanswered`)."""
 
 _ID = "x-request-id"
 _RAW_ID = _ID.encode()
@@ -162,5 +165,5 @@ def _for_others(start: Message) -> Message:
 
 
 def middlewares() -> list[Middleware]:
-    """What Serve puts around its proxy."""
-    return [Middleware(BeforeProxy)]
+    """What Serve puts around its proxy, the innermost first."""
+    return [Middleware(AnswerAll), Middleware(BeforeProxy)]

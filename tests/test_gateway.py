@@ -29,6 +29,7 @@ from serve_app.limits import Traffic
 from serve_app.metrics.readability import Readability
 from serve_app.server import load_document
 from serve_app.settings import load_settings
+from serve_app.unanswered import AGE_HEADER
 from tests.servers import LightBackend
 
 SECRET = "Jane Roe has lupus"
@@ -109,6 +110,26 @@ async def test_a_request_over_its_time_is_503_with_retry_after() -> None:
     assert response.status_code == 503
     assert response.json()["error"]["code"] == "timeout"
     assert response.headers["retry-after"] == "7"
+
+
+@pytest.mark.parametrize(
+    ("age", "status"),
+    [("29.95", 503), ("30", 503), ("0", 200), ("-5", 200), ("nan", 200), ("?", 200)],
+)
+async def test_a_repeated_request_has_what_is_left_of_its_time(age: str, status: int) -> None:
+    class Brief(LightBackend):
+        async def readability(self, texts: Sequence[str]) -> list[Readability]:
+            await asyncio.sleep(0.1)
+            return await super().readability(texts)
+
+    async with client(Brief(), request_timeout_s=30) as http:
+        response = await http.post(
+            "/metrics/readability", json={"texts": ["A cat."]}, headers={AGE_HEADER: age}
+        )
+    assert response.status_code == status
+    if status == 503:
+        assert response.json()["error"]["code"] == "timeout"
+        assert int(response.headers["retry-after"]) >= 1
 
 
 async def test_draining_refuses_new_requests_and_counts_the_old() -> None:

@@ -39,6 +39,9 @@ FULL_S, HELD_AT_MOST_S, STRIKES = 1.5, 9.0, 3
 and longer than any did before the fault. The second is shorter than one health check: a process in
 which nothing waits by then goes on, and is held again, so many times in all."""
 
+ACCEPTED, ACCEPTED_S = 6, 0.5
+"""So many requests have waited for so long: of two gateways each has some of them."""
+
 POISONED_S = 12.0
 S3_AWAY_S = 30.0
 BUCKET = "chaos-models"
@@ -133,6 +136,19 @@ def hang_replica(deployment: str) -> Fault:
 
     name = f"a {deployment} replica that hangs (SIGSTOP, {HANGS_S:.0f} s)"
     return Fault(name, strike, inside=True)
+
+
+def _kill_full_gateway(stage: Stage) -> None:
+    """With requests in it, which it had accepted: they wait for replicas that are stopped."""
+    assert stage.load is not None
+    before, end = stage.asked_again(), time.monotonic() + HELD_AT_MOST_S
+    metrics = hold(stage, lambda: stage.replicas("Factuality"))
+    while stage.load.waiting(ACCEPTED_S) < ACCEPTED and time.monotonic() < end:
+        time.sleep(0.05)
+    _signal(stage.replicas("Gateway")[:1], signal.SIGKILL)
+    _signal(metrics, signal.SIGCONT)
+    stage.wait_noticed()
+    stage.held = stage.asked_again() - before
 
 
 def _kill_controller(stage: Stage) -> None:
@@ -311,6 +327,11 @@ _bucket = _Bucket()
 
 FAULTS = [
     *(kill_replica(name) for name in DEPLOYMENTS),
+    Fault(
+        "`kill -9` of a Gateway replica with requests that it has accepted",
+        _kill_full_gateway,
+        inside=True,
+    ),
     *(hang_replica(name) for name in ("Factuality", "Generator", "Gateway")),
     Fault("a text that cannot be computed in a batch with others", _poison),
     Fault(

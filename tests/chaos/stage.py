@@ -17,6 +17,7 @@ import psutil
 import yaml
 
 from serve_app.demo import free_port
+from serve_app.refusals import CALLBACK
 from tests.chaos.load import Case, Load
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -95,6 +96,11 @@ class Stage:
     def busiest(self) -> Any:
         """Of the nodes beside the head, the one with the most replicas."""
         return max(self.nodes, key=lambda node: len(self.replicas_on(node)))
+
+    def asked_again(self) -> int:
+        """How often a proxy has asked again, since it was not answered."""
+        logs = self.folder.glob("ray/session_*/logs/serve/proxy_*.log")
+        return sum(log.read_text(encoding="utf-8").count("it is asked again") for log in logs)
 
     def missing(self) -> list[str]:
         """What does not run as wanted: replicas, proxies, a gateway that says that it is ready."""
@@ -228,6 +234,7 @@ def stage(nodes: int = 3, replicas: int = 2, **settings: Any) -> Iterator[Stage]
         "AWS_EC2_METADATA_DISABLED": "true",
     }
     os.environ.setdefault("RAY_agent_register_timeout_ms", "120000")
+    os.environ.setdefault(*CALLBACK)  # as `plainmed serve` and the images have it
     import ray
     from ray import serve
     from ray.serve._private.api import serve_start

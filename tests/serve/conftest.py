@@ -20,6 +20,7 @@ import pytest
 import yaml
 
 from serve_app.merge import merge_and_upload, plan_merge
+from serve_app.refusals import CALLBACK
 from serve_app.settings import load_settings
 from tests.artifact_servers import use_server
 from tests.otlp_receiver import Collector
@@ -202,6 +203,7 @@ def server(
         TRACES_ENDPOINT=collector.url,
         OTEL_BSP_SCHEDULE_DELAY="200",
         PYTHONPATH=str(ROOT),
+        **dict([CALLBACK]),  # as `plainmed serve` and the images have it
     )
     try:
         running.wait_until_ready()
