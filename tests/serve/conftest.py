@@ -141,7 +141,7 @@ def model_bucket(
         yield name
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def collector() -> Iterator[Collector]:
     """Where the server sends its spans."""
     running = Collector()
@@ -149,11 +149,14 @@ def collector() -> Iterator[Collector]:
     running.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def server(
     model_bucket: str, collector: Collector, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
-    """`serve run` of the project's own serve_config.yaml, WRITER and FAULTY, on a free port."""
+    """`serve run` of the project's own serve_config.yaml, WRITER and FAULTY, on a free port.
+
+    Ended after the last test here: it takes processor time also when nobody asks.
+    """
     folder = tmp_path_factory.mktemp("server")
     port = free_port()
     document = yaml.safe_load((ROOT / "serve_config.yaml").read_text(encoding="utf-8"))
