@@ -75,7 +75,7 @@ class Storm:
             p99 of before.
         memory: MiB resident of all processes, what they share counted in each, with the seconds
             since the overload began.
-        grown: MiB of their own that kinds of processes gained between `EARLY_S` after the overload
+        grown: MiB resident that kinds of processes gained between `EARLY_S` after the overload
             began and the last reading.
         sender_cores: what the sender took, in processors.
         sender_late_s: most that the sender itself came too late.

@@ -97,6 +97,21 @@ class Stage:
         """Of the nodes beside the head, the one with the most replicas."""
         return max(self.nodes, key=lambda node: len(self.replicas_on(node)))
 
+    def fullest_gateway(self) -> int:
+        """The process of the gateway that has most requests under way."""
+        from ray import serve
+        from ray._private.state import actors
+
+        handle = serve.get_deployment_handle("Gateway", "plainmed")
+        under_way: list[tuple[str, int]] = handle.broadcast("traffic").results(timeout_s=5)
+        replica, _ = max(under_way, key=lambda one: one[1])
+        [pid] = [
+            one["Pid"]
+            for one in actors().values()
+            if one["Name"].endswith(f"Gateway#{replica}") and one["State"] == "ALIVE"
+        ]
+        return int(pid)
+
     def asked_again(self) -> int:
         """How often a proxy has asked again, since it was not answered."""
         logs = self.folder.glob("ray/session_*/logs/serve/proxy_*.log")
