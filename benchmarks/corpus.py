@@ -31,10 +31,10 @@ import psutil
 import typer
 
 from benchmarks import report, texts
-from serve_app.corpus import Models, ScoreJob, Scorer, Scores
-from serve_app.corpus.distributed import RayEngine, RayOptions
-from serve_app.corpus.local import LocalEngine
 from serve_app.metrics.readability import readability
+from serve_app.offline.corpus import Models, ScoreJob, Scorer, Scores
+from serve_app.offline.corpus.local_engine import LocalEngine
+from serve_app.offline.corpus.ray_engine import RayEngine, RayOptions
 
 app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
 
@@ -93,10 +93,10 @@ def one(source: Path, out: Path, engine: str, scorer: str, workers: int) -> None
     """One run, in this process; started by `table`."""
     recipe = light
     if scorer == "models":
-        from serve_app.corpus.suite_scorer import LossTerms, SuiteRecipe
-        from serve_app.loss import LossFunction
-        from serve_app.settings import load_settings
-        from serve_app.targets import load_targets
+        from serve_app.core.settings import load_settings
+        from serve_app.metrics.loss import LossFunction
+        from serve_app.metrics.targets import load_targets
+        from serve_app.offline.corpus.scorer import LossTerms, SuiteRecipe
 
         settings = load_settings()
         recipe = SuiteRecipe(settings, LossTerms(LossFunction(load_targets(settings))))

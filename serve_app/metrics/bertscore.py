@@ -22,8 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from serve_app.artifacts import Downloads, resolve
-from serve_app.errors import ConfigError, InvalidInput, MetricFailed
+from serve_app.core.errors import ConfigError, InvalidInput, MetricFailed
 from serve_app.metrics.bertscore_layers import known_layer, reference_name
 from serve_app.metrics.bertscore_model import (
     config_names,
@@ -34,10 +33,11 @@ from serve_app.metrics.bertscore_model import (
     truncate_layers,
 )
 from serve_app.metrics.embedding_cache import EmbeddedText, EmbeddingCache
-from serve_app.metrics.encoder import Batch, EncoderRuntime, TokenSequence
 from serve_app.metrics.results import BertScoreResult
-from serve_app.metrics.text import require_pairs
-from serve_app.metrics.tokenizer_checks import require_known_ids
+from serve_app.models.encoder_runtime import Batch, EncoderRuntime, TokenSequence
+from serve_app.models.tokenizer_checks import require_known_ids
+from serve_app.storage.artifacts import Downloads, resolve
+from serve_app.text.validation import require_pairs
 
 LongText = Literal["truncate", "window"]
 
@@ -171,7 +171,7 @@ class BertScorer:
         """Loads an encoder directory, fetched if `model` is an `s3://` or `hf://` reference.
 
         Args:
-            model: the reference; see `serve_app.artifacts`.
+            model: the reference; see `serve_app.storage.artifacts`.
             layer: hidden layer; None looks the model up in `bertscore_layers`.
             downloads: for a reference that has to be fetched; see `resolve`.
 

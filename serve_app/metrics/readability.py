@@ -20,9 +20,9 @@ from typing import NamedTuple
 
 import pyphen
 
-from serve_app.artifacts.embedded import RESOURCES
-from serve_app.errors import InvalidInput
-from serve_app.metrics.text import require_text
+from serve_app.core.errors import InvalidInput
+from serve_app.core.resources import RESOURCES
+from serve_app.text.validation import require_text
 
 _STOPS = re.compile(r"[.!?]+")
 _WORD = re.compile(r"\w\S*")  # one match for each whitespace-separated token that has a \w

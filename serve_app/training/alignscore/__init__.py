@@ -1,0 +1,3 @@
+"""Makes `alignscore-mini`: training pairs, edits that change a meaning, the trainer, the card."""
+
+__all__ = ["corruptions", "data", "evaluation", "pairs", "trainer"]
