@@ -32,7 +32,7 @@ import typer
 
 from benchmarks import report, texts
 from serve_app.metrics.readability import readability
-from serve_app.offline.corpus import Models, ScoreJob, Scorer, Scores
+from serve_app.offline.corpus import ModelNames, RowScores, ScoreJob, Scorer
 from serve_app.offline.corpus.local_engine import LocalEngine
 from serve_app.offline.corpus.ray_engine import RayEngine, RayOptions
 
@@ -45,14 +45,14 @@ EVERY_S = 0.25
 class LightScorer:
     """Readability as in production; the two model metrics are word overlap."""
 
-    models = Models({"relevance": "overlap", "factuality": "overlap"})
+    models = ModelNames({"relevance": "overlap", "factuality": "overlap"})
 
-    def __call__(self, originals: Sequence[str], generated: Sequence[str]) -> list[Scores]:
+    def __call__(self, originals: Sequence[str], generated: Sequence[str]) -> list[RowScores]:
         found = []
         for one, other in zip(originals, generated, strict=True):
             left, right = set(one.split()), set(other.split())
             share, read = len(left & right) / len(left | right), readability(other)
-            found.append(Scores((share, share, read.fkgl, read.smog, read.dale_chall), share))
+            found.append(RowScores((share, share, read.fkgl, read.smog, read.dale_chall), share))
         return found
 
 

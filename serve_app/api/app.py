@@ -19,7 +19,7 @@ from serve_app.api.error_handlers import add_error_handlers
 from serve_app.api.middleware.admission import load_gate
 from serve_app.api.middleware.gate import BodyGate
 from serve_app.api.middleware.request_guard import RequestGuard, Traffic
-from serve_app.api.request_stats import Recent
+from serve_app.api.request_stats import RequestStats
 from serve_app.api.routes.generate import add_generate
 from serve_app.api.routes.health import add_health
 from serve_app.api.routes.page import add_page
@@ -38,7 +38,7 @@ def create_app(
     traffic: Traffic,
     telemetry: Telemetry | None = None,
     *,
-    recent: Recent | None = None,
+    recent: RequestStats | None = None,
     tracer: Tracer | None = None,
     host: str | None = None,
 ) -> RequestGuard:
@@ -48,7 +48,7 @@ def create_app(
     its own name is answered; None, where the address is not known: everybody.
     """
     keep_texts_out()
-    recent = recent or Recent()
+    recent = recent or RequestStats()
     api = create_api(backend, settings, recent)
     return RequestGuard(
         api,
@@ -69,7 +69,7 @@ def create_app(
     )
 
 
-def create_api(backend: Backend, settings: Settings, recent: Recent | None = None) -> FastAPI:
+def create_api(backend: Backend, settings: Settings, recent: RequestStats | None = None) -> FastAPI:
     """The routes over `backend`; its OpenAPI document describes exactly what is served.
 
     `recent` is what `/status` tells the rates of.
@@ -82,7 +82,7 @@ def create_api(backend: Backend, settings: Settings, recent: Recent | None = Non
         redoc_url=None,
     )
     add_error_handlers(app, settings)
-    add_health(app, backend, settings, recent or Recent())
+    add_health(app, backend, settings, recent or RequestStats())
     if "metrics" in backend.services:
         add_scoring(app, backend, settings)
     if "generator" in backend.services:

@@ -6,14 +6,14 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from serve_app.api.request_stats import Window
+from serve_app.api.request_stats import StatsWindow
 from serve_app.generation.protocol import GenerationParams, Summary
 from serve_app.metrics.evaluation import Evaluation
 from serve_app.metrics.readability import Readability
 
 
 @dataclass(frozen=True, slots=True)
-class Scores:
+class MetricScores:
     """One number a text, and which model on which device gave it."""
 
     values: list[float]
@@ -59,11 +59,11 @@ class Backend(Protocol):
 
     services: frozenset[str]
 
-    async def relevance(self, originals: Sequence[str], generated: Sequence[str]) -> Scores:
+    async def relevance(self, originals: Sequence[str], generated: Sequence[str]) -> MetricScores:
         """Relevance of each pair."""
         ...
 
-    async def factuality(self, originals: Sequence[str], generated: Sequence[str]) -> Scores:
+    async def factuality(self, originals: Sequence[str], generated: Sequence[str]) -> MetricScores:
         """Factuality of each pair."""
         ...
 
@@ -95,7 +95,7 @@ class Backend(Protocol):
         """Readiness of every built deployment."""
         ...
 
-    async def windows(self, own: Window) -> list[Window]:
+    async def windows(self, own: StatsWindow) -> list[StatsWindow]:
         """What each gateway replica has answered lately; `own` is what the asking one has."""
         ...
 

@@ -79,7 +79,7 @@ class Tally:
 
 
 @dataclass
-class Window:
+class StatsWindow:
     """The last minutes of one gateway replica, or of several.
 
     Attributes:
@@ -100,7 +100,7 @@ class _Slot:
     tokens: int = 0
 
 
-class Recent:
+class RequestStats:
     """Remembers for WINDOW_S. Made for one event loop.
 
     Args:
@@ -121,10 +121,10 @@ class Recent:
         """Counts tokens of summaries."""
         self._slot().tokens += tokens
 
-    def window(self) -> Window:
+    def window(self) -> StatsWindow:
         """What is remembered now."""
         now = self._forget()
-        found = Window(min(WINDOW_S, now - self._began), {})
+        found = StatsWindow(min(WINDOW_S, now - self._began), {})
         for slot in self._slots:
             _put(found, slot.routes, slot.tokens)
         return found
@@ -142,15 +142,15 @@ class Recent:
         return now
 
 
-def _put(window: Window, routes: Mapping[str, Tally], tokens: int) -> None:
+def _put(window: StatsWindow, routes: Mapping[str, Tally], tokens: int) -> None:
     for route, tally in routes.items():
         window.routes.setdefault(route, Tally()).add(tally)
     window.tokens += tokens
 
 
-def together(windows: Iterable[Window]) -> Window:
+def together(windows: Iterable[StatsWindow]) -> StatsWindow:
     """Several replicas as one; as long as the longest, so a young replica's rate counts less."""
-    found = Window(0.0, {})
+    found = StatsWindow(0.0, {})
     for window in windows:
         found.seconds = max(found.seconds, window.seconds)
         _put(found, window.routes, window.tokens)

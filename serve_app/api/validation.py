@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Sequence
 from typing import Any, TypeVar
 
 from serve_app.core import schemas
-from serve_app.core.context import current
+from serve_app.core.context import current_context
 from serve_app.core.errors import InvalidInput, Unavailable
 from serve_app.core.settings import Settings
 from serve_app.generation.protocol import GenerationParams
@@ -64,7 +64,7 @@ class TooLarge(InvalidInput):
 
 async def within(work: Awaitable[Result], settings: Settings) -> Result:
     """Awaits `work` until the request's deadline."""
-    seconds = min(settings.request_timeout_s, current().left())
+    seconds = min(settings.request_timeout_s, current_context().left())
     try:
         async with asyncio.timeout(seconds):
             return await work

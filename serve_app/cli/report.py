@@ -157,11 +157,11 @@ class _Outputs:
 
     def check(self) -> None:
         """Raises `InvalidInput` before the work where one cannot be written."""
-        from serve_app.storage.locate import place
+        from serve_app.storage.locate import locate
 
         for path in (self.page, self.markdown, self.json):
             if path is not None:
-                place(path).check_writable()
+                locate(path).check_writable()
 
 
 def _loaded(wanted: bool) -> MetricSuite | None:
@@ -238,7 +238,7 @@ def _finish(systems: Sequence[System], choices: Choices, outputs: _Outputs) -> N
 
 def _write(outputs: _Outputs, found: Report, summary: str) -> None:
     from serve_app.offline.report.to_json import to_json
-    from serve_app.storage.locate import place
+    from serve_app.storage.locate import locate
 
     written = {}
     if outputs.page is not None:
@@ -251,5 +251,5 @@ def _write(outputs: _Outputs, found: Report, summary: str) -> None:
         written[outputs.json] = to_json(found)
     for path, text in written.items():
         # A lone surrogate of a corpus has no UTF-8 form.
-        with place(path).written() as file:
+        with locate(path).written() as file:
             file.write(text.encode("utf-8", "backslashreplace"))

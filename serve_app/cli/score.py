@@ -17,7 +17,7 @@ from serve_app.client.clients import PlainMedAPIError, PlainMedClient
 from serve_app.core.errors import InvalidInput, PlainMedError
 from serve_app.core.schemas import EvaluateResponse
 from serve_app.metrics.loss import METRICS, LossFunction, check_weights
-from serve_app.offline.corpus import Engine, Models, Outcome, RowError, ScoreJob, Scores
+from serve_app.offline.corpus import Engine, ModelNames, Outcome, RowError, RowScores, ScoreJob
 from serve_app.offline.corpus.job import RAY_ROWS
 from serve_app.offline.corpus.local_engine import LocalEngine
 
@@ -30,7 +30,7 @@ EngineName = Literal["auto", "local", "ray"]
 
 
 def scorer_here(weights: Sequence[float] | None, warn: Warn) -> Scorer:
-    """Scores with the models and targets of the settings, loaded now.
+    """RowScores with the models and targets of the settings, loaded now.
 
     Raises:
         ConfigError: a setting, model or targets file is wrong.
@@ -63,7 +63,7 @@ def scorer_here(weights: Sequence[float] | None, warn: Warn) -> Scorer:
 
 
 def scorer_of(client: PlainMedClient, weights: Sequence[float] | None) -> Scorer:
-    """Scores on the client's server."""
+    """RowScores on the client's server."""
     check_weights(weights)
     return lambda originals, generated: client.evaluate(originals, generated, weights=weights)
 
@@ -99,7 +99,7 @@ class Choice:
 
     make_engine: Callable[[], Engine]
     scoring: Mapping[str, Any]
-    warnings: Callable[[Models], Sequence[str]] = lambda models: ()
+    warnings: Callable[[ModelNames], Sequence[str]] = lambda models: ()
 
 
 def on_server(client: PlainMedClient, url: str, weights: Sequence[float] | None) -> Choice:
@@ -152,7 +152,7 @@ def with_models(
 
 
 def run_job(job: ScoreJob, choice: Choice, restart: bool, console: Console, warn: Warn) -> Outcome:
-    """Scores the table, with a progress bar on a terminal.
+    """RowScores the table, with a progress bar on a terminal.
 
     Raises:
         PlainMedError: what went wrong; finished blocks are kept.
@@ -165,7 +165,7 @@ def run_job(job: ScoreJob, choice: Choice, restart: bool, console: Console, warn
             if done:
                 warn(f"{done} of {total} rows were finished by an earlier run and are kept")
 
-        def warn_of(models: Models) -> None:
+        def warn_of(models: ModelNames) -> None:
             for warning in choice.warnings(models):
                 warn(warning)
 
@@ -180,17 +180,17 @@ def run_job(job: ScoreJob, choice: Choice, restart: bool, console: Console, warn
 
 
 class _ServerScorer:
-    """Scores on a server; once that is gone for good, the other rows get that as their error."""
+    """RowScores on a server; once that is gone for good, the other rows get that as their error."""
 
     def __init__(self, client: PlainMedClient, weights: Sequence[float] | None) -> None:
         self._client = client
         self._weights = weights
         self._lost: RowError | None = None
-        self.models = Models()
+        self.models = ModelNames()
 
     def __call__(
         self, originals: Sequence[str], generated: Sequence[str]
-    ) -> Sequence[Scores | RowError]:
+    ) -> Sequence[RowScores | RowError]:
         if self._lost is None:
             try:
                 answer = self._client.evaluate(originals, generated, weights=self._weights)
@@ -199,9 +199,9 @@ class _ServerScorer:
                     raise InvalidInput(error.message, field=error.field, code=error.code) from error
                 self._lost = RowError(error.code, str(error))
             else:
-                self.models = Models(answer.models)
+                self.models = ModelNames(answer.models)
                 return [
-                    Scores(
+                    RowScores(
                         tuple(getattr(result.metrics, name) for name in METRICS),
                         result.loss,
                     )

@@ -1,5 +1,5 @@
-"""What travels with a request from the gateway to whatever computes: whose share of the machine it
-uses, until when anybody waits for it, and what it is called in logs. Knows no HTTP and no Ray."""
+"""The context of a request, which travels with it to whatever computes: its tenant, its deadline,
+its id and its span. Knows no HTTP and no Ray."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
-class Ticket:
-    """Of one request, in whichever process works for it.
+class RequestContext:
+    """One request's, in whichever process works for it.
 
     Attributes:
-        share: requests of one share wait for each other; shares take turns.
-        deadline: Unix time after which nobody waits for the answer. Clocks of a cluster's nodes
-            differ by less than what matters here.
+        tenant: requests of one tenant wait for each other; tenants take turns.
+        deadline: Unix time after which nobody waits for the answer; the clocks of a cluster's nodes
+            agree well enough for that.
         request_id: the X-Request-ID of the request.
         traceparent: the span that asked for the work, where requests are traced.
     """
 
-    share: str = field(default_factory=lambda: uuid.uuid4().hex)
+    tenant: str = field(default_factory=lambda: uuid.uuid4().hex)
     deadline: float = math.inf
     request_id: str = "-"
     traceparent: str | None = None
@@ -32,10 +32,10 @@ class Ticket:
         return max(0.0, self.deadline - time.time())
 
 
-CURRENT: ContextVar[Ticket | None] = ContextVar("plainmed_ticket", default=None)
-"""The ticket of the request that the running task serves."""
+CURRENT_CONTEXT: ContextVar[RequestContext | None] = ContextVar("plainmed_ticket", default=None)
+"""The context of the request that the running task serves."""
 
 
-def current() -> Ticket:
-    """That ticket; a new one without a deadline where no request is served."""
-    return CURRENT.get() or Ticket()
+def current_context() -> RequestContext:
+    """That context; a new one without a deadline where no request is served."""
+    return CURRENT_CONTEXT.get() or RequestContext()

@@ -15,21 +15,21 @@ TIMEOUT_HEADER = "x-request-timeout"
 """Seconds after which the client no longer waits."""
 
 
-HOLD_HEADER = "x-refusal-holds"
+REFUSAL_TTL_HEADER = "x-refusal-holds"
 """Of a refusal: seconds, and the smallest and the largest body in bytes, for which it holds."""
 
 
-HOLD_S = 0.2
+REFUSAL_TTL_S = 0.2
 """Short beside the queue: room that is made is given away five times a second."""
 
 
 def holds(smallest: int, largest: float) -> str:
-    """The value of `HOLD_HEADER`.
+    """The value of `REFUSAL_TTL_HEADER`.
 
     >>> holds(1400, 20_000.7), holds(1, float("inf"))
     ('0.2 1400 20000', '0.2 1 inf')
     """
-    return f"{HOLD_S} {smallest} {largest if math.isinf(largest) else int(largest)}"
+    return f"{REFUSAL_TTL_S} {smallest} {largest if math.isinf(largest) else int(largest)}"
 
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import IO, BinaryIO, Protocol
 
 
-class Place(Protocol):
+class File(Protocol):
     """One file, there or yet to be written.
 
     Every method raises `InvalidInput`, naming the file, where it cannot be done.
@@ -48,12 +48,12 @@ class Place(Protocol):
         """A file that takes its name at the end of the `with`, unless that raises."""
         ...
 
-    def beside(self, suffix: str) -> Store:
+    def beside(self, suffix: str) -> Folder:
         """The folder named as this file with `suffix`."""
         ...
 
 
-class Store(Protocol):
+class Folder(Protocol):
     """A folder of small files, each written whole or not at all."""
 
     name: str

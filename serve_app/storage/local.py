@@ -1,6 +1,6 @@
-"""Files and folders of this machine, as `Place` and `Store`."""
+"""Files and folders of this machine, as `File` and `Folder`."""
 
-# ruff: noqa: D102 - Place and Store say what each method does
+# ruff: noqa: D102 - File and Folder say what each method does
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import IO, BinaryIO
 
 from serve_app.core.errors import InvalidInput
-from serve_app.storage.base import Store
+from serve_app.storage.base import Folder
 
 
-class LocalPlace:
+class PathFile:
     """A path."""
 
     local = True
@@ -58,11 +58,11 @@ class LocalPlace:
         with _writing(self.name), _whole(self._path) as file:
             yield file
 
-    def beside(self, suffix: str) -> Store:
-        return LocalStore(self.name + suffix)
+    def beside(self, suffix: str) -> Folder:
+        return PathFolder(self.name + suffix)
 
 
-class LocalStore:
+class PathFolder:
     """A folder."""
 
     def __init__(self, name: str) -> None:

@@ -1,10 +1,10 @@
-"""Objects and prefixes of an S3 bucket, as `Place` and `Store`.
+"""Objects and prefixes of an S3 bucket, as `File` and `Folder`.
 
 Credentials, region and endpoint come from the usual AWS chain: environment (AWS_ENDPOINT_URL
 too), profile, role.
 """
 
-# ruff: noqa: D102 - Place and Store say what each method does
+# ruff: noqa: D102 - File and Folder say what each method does
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
 from serve_app.core.errors import InvalidInput
-from serve_app.storage.base import Store
+from serve_app.storage.base import Folder
 
 _READ = 8 << 20  # bytes of one request while a file is read from start to end
 _ATTEMPTS = 4
@@ -27,7 +27,7 @@ _PARALLEL = 8
 _DELETE_AT_ONCE = 1000  # most keys S3 takes in one request
 
 
-class S3Place:
+class S3File:
     """An object of a bucket."""
 
     local = False
@@ -92,11 +92,11 @@ class S3Place:
             with _s3("write", self.name):
                 client().upload_fileobj(file, self._bucket, self._key)
 
-    def beside(self, suffix: str) -> Store:
-        return S3Store(f"{self.name}{suffix}/", self._bucket, f"{self._key}{suffix}/")
+    def beside(self, suffix: str) -> Folder:
+        return S3Folder(f"{self.name}{suffix}/", self._bucket, f"{self._key}{suffix}/")
 
 
-class S3Store:
+class S3Folder:
     """All objects under a prefix."""
 
     def __init__(self, name: str, bucket: str, prefix: str) -> None:
@@ -144,7 +144,7 @@ class S3Store:
 class _S3Reader(io.RawIOBase):
     """An object as a file: each read is a request for that span."""
 
-    def __init__(self, source: S3Place, size: int) -> None:
+    def __init__(self, source: S3File, size: int) -> None:
         self._source = source
         self._size = size
         self._at = 0

@@ -16,7 +16,7 @@ from serve_app.api.app import create_app
 from serve_app.api.middleware.admission import UNLEARNT_REQUESTS, LoadGate, load_gate
 from serve_app.api.middleware.gate import CALLER_ID, ITEMS, Admitted, Refused
 from serve_app.api.middleware.request_guard import Traffic
-from serve_app.core.headers import HOLD_HEADER
+from serve_app.core.headers import REFUSAL_TTL_HEADER
 from serve_app.core.settings import load_settings
 from serve_app.metrics.readability import Readability
 from tests.support.servers import LightBackend
@@ -154,7 +154,7 @@ def test_a_refusal_says_for_which_sizes_it_holds() -> None:
     def refused(size: int) -> tuple[float, float]:
         with pytest.raises(Refused) as caught:
             door.enter(size)
-        _, smallest, largest = map(float, caught.value.headers[HOLD_HEADER].split())
+        _, smallest, largest = map(float, caught.value.headers[REFUSAL_TTL_HEADER].split())
         return smallest, largest
 
     assert refused(100) == (100, pytest.approx(1000, abs=1))  # ten seconds' work: MAX_WAIT_S

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 from ray import serve
 
-from serve_app.api.request_stats import Recent
+from serve_app.api.request_stats import RequestStats
 from serve_app.core.observability.timings import Timed
 from serve_app.metrics.results import BertScoreResult
 from serve_app.serving.deployments import handle_backend
 from serve_app.serving.deployments.handle_backend import HandleBackend
 from serve_app.serving.deployments.metrics import Description
-from serve_app.serving.scheduling.single_flight import Shared
+from serve_app.serving.scheduling.single_flight import SingleFlight
 
 
 def status(**running: int) -> SimpleNamespace:
@@ -52,7 +52,7 @@ class Deployment:
 
 
 def backend(**handles: Deployment) -> HandleBackend:
-    return HandleBackend(handles, "plainmed", Recent())  # type: ignore[arg-type]
+    return HandleBackend(handles, "plainmed", RequestStats())  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -189,8 +189,8 @@ async def test_scores_name_what_computed_them_and_not_what_is_asked_afterwards()
     assert asked.asked == 1
 
 
-def question(answer: Callable[[], Awaitable[int | None]]) -> Shared[int]:
-    return Shared(answer, 60.0)
+def question(answer: Callable[[], Awaitable[int | None]]) -> SingleFlight[int]:
+    return SingleFlight(answer, 60.0)
 
 
 async def test_who_leaves_takes_nobodys_answer_along() -> None:

@@ -15,7 +15,7 @@ from serve_app.api.auth.api_keys import dump_keys, new_key
 from serve_app.api.backend import Component, Health, Replicas
 from serve_app.api.endpoints import CALLS
 from serve_app.api.middleware.request_guard import Traffic
-from serve_app.api.request_stats import Recent, Window
+from serve_app.api.request_stats import RequestStats, StatsWindow
 from serve_app.core.settings import load_settings
 from tests.support.servers import TARGETS, LightBackend
 
@@ -46,7 +46,7 @@ class Waiting(LightBackend):
         await asyncio.sleep(0.3)
         return Health({"Loss": Component(True)})
 
-    async def windows(self, own: Window) -> list[Window]:
+    async def windows(self, own: StatsWindow) -> list[StatsWindow]:
         await asyncio.sleep(0.3)
         return [own]
 
@@ -54,7 +54,7 @@ class Waiting(LightBackend):
 class Two(LightBackend):
     """With another gateway, which has answered as much as this one."""
 
-    async def windows(self, own: Window) -> list[Window]:
+    async def windows(self, own: StatsWindow) -> list[StatsWindow]:
         return [own, own]
 
 
@@ -66,7 +66,7 @@ def client(
         backend or LightBackend(),
         load_settings(**settings),
         traffic or Traffic(),
-        recent=Recent(lambda: next(clock) / 10),
+        recent=RequestStats(lambda: next(clock) / 10),
     )
     return httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://test")
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_app.api.endpoints import CALLS
-from serve_app.api.request_stats import GROWTH, SLOT_S, WINDOW_S, Recent, Tally, together
+from serve_app.api.request_stats import GROWTH, SLOT_S, WINDOW_S, RequestStats, Tally, together
 
 
 class Clock:
@@ -23,7 +23,7 @@ class Clock:
 
 
 def test_only_routes_that_compute_are_counted_by_how_they_ended() -> None:
-    recent = Recent(Clock())
+    recent = RequestStats(Clock())
     for status in (200, 200, 422, 503, 0):
         recent.answered("/loss", status, 0.1)
     for route in ("/healthz", "/status", "other", "/"):
@@ -37,7 +37,7 @@ def test_only_routes_that_compute_are_counted_by_how_they_ended() -> None:
 
 def test_what_is_old_is_forgotten_and_a_young_replica_says_how_young_it_is() -> None:
     clock = Clock()
-    recent = Recent(clock)
+    recent = RequestStats(clock)
     recent.answered("/loss", 200, 0.1)
     recent.wrote(7)
     clock.now += 20
@@ -54,7 +54,7 @@ def test_what_is_old_is_forgotten_and_a_young_replica_says_how_young_it_is() -> 
 
 def test_memory_does_not_grow_with_requests() -> None:
     clock = Clock()
-    recent = Recent(clock)
+    recent = RequestStats(clock)
     for _ in range(5000):
         clock.now += 1
         for route in CALLS:
@@ -82,7 +82,7 @@ def test_nothing_answered_has_no_quantile() -> None:
 
 def test_replicas_add_up_also_after_a_way_between_processes() -> None:
     clock = Clock()
-    one, other = Recent(clock), Recent(clock)
+    one, other = RequestStats(clock), RequestStats(clock)
     clock.now += 10
     one.answered("/loss", 200, 0.1)
     other.answered("/loss", 200, 10.0)

@@ -17,7 +17,7 @@ import pytest
 
 from serve_app.api.app import create_app
 from serve_app.api.middleware.request_guard import Traffic
-from serve_app.core.context import Ticket
+from serve_app.core.context import RequestContext
 from serve_app.core.errors import MetricFailed, Unavailable
 from serve_app.core.observability.instruments import SPECS, Unrecorded, exported
 from serve_app.core.settings import load_settings
@@ -113,7 +113,7 @@ async def test_paths_that_clients_make_up_are_one_series_and_texts_are_in_none()
 async def test_batches_and_waits_are_recorded_and_nothing_is_left_waiting() -> None:
     kept = Kept()
     fair: FairBatcher[int, int] = FairBatcher(list, lambda _: 1, most=2, wait_s=0.0, telemetry=kept)
-    await fair.submit([1, 2, 3], Ticket())
+    await fair.submit([1, 2, 3], RequestContext())
     assert [value for value, _ in kept.of("plainmed_batch_items")] == [2, 1]
     assert len(kept.of("plainmed_queue_seconds")) == 1
     assert next(value for value, _ in kept.of("plainmed_queued_items")) == 3
@@ -128,10 +128,10 @@ async def test_the_wait_of_what_is_never_begun_is_recorded_too() -> None:
         return list(items)
 
     fair = FairBatcher(work, lambda _: 1, most=1, wait_s=0.0, telemetry=kept)
-    first = asyncio.create_task(fair.submit([1], Ticket()))
+    first = asyncio.create_task(fair.submit([1], RequestContext()))
     await asyncio.sleep(0.02)
-    late = asyncio.create_task(fair.submit([2], Ticket(deadline=time.time() + 0.1)))
-    gone = asyncio.create_task(fair.submit([3], Ticket()))
+    late = asyncio.create_task(fair.submit([2], RequestContext(deadline=time.time() + 0.1)))
+    gone = asyncio.create_task(fair.submit([3], RequestContext()))
     await asyncio.sleep(0.05)
     gone.cancel()
     await asyncio.sleep(0.1)

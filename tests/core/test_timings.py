@@ -14,7 +14,7 @@ from ray._common.formatters import JSONFormatter
 
 from serve_app.api.app import create_app
 from serve_app.api.middleware.request_guard import Traffic
-from serve_app.core.context import Ticket
+from serve_app.core.context import RequestContext
 from serve_app.core.observability.timings import Timed, gather, note, stage, timed
 from serve_app.core.settings import load_settings
 from serve_app.metrics.readability import Readability
@@ -76,7 +76,7 @@ async def test_a_batch_tells_each_request_how_long_it_waited_and_was_computed() 
 
     async def request(items: list[int]) -> dict[str, float]:
         noted = gather()
-        await fair.submit(items, Ticket())
+        await fair.submit(items, RequestContext())
         return noted
 
     first, second = await asyncio.gather(request([1, 2]), request([3]))

@@ -15,7 +15,7 @@ import pytest
 from serve_app.api.app import create_app
 from serve_app.api.middleware.request_guard import Traffic
 from serve_app.app import build
-from serve_app.core.context import Ticket
+from serve_app.core.context import RequestContext
 from serve_app.core.errors import ConfigError
 from serve_app.core.observability import otlp
 from serve_app.core.observability.otlp import OtlpTracer
@@ -43,8 +43,8 @@ def collector() -> Iterator[Collector]:
 def test_work_is_a_child_of_what_asked_for_it_in_another_process_too(collector: Collector) -> None:
     gateway, loss = (OtlpTracer(collector.url, 1.0, part) for part in ("Gateway", "Loss"))
     with gateway.span("POST /loss", None, {"http.route": "/loss"}) as root:
-        ticket = handed_on(Ticket(request_id="r1"), root)
-        with loss.span("loss", ticket.traceparent, {"plainmed.items": 3}):
+        context = handed_on(RequestContext(request_id="r1"), root)
+        with loss.span("loss", context.traceparent, {"plainmed.items": 3}):
             pass
     gateway.close()
     loss.close()
@@ -174,7 +174,7 @@ async def test_each_request_of_a_batch_gets_a_span_of_it(collector: Collector) -
     fair: FairBatcher[int, int] = FairBatcher(
         list, lambda _: 1, most=2, wait_s=0.0, tracer=tracer, name="relevance"
     )
-    await fair.submit([1, 2, 3], Ticket(traceparent=PARENT))
+    await fair.submit([1, 2, 3], RequestContext(traceparent=PARENT))
     tracer.close()
     assert [span.attributes["plainmed.batch.items"] for span in collector.spans] == [2, 1]
     assert {(span.name, span.trace, span.parent) for span in collector.spans} == {

@@ -21,7 +21,7 @@ from serve_app.metrics.loss import Targets
 from serve_app.offline.corpus.journal import Journal
 from serve_app.offline.corpus.reader import scan
 from serve_app.serving.server import load_document
-from serve_app.storage.locate import place
+from serve_app.storage.locate import locate
 from serve_app.text.glossary import Glossary
 from tests.fuzz.probe import CANARY, Case, sparse
 
@@ -235,7 +235,7 @@ def read_table(path: Path) -> object:
 
 
 def go_on(path: Path) -> object:
-    journal = Journal(place(path), {"input": "in.csv"})
+    journal = Journal(locate(path), {"input": "in.csv"})
     return list(journal.results([0]))
 
 

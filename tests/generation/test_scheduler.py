@@ -184,8 +184,8 @@ def test_a_request_of_many_rows_does_not_keep_a_small_one_waiting(model: Any) ->
 
 def test_calls_of_one_share_wait_for_each_other_and_others_take_turns_with_them(model: Any) -> None:
     """The rows of a large request come in calls of their own."""
-    many = [Track(row(5, 30, seed=index), share="large") for index in range(24)]
-    one = Track(row(6, 30, seed=99), share="one")
+    many = [Track(row(5, 30, seed=index), tenant="large") for index in range(24)]
+    one = Track(row(6, 30, seed=99), tenant="one")
     subject = make(model, max_rows=2)
     for track in many:
         subject.submit([track])

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from serve_app.core.errors import ConfigError, InvalidInput
-from serve_app.offline.corpus import ScoreJob, Scores, parquet, reader
+from serve_app.offline.corpus import RowScores, ScoreJob, parquet, reader
 from tests.support.corpus_runs import left, prepare, run
 from tests.support.corpus_tools import OverlapScorer, make_rows, write_rows
 from tests.support.corpus_tools import read_rows as read_file
@@ -57,7 +57,7 @@ def test_a_bad_row_costs_no_other_row_its_scores(tmp_path: Path, batch_size: int
 
 def test_a_failure_that_is_not_about_texts_ends_the_run_and_keeps_the_rest(tmp_path: Path) -> None:
     class Refusing(OverlapScorer):
-        def __call__(self, originals: Sequence[str], generated: Sequence[str]) -> list[Scores]:
+        def __call__(self, originals: Sequence[str], generated: Sequence[str]) -> list[RowScores]:
             if "study 5 " in " ".join(generated):
                 raise ConfigError("the disk with the models is gone")
             return super().__call__(originals, generated)

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from serve_app.core.errors import InvalidInput, PlainMedError, Unavailable
-from serve_app.offline.corpus import BlockResult, Models, RowError, Scores, ray_engine
+from serve_app.offline.corpus import BlockResult, ModelNames, RowError, RowScores, ray_engine
 from serve_app.offline.corpus.local_engine import LocalEngine
 from serve_app.offline.corpus.ray_engine import RayEngine, RayOptions
 from serve_app.offline.corpus.reader import Block, Source
@@ -133,11 +133,11 @@ def test_a_run_with_something_else_does_not_go_on(
 @pytest.mark.parametrize(
     "other",
     [
-        Models({"relevance": "large", "factuality": "overlap"}, (0.5,) * 5),
-        Models({"relevance": "overlap", "factuality": "overlap"}, (0.6,) * 5),
+        ModelNames({"relevance": "large", "factuality": "overlap"}, (0.5,) * 5),
+        ModelNames({"relevance": "overlap", "factuality": "overlap"}, (0.6,) * 5),
     ],
 )
-def test_blocks_of_other_models_are_not_mixed_in(tmp_path: Path, other: Models) -> None:
+def test_blocks_of_other_models_are_not_mixed_in(tmp_path: Path, other: ModelNames) -> None:
     class Other(OverlapScorer):
         models = other
 
@@ -268,17 +268,17 @@ def test_a_block_that_cannot_be_kept_is_a_message_and_the_others_stay(tmp_path: 
 
 def test_row_errors_and_scores_survive_the_journal_to_the_bit(tmp_path: Path) -> None:
     from serve_app.offline.corpus.journal import Journal
-    from serve_app.storage.locate import place
+    from serve_app.storage.locate import locate
 
     rows = (
-        Scores((0.1, 1e-300, -3.3333333333333335, 5e15, 0.7), 0.30000000000000004),
+        RowScores((0.1, 1e-300, -3.3333333333333335, 5e15, 0.7), 0.30000000000000004),
         RowError("empty_text", "column 'a': é \ud800"),
-        Scores((1.0, 2.0, 3.0, 4.0, 5.0)),
+        RowScores((1.0, 2.0, 3.0, 4.0, 5.0)),
     )
-    out = place(tmp_path / "out.csv")
+    out = locate(tmp_path / "out.csv")
     journal = Journal(out, {})
     journal.begin()
-    journal.add(BlockResult(3, rows, Models({"relevance": "m"}, (0.5,))))
+    journal.add(BlockResult(3, rows, ModelNames({"relevance": "m"}, (0.5,))))
     again = Journal(out, {})
     assert again.finished == {3}
     assert list(again.results([3])) == [rows]

@@ -13,7 +13,7 @@ from serve_app.offline.calibration import read_pairs
 from serve_app.offline.corpus import ScoreJob
 from serve_app.offline.corpus.local_engine import LocalEngine
 from serve_app.storage import s3
-from serve_app.storage.locate import place
+from serve_app.storage.locate import locate
 from tests.support.artifact_servers import Denying, FlakyProxy, serving
 from tests.support.corpus_runs import SUFFIXES, Killed, StoppingEngine
 from tests.support.corpus_tools import OverlapScorer, make_rows, read_rows, write_rows
@@ -101,7 +101,7 @@ def test_an_answer_that_breaks_off_is_asked_for_again(
     proxy = FlakyProxy(aws, faults=2, limit=100_000)
     monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
     s3.client.cache_clear()
-    with place(name).open() as file:
+    with locate(name).open() as file:
         assert b"".join(file) == local.read_bytes()
     assert proxy.faults == 0
 
@@ -129,7 +129,7 @@ def test_what_is_not_there_or_not_allowed_is_named(
         monkeypatch.setenv("AWS_ENDPOINT_URL", url)
         s3.client.cache_clear()
         with pytest.raises(InvalidInput, match="access denied") as caught:
-            place("s3://private/x.csv").beside(".parts").names()
+            locate("s3://private/x.csv").beside(".parts").names()
         assert "test-secret-key" not in str(caught.value)
     s3.client.cache_clear()
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from serve_app.serving.scheduling.compute_thread import NICENESS, go_after_others, run_batch
+from serve_app.serving.scheduling.compute_thread import NICENESS, lower_priority, run_batch
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="threads have no niceness there")
 
@@ -36,7 +36,7 @@ def test_threads_that_a_computing_one_starts_have_its_priority() -> None:
     found: list[int] = []
 
     def compute() -> None:
-        go_after_others()
+        lower_priority()
         inner = threading.Thread(target=lambda: found.append(niceness()))
         inner.start()
         inner.join()

@@ -1,4 +1,4 @@
-"""Batches over requests: every share has its turn, nobody's text fails another's, and what nobody
+"""Batches over requests: every tenant has its turn, nobody's text fails another's, and what nobody
 waits for is not computed."""
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serve_app.core.context import Ticket
+from serve_app.core.context import RequestContext
 from serve_app.core.errors import InvalidInput, MetricFailed, PlainMedError, Unavailable
 from serve_app.serving.remote_calls import in_pieces, pieces
 from serve_app.serving.scheduling.fair_batcher import FairBatcher
@@ -49,7 +49,7 @@ def batcher(work: Recorder, most: int = 4, wait_s: float = 0.0) -> FairBatcher[i
 async def test_requests_that_wait_share_a_batch() -> None:
     work = Recorder()
     fair = batcher(work, most=10, wait_s=0.01)
-    answers = await asyncio.gather(*(fair.submit([n, n + 1], Ticket()) for n in (1, 5)))
+    answers = await asyncio.gather(*(fair.submit([n, n + 1], RequestContext()) for n in (1, 5)))
     assert answers == [[2, 4], [10, 12]]
     assert len(work.batches) == 1
 
@@ -57,9 +57,9 @@ async def test_requests_that_wait_share_a_batch() -> None:
 async def test_a_large_request_does_not_keep_a_small_one_waiting() -> None:
     work = Recorder(held=True)
     fair = batcher(work, most=4)
-    large = asyncio.create_task(fair.submit(list(range(100)), Ticket("large")))
+    large = asyncio.create_task(fair.submit(list(range(100)), RequestContext("large")))
     await work.wait_started()
-    small = asyncio.create_task(fair.submit([1000, 1001], Ticket("small")))
+    small = asyncio.create_task(fair.submit([1000, 1001], RequestContext("small")))
     await asyncio.sleep(0)
     work.go.release(2)
     assert await asyncio.wait_for(small, 10) == [2000, 2002]
@@ -72,11 +72,11 @@ async def test_a_large_request_does_not_keep_a_small_one_waiting() -> None:
 async def test_many_requests_of_one_share_have_one_turn_together() -> None:
     work = Recorder(held=True)
     fair = batcher(work, most=4)
-    first = asyncio.create_task(fair.submit([0], Ticket("a")))
+    first = asyncio.create_task(fair.submit([0], RequestContext("a")))
     await work.wait_started()
-    greedy = [asyncio.create_task(fair.submit([n], Ticket("a"))) for n in range(1, 20)]
+    greedy = [asyncio.create_task(fair.submit([n], RequestContext("a"))) for n in range(1, 20)]
     await asyncio.sleep(0)
-    other = asyncio.create_task(fair.submit([100, 101], Ticket("b")))
+    other = asyncio.create_task(fair.submit([100, 101], RequestContext("b")))
     await asyncio.sleep(0)
     work.go.release(2)
     assert await asyncio.wait_for(other, 10) == [200, 202]
@@ -92,7 +92,9 @@ async def test_one_bad_text_fails_its_request_only_and_names_its_place() -> None
 
     fair = FairBatcher(work, lambda _: 1, most=10, wait_s=0.01)
     good, bad = await asyncio.gather(
-        fair.submit([1, 2], Ticket()), fair.submit([3, 4, -1], Ticket()), return_exceptions=True
+        fair.submit([1, 2], RequestContext()),
+        fair.submit([3, 4, -1], RequestContext()),
+        return_exceptions=True,
     )
     assert good == [1, 2]
     assert isinstance(bad, MetricFailed)
@@ -105,7 +107,7 @@ async def test_an_error_nobody_foresaw_is_an_answer_too() -> None:
 
     fair = FairBatcher(work, lambda _: 1, most=10, wait_s=0.0)
     with pytest.raises(MetricFailed) as caught:
-        await asyncio.wait_for(fair.submit([1], Ticket()), 10)
+        await asyncio.wait_for(fair.submit([1], RequestContext()), 10)
     assert "jane" not in caught.value.message
 
 
@@ -128,7 +130,7 @@ async def test_a_failure_is_logged_with_the_ids_of_its_requests_and_of_no_other(
 
     async def request(name: str, items: list[int]) -> list[int]:
         REQUEST.set(name)
-        return await fair.submit(items, Ticket(request_id=name))
+        return await fair.submit(items, RequestContext(request_id=name))
 
     with caplog.at_level(logging.WARNING, logger="ray.serve"):
         await asyncio.gather(request("first", [1, 2]), request("bad", [-1]), return_exceptions=True)
@@ -147,7 +149,8 @@ async def test_an_error_nobody_foresaw_is_logged_with_all_ids_of_its_batch(
 
     fair = FairBatcher(work, lambda _: 1, most=10, wait_s=0.01)
     await asyncio.gather(
-        *(fair.submit([1], Ticket(request_id=name)) for name in ("a", "b")), return_exceptions=True
+        *(fair.submit([1], RequestContext(request_id=name)) for name in ("a", "b")),
+        return_exceptions=True,
     )
     assert [record.request_id for record in caplog.records] == ["a,b"]  # type: ignore[attr-defined]
 
@@ -155,9 +158,9 @@ async def test_an_error_nobody_foresaw_is_logged_with_all_ids_of_its_batch(
 async def test_what_is_cancelled_is_not_computed() -> None:
     work = Recorder(held=True)
     fair = batcher(work, most=1)
-    gone = asyncio.create_task(fair.submit(list(range(50)), Ticket()))
+    gone = asyncio.create_task(fair.submit(list(range(50)), RequestContext()))
     await work.wait_started()
-    stays = asyncio.create_task(fair.submit([100], Ticket()))
+    stays = asyncio.create_task(fair.submit([100], RequestContext()))
     await asyncio.sleep(0)
     gone.cancel()
     work.go.release(100)
@@ -168,9 +171,9 @@ async def test_what_is_cancelled_is_not_computed() -> None:
 async def test_past_its_deadline_a_request_ends_and_is_not_computed() -> None:
     work = Recorder(held=True)
     fair = batcher(work, most=1)
-    first = asyncio.create_task(fair.submit([1], Ticket()))
+    first = asyncio.create_task(fair.submit([1], RequestContext()))
     await work.wait_started()
-    late = asyncio.create_task(fair.submit([2, 3], Ticket(deadline=time.time() + 0.05)))
+    late = asyncio.create_task(fair.submit([2, 3], RequestContext(deadline=time.time() + 0.05)))
     await asyncio.sleep(0.1)
     work.go.release(10)
     with pytest.raises(Unavailable) as caught:
@@ -193,7 +196,7 @@ def test_every_item_is_answered_in_its_place_whatever_the_batches(
     async def run() -> None:
         fair = batcher(Recorder(), most=most)
         answers = await asyncio.gather(
-            *(fair.submit(items, Ticket(share)) for share, items in requests),
+            *(fair.submit(items, RequestContext(tenant)) for tenant, items in requests),
             return_exceptions=True,
         )
         for (_, items), answer in zip(requests, answers, strict=True):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import pytest
 import torch
 
-from serve_app.core.context import Ticket
+from serve_app.core.context import RequestContext
 from serve_app.core.errors import Unavailable
 from serve_app.core.observability.timings import gather
 from serve_app.core.observability.tracing import Attributes, Untraced
@@ -64,7 +64,7 @@ async def ended(batches: FairBatcher[int, int], timeout_s: float) -> None:
 async def test_a_batch_whose_only_client_goes_ends_at_its_next_pass(passes: int) -> None:
     work = Passes()
     fair = batcher(work)
-    gone = asyncio.create_task(fair.submit([passes], Ticket()))
+    gone = asyncio.create_task(fair.submit([passes], RequestContext()))
     await started(work)
     gone.cancel()
     await ended(fair, 5)
@@ -74,8 +74,8 @@ async def test_a_batch_whose_only_client_goes_ends_at_its_next_pass(passes: int)
 async def test_a_batch_goes_on_while_one_of_its_clients_waits() -> None:
     work = Passes()
     fair = FairBatcher(work, lambda passes: passes, most=40, wait_s=0.01)
-    gone = asyncio.create_task(fair.submit([7], Ticket()))
-    stays = asyncio.create_task(fair.submit([8], Ticket()))
+    gone = asyncio.create_task(fair.submit([7], RequestContext()))
+    stays = asyncio.create_task(fair.submit([8], RequestContext()))
     await started(work)
     gone.cancel()
     assert await asyncio.wait_for(stays, 10) == [8]
@@ -84,7 +84,7 @@ async def test_a_batch_goes_on_while_one_of_its_clients_waits() -> None:
 async def test_past_its_deadline_a_batch_under_way_ends_and_says_so() -> None:
     work = Passes()
     fair = batcher(work)
-    late = fair.submit([1000], Ticket(deadline=time.time() + 5 * PASS_S))
+    late = fair.submit([1000], RequestContext(deadline=time.time() + 5 * PASS_S))
     with pytest.raises(Unavailable) as caught:
         await asyncio.wait_for(late, 5)
     assert caught.value.code == "timeout"
@@ -95,10 +95,10 @@ async def test_past_its_deadline_a_batch_under_way_ends_and_says_so() -> None:
 async def test_small_items_are_computed_in_the_pauses_of_a_large_one() -> None:
     work = Passes()
     fair = batcher(work)
-    large = asyncio.create_task(fair.submit([100], Ticket("large")))
+    large = asyncio.create_task(fair.submit([100], RequestContext("large")))
     await started(work)
     for _ in range(3):
-        assert await asyncio.wait_for(fair.submit([3], Ticket()), 10) == [3]
+        assert await asyncio.wait_for(fair.submit([3], RequestContext()), 10) == [3]
         assert not large.done()
     assert await asyncio.wait_for(large, 10) == [100]
     assert work.seen.count(100) == 100
@@ -108,12 +108,12 @@ async def test_small_items_are_computed_in_the_pauses_of_a_large_one() -> None:
 async def test_a_large_item_has_half_of_the_time_beside_endless_small_ones() -> None:
     work = Passes()
     fair = batcher(work)
-    large = asyncio.create_task(fair.submit([60], Ticket("large")))
+    large = asyncio.create_task(fair.submit([60], RequestContext("large")))
     await started(work)
 
     async def endless() -> None:
         while not large.done():
-            await fair.submit([5], Ticket())
+            await fair.submit([5], RequestContext())
 
     others = [asyncio.create_task(endless()) for _ in range(4)]
     assert await asyncio.wait_for(large, 20) == [60]
@@ -125,10 +125,10 @@ async def test_a_large_item_has_half_of_the_time_beside_endless_small_ones() -> 
 async def test_a_second_large_item_waits_for_the_first_one() -> None:
     work = Passes()
     fair = batcher(work)
-    first = asyncio.create_task(fair.submit([30], Ticket()))
+    first = asyncio.create_task(fair.submit([30], RequestContext()))
     await started(work)
-    second = asyncio.create_task(fair.submit([40], Ticket()))
-    small = asyncio.create_task(fair.submit([2], Ticket()))
+    second = asyncio.create_task(fair.submit([40], RequestContext()))
+    small = asyncio.create_task(fair.submit([2], RequestContext()))
     assert [*await asyncio.gather(first, second, small)] == [[30], [40], [2]]
     assert work.seen.index(40) > len(work.seen) - 41
     assert work.seen.index(2) < 30 + 2
@@ -154,12 +154,12 @@ def of_ten(work: Longs) -> FairBatcher[int, int]:
 async def test_a_batch_of_many_of_one_share_gives_way_to_others_between_two_passes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(batcher_module, "GIVE_WAY_S", 3 * PASS_S)
+    monkeypatch.setattr(batcher_module, "YIELD_AFTER_S", 3 * PASS_S)
     work = Longs()
     fair = of_ten(work)
-    large = asyncio.create_task(fair.submit([1] * 10, Ticket("large")))
+    large = asyncio.create_task(fair.submit([1] * 10, RequestContext("large")))
     await started(work)
-    small = [asyncio.create_task(fair.submit([n], Ticket())) for n in (2, 3)]
+    small = [asyncio.create_task(fair.submit([n], RequestContext())) for n in (2, 3)]
     assert await asyncio.gather(*small) == [[2], [3]]
     assert work.seen.count(1) < 50, "the batch under way had not ended"
     assert not large.done()
@@ -171,12 +171,12 @@ async def test_a_batch_of_many_of_one_share_gives_way_to_others_between_two_pass
 async def test_one_item_of_each_share_goes_first_and_then_the_batch_has_its_turn(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(batcher_module, "GIVE_WAY_S", 3 * PASS_S)
+    monkeypatch.setattr(batcher_module, "YIELD_AFTER_S", 3 * PASS_S)
     work = Longs()
     fair = of_ten(work)
-    large = asyncio.create_task(fair.submit([1] * 5, Ticket("large")))
+    large = asyncio.create_task(fair.submit([1] * 5, RequestContext("large")))
     await started(work)
-    several = asyncio.create_task(fair.submit([2, 2], Ticket("several")))
+    several = asyncio.create_task(fair.submit([2, 2], RequestContext("several")))
     assert await asyncio.gather(large, several) == [[1] * 5, [2, 2]]
     first = work.seen.index(2)
     assert 0 < first < 50
@@ -188,18 +188,21 @@ async def test_one_item_of_each_share_goes_first_and_then_the_batch_has_its_turn
 
 @pytest.mark.parametrize(
     ("first", "give_way_s"),
-    [([Ticket("a")] * 3, 60.0), ([Ticket("a"), Ticket("b"), Ticket("c")], 0.0)],
-    ids=["a short batch", "a batch of one item of each share"],
+    [
+        ([RequestContext("a")] * 3, 60.0),
+        ([RequestContext("a"), RequestContext("b"), RequestContext("c")], 0.0),
+    ],
+    ids=["a short batch", "a batch of one item of each tenant"],
 )
 async def test_not_every_batch_gives_way(
-    first: list[Ticket], give_way_s: float, monkeypatch: pytest.MonkeyPatch
+    first: list[RequestContext], give_way_s: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batcher_module, "GIVE_WAY_S", give_way_s)
+    monkeypatch.setattr(batcher_module, "YIELD_AFTER_S", give_way_s)
     work = Longs()
     fair = FairBatcher(work, lambda _: 1, most=5, wait_s=0.01)
-    early = [asyncio.create_task(fair.submit([1], ticket)) for ticket in first]
+    early = [asyncio.create_task(fair.submit([1], context)) for context in first]
     await started(work)
-    late = asyncio.create_task(fair.submit([2], Ticket("late")))
+    late = asyncio.create_task(fair.submit([2], RequestContext("late")))
     await asyncio.gather(*early, late)
     assert work.seen == [1] * 30 + [2] * 10
 
@@ -207,12 +210,12 @@ async def test_not_every_batch_gives_way(
 async def test_a_share_of_the_batch_does_not_go_before_itself(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(batcher_module, "GIVE_WAY_S", 0.0)
+    monkeypatch.setattr(batcher_module, "YIELD_AFTER_S", 0.0)
     work = Longs()
     fair = of_ten(work)
-    one = asyncio.create_task(fair.submit([1] * 3, Ticket("caller")))
+    one = asyncio.create_task(fair.submit([1] * 3, RequestContext("caller")))
     await started(work)
-    other = asyncio.create_task(fair.submit([2], Ticket("caller")))
+    other = asyncio.create_task(fair.submit([2], RequestContext("caller")))
     await asyncio.gather(one, other)
     assert work.seen == [1] * 30 + [2] * 10
 
@@ -238,7 +241,7 @@ async def test_the_time_of_a_batch_is_without_that_of_others_in_its_pauses() -> 
 
     async def request(passes: int) -> None:
         mine = gather()
-        await fair.submit([passes], Ticket())
+        await fair.submit([passes], RequestContext())
         noted[str(passes)] = mine["relevance_compute"]
 
     large = asyncio.create_task(request(30))

@@ -1,4 +1,4 @@
-"""Jobs in threads: every share has its turn, and what nobody waits for is not begun."""
+"""Jobs in threads: every tenant has its turn, and what nobody waits for is not begun."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.core.context import Ticket
+from serve_app.core.context import RequestContext
 from serve_app.core.errors import Unavailable
-from serve_app.serving.scheduling.fair_executor import Turns
+from serve_app.serving.scheduling.fair_executor import FairExecutor
 
 
 class ByHand(Executor):
@@ -36,34 +36,34 @@ class ByHand(Executor):
 def test_no_share_waits_for_more_than_one_job_of_each_other_for_each_free_thread(
     events: list[str | None],
 ) -> None:
-    """A name: a job of that share comes. None: a thread is free."""
+    """A name: a job of that tenant comes. None: a thread is free."""
     threads, begun = ByHand(), list[str]()
-    turns = Turns(threads)
+    turns = FairExecutor(threads)
     waiting: Counter[str] = Counter()
     others: dict[str, Counter[str]] = {}
     for event in [*events, *[None] * len(events)]:
         if event is not None:
-            turns.submit(partial(begun.append, event), Ticket(event))
+            turns.submit(partial(begun.append, event), RequestContext(event))
             if not waiting[event]:
                 others[event] = Counter()
             waiting[event] += 1
         elif threads.given:
             threads.free()
-            share = begun[-1]
-            waiting[share] -= 1
-            others[share] = Counter()
+            tenant = begun[-1]
+            waiting[tenant] -= 1
+            others[tenant] = Counter()
             for other, seen in others.items():
-                if other != share and waiting[other]:
-                    seen[share] += 1
-                    assert seen[share] == 1, f"{other} waited for two of {share}: {begun}"
+                if other != tenant and waiting[other]:
+                    seen[tenant] += 1
+                    assert seen[tenant] == 1, f"{other} waited for two of {tenant}: {begun}"
     assert Counter(begun) == Counter(event for event in events if event is not None)
 
 
 def test_jobs_of_a_share_are_begun_in_their_order() -> None:
     threads, begun = ByHand(), list[int]()
-    turns = Turns(threads)
+    turns = FairExecutor(threads)
     for number in range(5):
-        turns.submit(partial(begun.append, number), Ticket("a"))
+        turns.submit(partial(begun.append, number), RequestContext("a"))
     for _ in range(5):
         threads.free()
     assert begun == list(range(5))
@@ -71,9 +71,10 @@ def test_jobs_of_a_share_are_begun_in_their_order() -> None:
 
 def test_what_is_cancelled_is_not_begun_and_is_no_turn() -> None:
     threads, begun = ByHand(), list[str]()
-    turns = Turns(threads)
+    turns = FairExecutor(threads)
     first, *_ = [
-        turns.submit(partial(begun.append, name), Ticket(name[0])) for name in ("a1", "a2", "b1")
+        turns.submit(partial(begun.append, name), RequestContext(name[0]))
+        for name in ("a1", "a2", "b1")
     ]
     assert first.cancel()
     threads.free()
@@ -85,9 +86,9 @@ def test_what_is_cancelled_is_not_begun_and_is_no_turn() -> None:
 
 def test_past_its_deadline_a_job_is_not_begun_and_says_so() -> None:
     threads, begun = ByHand(), list[str]()
-    turns = Turns(threads)
-    late = turns.submit(partial(begun.append, "late"), Ticket(deadline=0.0))
-    other = turns.submit(partial(begun.append, "other"), Ticket())
+    turns = FairExecutor(threads)
+    late = turns.submit(partial(begun.append, "late"), RequestContext(deadline=0.0))
+    other = turns.submit(partial(begun.append, "other"), RequestContext())
     threads.free()
     with pytest.raises(Unavailable) as caught:
         late.result(0)
@@ -98,15 +99,15 @@ def test_past_its_deadline_a_job_is_not_begun_and_says_so() -> None:
 
 def test_what_a_job_raises_is_for_whoever_waits() -> None:
     threads = ByHand()
-    turns = Turns(threads)
+    turns = FairExecutor(threads)
 
     def fail() -> None:
         raise LookupError("a library quotes the patient")
 
-    job = turns.submit(fail, Ticket())
+    job = turns.submit(fail, RequestContext())
     threads.free()
     with pytest.raises(LookupError):
         job.result(0)
-    again = turns.submit(lambda: 3, Ticket())
+    again = turns.submit(lambda: 3, RequestContext())
     threads.free()
     assert again.result(0) == 3

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from serve_app.api.request_stats import Recent
+from serve_app.api.request_stats import RequestStats
 from serve_app.generation.protocol import GenerationParams, Summary
 from serve_app.serving.deployments.handle_backend import HandleBackend
 
@@ -52,7 +52,7 @@ class Handle:
 
 def stream_of(response: Response) -> Any:
     handle: Any = Handle(response)
-    backend = HandleBackend({"Generator": handle}, "plainmed", Recent())
+    backend = HandleBackend({"Generator": handle}, "plainmed", RequestStats())
     return backend.stream("A cat sat.", GenerationParams())
 
 

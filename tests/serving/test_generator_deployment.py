@@ -16,14 +16,14 @@ from typing import Any
 import pytest
 import torch
 
-from serve_app.core.context import Ticket
+from serve_app.core.context import RequestContext
 from serve_app.core.errors import InvalidInput, MetricFailed, Unavailable
 from serve_app.core.settings import load_settings
 from serve_app.generation import best_of
 from serve_app.generation.protocol import GenerationParams, Summary
 from serve_app.serving.deployments import generator as generator_module
 from serve_app.serving.deployments.generator import Generator
-from serve_app.serving.scheduling.fair_executor import Turns
+from serve_app.serving.scheduling.fair_executor import FairExecutor
 from tests.support.recording import Kept
 from tests.support.servers import wait_for
 from tests.support.tiny_models import save_model
@@ -167,7 +167,7 @@ class Engine:
     def __init__(self, *, together: bool = True) -> None:
         self.candidates_together = together
         self.calls: list[list[str]] = []
-        self.shares: list[str | None] = []
+        self.tenants: list[str | None] = []
         self.during: Callable[[Callable[[], bool]], None] = lambda cancelled: None
         self.exhausted = threading.Event()
 
@@ -181,10 +181,10 @@ class Engine:
         params: Sequence[GenerationParams],
         *,
         cancelled: Callable[[int], bool],
-        share: str | None,
+        tenant: str | None,
     ) -> list[Summary]:
         self.calls.append(list(texts))
-        self.shares.append(share)
+        self.tenants.append(tenant)
         self.during(lambda: cancelled(0))
         ended = replace(DONE, finish_reason="cancelled") if cancelled(0) else DONE
         return [ended] * len(texts)
@@ -195,7 +195,7 @@ class Engine:
         params: GenerationParams,
         *,
         cancelled: Callable[[], bool],
-        share: str | None,
+        tenant: str | None,
     ) -> Iterator[str | Summary]:
         self.validate(text, params)
         yield "It "
@@ -230,7 +230,7 @@ def made(engine: Engine, threads: int = 1) -> Any:
     """The deployment around it."""
     found = Generator.func_or_class.__new__(Generator.func_or_class)
     found._engine, found._tracer, found._telemetry = engine, Spans(), Kept()
-    found._turns = Turns(ThreadPoolExecutor(threads))
+    found._turns = FairExecutor(ThreadPoolExecutor(threads))
     return found
 
 
@@ -249,16 +249,16 @@ async def test_one_text_waits_for_one_text_of_a_large_request() -> None:
     subject = made(engine)
     engine.during = lambda _: go.wait(10)  # type: ignore[assignment]
     texts = [f"text {number}" for number in range(100)]
-    large = asyncio.create_task(subject.generate(texts, [PLAIN] * 100, Ticket("large")))
+    large = asyncio.create_task(subject.generate(texts, [PLAIN] * 100, RequestContext("large")))
     await until(lambda: len(engine.calls) == 1)
-    one = asyncio.create_task(subject.generate(["one"], [PLAIN], Ticket("one")))
+    one = asyncio.create_task(subject.generate(["one"], [PLAIN], RequestContext("one")))
     await asyncio.sleep(0)
     go.set()
     assert await one == [DONE]
     assert ["one"] in engine.calls[:3]
     assert await large == [DONE] * 100
     assert engine.calls[0] == ["text 0"]
-    assert engine.shares.count("large") == 100
+    assert engine.tenants.count("large") == 100
 
 
 @pytest.mark.parametrize(("together", "calls"), [(True, 2), (False, 6)])
@@ -314,9 +314,9 @@ async def test_past_the_deadline_there_is_an_error_and_no_cut_summary() -> None:
     engine.during = until_told
     subject = made(engine)
     with pytest.raises(Unavailable) as caught:
-        await subject.generate(["a"], [PLAIN], Ticket(deadline=time.time() + 0.05))
+        await subject.generate(["a"], [PLAIN], RequestContext(deadline=time.time() + 0.05))
     assert caught.value.code == "timeout"
-    pieces = subject.stream("a", PLAIN, Ticket(deadline=time.time() + 0.2))
+    pieces = subject.stream("a", PLAIN, RequestContext(deadline=time.time() + 0.2))
     assert [await anext(pieces), await anext(pieces)] == ["It ", "helps."]
     with pytest.raises(Unavailable) as caught:
         await anext(pieces)

@@ -16,8 +16,8 @@ from ray.serve._private.http_util import (
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from serve_app.core.headers import HOLD_HEADER, holds
-from serve_app.serving.proxy.middleware import MOST_HELD, BeforeProxy
+from serve_app.core.headers import REFUSAL_TTL_HEADER, holds
+from serve_app.serving.proxy.middleware import MAX_CACHED_REFUSALS, ProxyMiddleware
 
 
 class Application:
@@ -43,7 +43,7 @@ class Proxy:
         self.application = application
         # As Serve puts it: its own is innermost, and makes ids and puts them on answers.
         inner = RequestIdMiddleware(application)
-        self.middleware = BeforeProxy(inner, clock=lambda: self.now)
+        self.middleware = ProxyMiddleware(inner, clock=lambda: self.now)
 
     async def post(self, size: int, path: str = "/loss", **headers: str) -> httpx.Response:
         transport = httpx.ASGITransport(app=self.middleware)
@@ -53,7 +53,7 @@ class Proxy:
 
 @pytest.fixture
 def proxy() -> Proxy:
-    return Proxy(Application(**{HOLD_HEADER: holds(1000, 4000)}))
+    return Proxy(Application(**{REFUSAL_TTL_HEADER: holds(1000, 4000)}))
 
 
 async def test_what_would_be_refused_alike_is_refused_without_asking(proxy: Proxy) -> None:
@@ -67,7 +67,7 @@ async def test_what_would_be_refused_alike_is_refused_without_asking(proxy: Prox
 
 async def test_the_hint_is_not_for_clients(proxy: Proxy) -> None:
     for _ in range(2):
-        assert HOLD_HEADER not in (await proxy.post(1000)).headers
+        assert REFUSAL_TTL_HEADER not in (await proxy.post(1000)).headers
 
 
 @pytest.mark.parametrize("size", [999, 4001])
@@ -98,18 +98,18 @@ async def test_a_refusal_holds_for_a_moment_only(proxy: Proxy) -> None:
 
 
 async def test_only_a_refusal_that_says_so_is_repeated() -> None:
-    for application in (Application(), Application(**{HOLD_HEADER: holds(0, 4000)})):
+    for application in (Application(), Application(**{REFUSAL_TTL_HEADER: holds(0, 4000)})):
         proxy = Proxy(application)
-        application.status = 503 if HOLD_HEADER not in application.headers else 200
+        application.status = 503 if REFUSAL_TTL_HEADER not in application.headers else 200
         for _ in range(3):
             await proxy.post(1000)
         assert len(application.asked) == 3
 
 
 async def test_strangers_do_not_fill_memory(proxy: Proxy) -> None:
-    for number in range(MOST_HELD + 10):
+    for number in range(MAX_CACHED_REFUSALS + 10):
         await proxy.post(1000, authorization=str(number))
-    assert len(proxy.middleware._held) <= MOST_HELD
+    assert len(proxy.middleware._held) <= MAX_CACHED_REFUSALS
 
 
 async def test_an_answer_in_parts_is_not_kept() -> None:
@@ -118,7 +118,7 @@ async def test_an_answer_in_parts_is_not_kept() -> None:
             {
                 "type": "http.response.start",
                 "status": 503,
-                "headers": [(HOLD_HEADER.encode(), holds(0, 4000).encode())],
+                "headers": [(REFUSAL_TTL_HEADER.encode(), holds(0, 4000).encode())],
             }
         )
         await send({"type": "http.response.body", "body": b"a", "more_body": True})
@@ -134,7 +134,7 @@ async def test_what_is_not_a_post_passes() -> None:
     async def fine(scope: Scope, receive: Receive, send: Send) -> None:
         await Response("fine")(scope, receive, send)
 
-    transport = httpx.ASGITransport(app=BeforeProxy(fine))
+    transport = httpx.ASGITransport(app=ProxyMiddleware(fine))
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
         assert (await http.get("/healthz")).text == "fine"
 
@@ -164,7 +164,7 @@ class Seen:
 
 async def seen(method: str, headers: Any) -> tuple[Seen, httpx.Response]:
     application = Seen()
-    transport = httpx.ASGITransport(app=BeforeProxy(RequestIdMiddleware(application)))
+    transport = httpx.ASGITransport(app=ProxyMiddleware(RequestIdMiddleware(application)))
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
         return application, await http.request(method, "/loss", headers=headers)
 

@@ -18,7 +18,7 @@ from starlette.types import Message, Receive, Scope, Send
 from serve_app.core.headers import AGE_HEADER
 from serve_app.serving.proxy import retry
 from serve_app.serving.proxy.middleware import middlewares
-from serve_app.serving.proxy.retry import ATTEMPTS, AnswerAll
+from serve_app.serving.proxy.retry import ATTEMPTS, RetryUnanswered
 
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
@@ -86,7 +86,7 @@ def refused(answer: httpx.Response, code: str = "unavailable") -> bool:
 @pytest.mark.parametrize("deaths", range(1, ATTEMPTS))
 async def test_what_is_not_answered_is_asked_again_with_the_same_body(deaths: int) -> None:
     proxy = Dying(deaths)
-    answer = await post(AnswerAll(proxy))
+    answer = await post(RetryUnanswered(proxy))
     assert (answer.status_code, answer.json()) == (200, {"got": "a text"})
     assert len(proxy.ages) == deaths + 1
 
@@ -98,7 +98,7 @@ def test_the_body_is_whole_however_it_came_and_however_much_was_read(
     sent = [{"type": "http.request", "body": one, "more_body": True} for one in content]
     sent.append({"type": "http.request", "body": b"", "more_body": False})
     proxy = Dying(1, reads=min(reads, len(sent)))
-    answer = asyncio.run(talk(AnswerAll(proxy), sent))
+    answer = asyncio.run(talk(RetryUnanswered(proxy), sent))
     assert answer[0]["status"] == 200
     assert JSONResponse({"got": b"".join(content).decode()}).body == answer[1]["body"]
 
@@ -124,7 +124,7 @@ async def talk(app: App, sent: Sequence[Message], **scope: Any) -> list[Message]
 async def test_a_repetition_says_how_old_the_request_is() -> None:
     now = iter([100.0, 102.5])
     proxy = Dying(1)
-    await post(AnswerAll(proxy, clock=lambda: next(now)))
+    await post(RetryUnanswered(proxy, clock=lambda: next(now)))
     assert proxy.ages == [None, "2.500"]
 
 
@@ -145,7 +145,7 @@ async def test_what_is_never_answered_is_a_503_and_goes_round_few_gateways(
 ) -> None:
     proxy = Dying(ATTEMPTS)
     with caplog.at_level(logging.WARNING, "ray.serve"):
-        assert refused(await post(AnswerAll(proxy), path="/a text"))
+        assert refused(await post(RetryUnanswered(proxy), path="/a text"))
     assert len(proxy.ages) == ATTEMPTS
     assert len(caplog.messages) == ATTEMPTS
     for line in caplog.messages:
@@ -155,20 +155,20 @@ async def test_what_is_never_answered_is_a_503_and_goes_round_few_gateways(
 
 async def test_a_body_for_which_there_is_no_room_is_not_sent_again() -> None:
     proxy = Dying(ATTEMPTS)
-    app = AnswerAll(proxy, most_kept=10)
+    app = RetryUnanswered(proxy, most_kept=10)
     assert refused(await post(app, b"x" * 11))
     assert refused(await post(app, parts(b"x" * 6, b"x" * 6)))
     assert len(proxy.ages) == 2
 
 
 async def test_room_is_given_back_by_every_end() -> None:
-    app = AnswerAll(Dying(0), most_kept=10)
+    app = RetryUnanswered(Dying(0), most_kept=10)
     for _ in range(3):
         assert (await post(app, b"x" * 10)).status_code == 200
-    app = AnswerAll(Dying(1), most_kept=10)
+    app = RetryUnanswered(Dying(1), most_kept=10)
     assert refused(await post(app, b"x" * 11))
     assert app._room.taken == 0
-    app = AnswerAll(Dying(ATTEMPTS), most_kept=10)
+    app = RetryUnanswered(Dying(ATTEMPTS), most_kept=10)
     assert refused(await post(app, b"x" * 10))
     assert app._room.taken == 0
 
@@ -183,7 +183,7 @@ async def test_nothing_is_kept_once_an_answer_has_begun() -> None:
         taken.append(app._room.taken)
         await send({"type": "http.response.body", "body": b""})
 
-    app = AnswerAll(proxy)
+    app = RetryUnanswered(proxy)
     await post(app, b"x" * 10)
     assert taken == [10, 0]
 
@@ -197,7 +197,7 @@ async def test_who_is_gone_is_neither_asked_for_again_nor_answered() -> None:
             pass
 
     sent = [{"type": "http.request", "body": b"a"}, {"type": "http.disconnect"}]
-    assert await talk(AnswerAll(proxy), sent) == []
+    assert await talk(RetryUnanswered(proxy), sent) == []
     assert len(asked) == 1
 
 
@@ -211,7 +211,7 @@ async def test_a_proxy_that_is_told_to_end_is_not_kept_busy() -> None:
         except asyncio.CancelledError:  # as Serve's takes it
             return
 
-    task = asyncio.create_task(talk(AnswerAll(proxy), []))
+    task = asyncio.create_task(talk(RetryUnanswered(proxy), []))
     await asyncio.sleep(0.01)
     task.cancel()
     assert await task == []
@@ -226,20 +226,20 @@ async def test_serves_own_refusals_have_the_usual_shape(
     status: int, code: str, retry: str | None
 ) -> None:
     headers = {} if retry is None else {"retry-after": retry}
-    answer = await post(AnswerAll(PlainTextResponse("Serve says no.", status, headers)))
+    answer = await post(RetryUnanswered(PlainTextResponse("Serve says no.", status, headers)))
     assert refused(answer, code)
     assert answer.headers["retry-after"] == (retry or "1")
     assert "Serve says" not in answer.text
 
 
 async def test_serves_own_routes_answer_in_serves_words() -> None:
-    app = AnswerAll(PlainTextResponse("DRAINING", 503))
+    app = RetryUnanswered(PlainTextResponse("DRAINING", 503))
     assert (await post(app, path="/-/healthz")).text == "DRAINING"
 
 
 async def test_our_own_refusals_pass_as_they_are() -> None:
     ours = {"error": {"code": "overloaded", "message": "later", "field": None}}
-    answer = await post(AnswerAll(JSONResponse(ours, 503, {"retry-after": "7"})))
+    answer = await post(RetryUnanswered(JSONResponse(ours, 503, {"retry-after": "7"})))
     assert (answer.json(), answer.headers["retry-after"]) == (ours, "7")
 
 
@@ -250,7 +250,7 @@ async def test_only_a_stream_of_events_that_breaks_off_is_ended(kind: str) -> No
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": b"data: {}\n\n", "more_body": True})
 
-    got = await talk(AnswerAll(proxy), [{"type": "http.request"}])
+    got = await talk(RetryUnanswered(proxy), [{"type": "http.request"}])
     if kind.startswith("text"):
         assert got[-1]["body"].startswith(b"event: error\ndata: {")
         assert got[-1]["body"].endswith(b"\n\n")
@@ -266,4 +266,4 @@ async def test_a_stream_that_ends_well_is_left_alone() -> None:
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": b"event: done\n\n", "more_body": False})
 
-    assert len(await talk(AnswerAll(proxy), [{"type": "http.request"}])) == 2
+    assert len(await talk(RetryUnanswered(proxy), [{"type": "http.request"}])) == 2

@@ -17,7 +17,7 @@ from typing import Any
 
 from serve_app.core.errors import MetricFailed
 from serve_app.metrics.readability import readability
-from serve_app.offline.corpus import Models, Scores
+from serve_app.offline.corpus import ModelNames, RowScores
 from serve_app.text.validation import require_pairs
 
 
@@ -41,11 +41,11 @@ class OverlapScorer:
     version: float = 0.5
 
     @property
-    def models(self) -> Models:
+    def models(self) -> ModelNames:
         names = {"relevance": "overlap", "factuality": "overlap"}
-        return Models(names, (self.version,) * 5)
+        return ModelNames(names, (self.version,) * 5)
 
-    def __call__(self, originals: Sequence[str], generated: Sequence[str]) -> list[Scores]:
+    def __call__(self, originals: Sequence[str], generated: Sequence[str]) -> list[RowScores]:
         require_pairs(originals, generated, "texts_original", "texts_generated")
         results = []
         for one, other in zip(originals, generated, strict=True):
@@ -56,7 +56,7 @@ class OverlapScorer:
             time.sleep(self.seconds)
             share, read = overlap(one, other), readability(other)
             values = (share, share / 2, read.fkgl, read.smog, read.dale_chall)
-            results.append(Scores(values, share / 3))
+            results.append(RowScores(values, share / 3))
         if self.log is not None:
             lines = "".join(f"{os.getpid()} {text}\n" for text in generated)
             with Path(self.log).open("a", encoding="utf-8") as file:

@@ -21,9 +21,9 @@ import httpx
 import uvicorn
 
 from serve_app.api.app import create_app
-from serve_app.api.backend import Component, Health, Scores
+from serve_app.api.backend import Component, Health, MetricScores
 from serve_app.api.middleware.request_guard import Traffic
-from serve_app.api.request_stats import Window
+from serve_app.api.request_stats import StatsWindow
 from serve_app.core.resources import RESOURCES
 from serve_app.core.settings import load_settings
 from serve_app.generation.protocol import GenerationParams, Summary, SummarySentence
@@ -201,10 +201,12 @@ class LightBackend:
         self.scored: list[list[str]] = []
         """The summaries of each call of `evaluate`."""
 
-    async def relevance(self, originals: Sequence[str], generated: Sequence[str]) -> Scores:
-        return Scores([overlap(*pair) for pair in zip(originals, generated, strict=True)], "o", "c")
+    async def relevance(self, originals: Sequence[str], generated: Sequence[str]) -> MetricScores:
+        return MetricScores(
+            [overlap(*pair) for pair in zip(originals, generated, strict=True)], "o", "c"
+        )
 
-    async def factuality(self, originals: Sequence[str], generated: Sequence[str]) -> Scores:
+    async def factuality(self, originals: Sequence[str], generated: Sequence[str]) -> MetricScores:
         return await self.relevance(originals, generated)
 
     async def readability(self, texts: Sequence[str]) -> list[Readability]:
@@ -247,7 +249,7 @@ class LightBackend:
     async def health(self) -> Health:
         return Health({"Relevance": Component(True, "overlap", "cpu")}, TARGETS.to_dict())
 
-    async def windows(self, own: Window) -> list[Window]:
+    async def windows(self, own: StatsWindow) -> list[StatsWindow]:
         return [own]
 
     async def models(self) -> dict[str, str]:

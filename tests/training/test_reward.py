@@ -15,7 +15,7 @@ from serve_app.core.settings import load_settings
 from serve_app.generation.openai.messages import chat_messages
 from serve_app.metrics.evaluation import evaluate
 from serve_app.metrics.loss import METRICS, LossFunction
-from serve_app.offline.corpus.scoring import Models
+from serve_app.offline.corpus.scoring import ModelNames
 from serve_app.training.rewards.reward import Reward, loss_reward, metric_rewards
 from serve_app.training.rewards.scoring import PairScorer, PairScores
 from tests.support.servers import TARGETS, measure
@@ -28,7 +28,7 @@ LOSS = LossFunction(TARGETS)
 class LightMetrics:
     """Word overlap for the model metrics, the real readability and loss; counts its calls."""
 
-    models = Models()
+    models = ModelNames()
 
     def __init__(self) -> None:
         self.calls: list[list[str]] = []

@@ -2,7 +2,7 @@
 
 A `gates.Gate`. It measures how many bytes of requests a route gets done a second while it is busy,
 and from that how long a new request would wait for others; over MAX_WAIT_S it is answered 503. As
-the deployments give every share its turn, a request waits for as much of another share's work as
+the deployments give every tenant its turn, a request waits for as much of another tenant's work as
 it brings itself, and no more: a client with a thousand texts under way does not keep others out.
 
 A long queue is for bursts. Where requests have to be refused, it would only make everyone wait, and
@@ -25,15 +25,15 @@ from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from serve_app.api.middleware.gate import (
-    ASKING,
     CALLER_ID,
     ITEMS,
+    SAFE_METHODS,
     Admitted,
     Refused,
     declared_bytes,
     route_path,
 )
-from serve_app.core.headers import HOLD_HEADER, holds
+from serve_app.core.headers import REFUSAL_TTL_HEADER, holds
 from serve_app.core.settings import Settings
 
 LEARNT_AFTER = 4
@@ -58,7 +58,7 @@ class _Route:
 
     Attributes:
         now: when it was looked at last.
-        pending: bytes under way, by share.
+        pending: bytes under way, by tenant.
         requests: under way, those too whose body is still arriving.
         computing: those of them whose body is there.
         answered: ever, with 200.
@@ -86,16 +86,16 @@ class _Route:
             self.busy_s = self.busy_s * kept + passed
         self.now = now
 
-    def wait_s(self, share: str, size: int) -> float:
+    def wait_s(self, tenant: str, size: int) -> float:
         """Seconds that a request of `size` bytes would wait for others.
 
         While that cannot be known, 0 for the first few requests and infinity for more.
         """
         if not self._known():
             return 0.0 if self.requests < UNLEARNT_REQUESTS else math.inf
-        own = self.pending.get(share, 0)
+        own = self.pending.get(tenant, 0)
         before = sum(
-            min(bytes_, own + size) for other, bytes_ in self.pending.items() if other != share
+            min(bytes_, own + size) for other, bytes_ in self.pending.items() if other != tenant
         )
         return self._seconds(own + before)
 
@@ -127,7 +127,7 @@ class _Entered:
 
     scope: Scope
     route: _Route
-    share: str
+    tenant: str
     size: int
     is_there: bool = False
 
@@ -174,18 +174,18 @@ class LoadGate:
         Raises:
             Refused: 503, with Retry-After.
         """
-        if scope["method"] in ASKING:
+        if scope["method"] in SAFE_METHODS:
             return Admitted()
         declared = declared_bytes(headers)
         size = self._max_body_bytes if declared is None else declared
         self._numbered += 1
-        share = scope.get(CALLER_ID) or f"request {self._numbered}"
+        tenant = scope.get(CALLER_ID) or f"request {self._numbered}"
         now = self._clock()
         path = route_path(scope)
         route = self._routes.get(path)
         if route is not None:
             route.advance(now)
-        wait = self._wait_s(path, route, share, size)
+        wait = self._wait_s(path, route, tenant, size)
         full = self._requests >= self._max_requests or (
             self._requests > 0 and self._bytes + size > self._max_bytes
         )
@@ -203,20 +203,20 @@ class LoadGate:
                 "overloaded",
                 "the server has as much work as it can do in time; try again later, or send "
                 "fewer texts at once",
-                {"retry-after": str(later), HOLD_HEADER: holds(size, largest)},
+                {"retry-after": str(later), REFUSAL_TTL_HEADER: holds(size, largest)},
             )
         if route is None:
             # Only of routes that were asked for: what a client may invent must not fill memory.
             route = self._routes.setdefault(path, _Route(now))
-        entered = _Entered(scope, route, share, size)
+        entered = _Entered(scope, route, tenant, size)
         self._count(entered, size, 1)
         return Admitted(partial(self._arrived, entered), partial(self._answered, entered))
 
-    def _wait_s(self, path: str, route: _Route | None, share: str, size: int) -> float:
+    def _wait_s(self, path: str, route: _Route | None, tenant: str, size: int) -> float:
         """Seconds that a request would wait for others; 0 while the engine has not enough to do."""
         if route is None or route.items_with(size) <= self._at_once.get(path, 0):
             return 0.0
-        return route.wait_s(share, size)
+        return route.wait_s(tenant, size)
 
     def _longest(self, route: _Route | None, size: int, now: float) -> float:
         """Seconds that a request may wait for others now."""
@@ -226,13 +226,13 @@ class LoadGate:
         return min(self._max_wait_s, max(self._crowded_wait_s, route.own_s(size)))
 
     def _count(self, entered: _Entered, more_bytes: int, more_requests: int) -> None:
-        route, share = entered.route, entered.share
-        left = route.pending.get(share, 0) + more_bytes
+        route, tenant = entered.route, entered.tenant
+        left = route.pending.get(tenant, 0) + more_bytes
         route.requests += more_requests
         if left > 0:
-            route.pending[share] = left
+            route.pending[tenant] = left
         else:
-            route.pending.pop(share, None)
+            route.pending.pop(tenant, None)
         self._requests += more_requests
         self._bytes += more_bytes
 

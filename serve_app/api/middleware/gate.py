@@ -15,7 +15,7 @@ from starlette.types import Scope
 
 from serve_app.core.errors import error_body
 
-ASKING = frozenset({"GET", "HEAD", "OPTIONS"})
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods that only ask: they cost no model and bring no body, so none of theirs is read."""
 
 
@@ -95,7 +95,7 @@ class BodyGate:
             Refused: 400 for a body where none belongs, 413 for one over the limit.
         """
         declared = declared_bytes(headers)
-        if scope["method"] in ASKING and (declared or "transfer-encoding" in headers):
+        if scope["method"] in SAFE_METHODS and (declared or "transfer-encoding" in headers):
             raise Refused(
                 400, "unexpected_body", f"{scope['method']} takes no body here; send it without one"
             )

@@ -20,18 +20,18 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_app.api.middleware.gate import (
-    ASKING,
     CALLER_ID,
     ERROR_CODE,
     LIVE_PATH,
+    SAFE_METHODS,
     Admitted,
     Gate,
     Refused,
     route_path,
     too_large,
 )
-from serve_app.api.request_stats import Recent
-from serve_app.core.context import CURRENT, Ticket
+from serve_app.api.request_stats import RequestStats
+from serve_app.core.context import CURRENT_CONTEXT, RequestContext
 from serve_app.core.headers import (
     AGE_HEADER,
     REQUEST_ID_HEADER,
@@ -142,7 +142,7 @@ class RequestGuard:
         traffic: Traffic,
         gates: Sequence[Gate] = (),
         telemetry: Telemetry | None = None,
-        recent: Recent | None = None,
+        recent: RequestStats | None = None,
         tracer: Tracer | None = None,
         routes: Container[str] = (),
     ) -> None:
@@ -153,7 +153,7 @@ class RequestGuard:
         self.traffic = traffic
         self.gates = gates
         self.telemetry = telemetry or Unrecorded()
-        self.recent = recent or Recent()
+        self.recent = recent or RequestStats()
         self.tracer = tracer or Untraced()
         self.routes = routes
 
@@ -186,11 +186,13 @@ class RequestGuard:
                     raise Refused(503, "shutting_down", "the server is shutting down; try again")
                 for gate in self.gates:
                     exchange.entered.append(gate.enter(scope, headers))
-                ticket = handed_on(self._ticket(exchange), span)
-                CURRENT.set(ticket)
+                context = handed_on(self._context(exchange), span)
+                CURRENT_CONTEXT.set(context)
             with stage("body"):
                 # Nothing of a method that only asks: `BodyGate` has refused what brings a body.
-                body = b"" if scope["method"] in ASKING else await self._read(receive, ticket)
+                body = (
+                    b"" if scope["method"] in SAFE_METHODS else await self._read(receive, context)
+                )
             exchange.received = len(body)
             for admitted in exchange.entered:
                 admitted.arrived(len(body))
@@ -269,7 +271,7 @@ class RequestGuard:
             },
         )
 
-    def _ticket(self, exchange: _Exchange) -> Ticket:
+    def _context(self, exchange: _Exchange) -> RequestContext:
         timeout = self.timeout_s
         wanted = exchange.headers.get(TIMEOUT_HEADER)
         if wanted is not None:
@@ -285,13 +287,13 @@ class RequestGuard:
         timeout -= _age(exchange.headers)
         if timeout <= 0:
             raise Refused(503, "timeout", "the request's time is over; try again")
-        share = exchange.scope.get(CALLER_ID)
-        ticket = Ticket(deadline=time.time() + timeout, request_id=exchange.request_id)
-        return ticket if share is None else replace(ticket, share=share)
+        tenant = exchange.scope.get(CALLER_ID)
+        context = RequestContext(deadline=time.time() + timeout, request_id=exchange.request_id)
+        return context if tenant is None else replace(context, tenant=tenant)
 
-    async def _read(self, receive: Receive, ticket: Ticket) -> bytes:
+    async def _read(self, receive: Receive, context: RequestContext) -> bytes:
         """The whole body, or a refusal once it is known to be too large or comes too late."""
-        seconds = ticket.left()
+        seconds = context.left()
         try:
             async with asyncio.timeout(seconds):
                 body = await self._parts(receive)

@@ -18,7 +18,7 @@ from serve_app.api.middleware.request_guard import logger
 from serve_app.api.serializers import generate_out, summary_out
 from serve_app.api.validation import ERRORS, check_count, check_texts, params_of, within
 from serve_app.core import schemas
-from serve_app.core.context import current
+from serve_app.core.context import current_context
 from serve_app.core.errors import (
     InvalidInput,
     NotAllowed,
@@ -56,7 +56,7 @@ def add_generate(app: FastAPI, backend: Backend, settings: Settings) -> None:
         weights = _selecting_weights(body, backend, request.scope)
         params = params_of(body, settings)
         if body.stream:
-            seconds = min(settings.request_timeout_s, current().left())
+            seconds = min(settings.request_timeout_s, current_context().left())
             ends = asyncio.get_running_loop().time() + seconds
             pieces = backend.stream(texts[0], params)
             # The first piece is awaited here, so that a refused text is a 4xx, no broken stream.

@@ -19,7 +19,7 @@ from fastapi.responses import JSONResponse, Response
 from serve_app import __version__
 from serve_app.api.backend import Backend, Component, Health
 from serve_app.api.middleware.gate import LIVE_PATH
-from serve_app.api.request_stats import Recent, Tally, together
+from serve_app.api.request_stats import RequestStats, Tally, together
 from serve_app.api.validation import ERRORS
 from serve_app.core import schemas
 from serve_app.core.settings import Settings
@@ -27,7 +27,7 @@ from serve_app.core.settings import Settings
 _FINGERPRINTED = ("TARGET_", "SIGMA_", "models")
 
 
-def add_health(app: FastAPI, backend: Backend, settings: Settings, recent: Recent) -> None:
+def add_health(app: FastAPI, backend: Backend, settings: Settings, recent: RequestStats) -> None:
     """Adds the four routes; `recent` is what this gateway replica remembers."""
 
     def answer(body: Any, health: Health) -> Response:

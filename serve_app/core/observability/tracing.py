@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from serve_app.core.context import Ticket
+from serve_app.core.context import RequestContext
 
 Attributes = Mapping[str, str | bool | int | float]
 
@@ -84,6 +84,6 @@ class Untraced:
         """See `Tracer`."""
 
 
-def handed_on(ticket: Ticket, span: Span) -> Ticket:
-    """The ticket for work that `span` starts."""
-    return ticket if span.traceparent is None else replace(ticket, traceparent=span.traceparent)
+def handed_on(context: RequestContext, span: Span) -> RequestContext:
+    """The context for work that `span` starts."""
+    return context if span.traceparent is None else replace(context, traceparent=span.traceparent)

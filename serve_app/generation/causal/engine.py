@@ -169,7 +169,7 @@ class TransformersGenerator:
         params: Sequence[GenerationParams],
         *,
         cancelled: Callable[[int], bool] | None = None,
-        share: str | None = None,
+        tenant: str | None = None,
     ) -> list[Summary]:
         """As the protocol says; `cancelled` is asked before every token, where it is decoded.
 
@@ -186,7 +186,7 @@ class TransformersGenerator:
             self._tracks(
                 plan,
                 None if cancelled is None else partial(cancelled, index),
-                share=share,
+                tenant=tenant,
                 live=False,
             )
             for index, plan in enumerate(plans)
@@ -209,7 +209,7 @@ class TransformersGenerator:
         params: GenerationParams,
         *,
         cancelled: Callable[[], bool] | None = None,
-        share: str | None = None,
+        tenant: str | None = None,
     ) -> PieceIterator:
         """As the protocol says; nothing is computed before the first piece is asked for.
 
@@ -220,12 +220,12 @@ class TransformersGenerator:
             InvalidInput: as `generate`; raised here.
             PlainMedError: as `generate`, where a piece is asked for.
         """
-        return self._stream(self._plan(text, params), cancelled, share)
+        return self._stream(self._plan(text, params), cancelled, tenant)
 
     def _stream(
-        self, rows: list[Row], cancelled: Callable[[], bool] | None, share: str | None
+        self, rows: list[Row], cancelled: Callable[[], bool] | None, tenant: str | None
     ) -> PieceIterator:
-        tracks = self._tracks(rows, cancelled, share=share, live=True)
+        tracks = self._tracks(rows, cancelled, tenant=tenant, live=True)
         self._scheduler.submit(tracks)
         try:
             parts: list[str] = []
@@ -247,12 +247,12 @@ class TransformersGenerator:
         rows: Sequence[Row],
         cancelled: Callable[[], bool] | None,
         *,
-        share: str | None,
+        tenant: str | None,
         live: bool,
     ) -> list[Track]:
         deadline = None if self.timeout_s is None else time.monotonic() + self.timeout_s
         return [
-            Track(row, cancelled=cancelled, deadline=deadline, share=share, live=live)
+            Track(row, cancelled=cancelled, deadline=deadline, tenant=tenant, live=live)
             for row in rows
         ]
 

@@ -35,8 +35,8 @@ class Track:
         cancelled: asked before every token, in the scheduler's thread; True ends the row with
             reason `cancelled`.
         deadline: `time.monotonic()` from which on the row ends with reason `time`; None: never.
-        share: whose it is; rows of one share wait for each other. None: a share of its own for the
-            rows it is submitted with.
+        tenant: whose it is; rows of one tenant wait for each other. None: a tenant of its own for
+            the rows it is submitted with.
         live: whether tokens are wanted as they are written; else `wait` alone may be called.
     """
 
@@ -46,11 +46,11 @@ class Track:
         *,
         cancelled: Callable[[], bool] | None = None,
         deadline: float | None = None,
-        share: str | None = None,
+        tenant: str | None = None,
         live: bool = True,
     ) -> None:
         self.row = row
-        self.share = share
+        self.tenant = tenant
         self.tokens: list[int] = []
         """Written so far, without a stop token."""
         self.finish_reason: str | None = None
@@ -149,7 +149,7 @@ class Scheduler:
         self._suspects: set[Row] = set()
 
     def submit(self, tracks: Sequence[Track]) -> None:
-        """Starts on these rows, all of one share; returns at once."""
+        """Starts on these rows, all of one tenant; returns at once."""
         if not tracks:
             return
         with self._lock:
@@ -182,17 +182,17 @@ class Scheduler:
         """Takes in what arrived; False, with the thread signed off, when there is no work."""
         with self._lock:
             for tracks in self._arrived:
-                self._line_of(tracks[0].share).extend(tracks)
+                self._line_of(tracks[0].tenant).extend(tracks)
                 self._tracks.update((track.row, track) for track in tracks)
             self._arrived.clear()
             if not self._tracks:
                 self._thread = None
             return bool(self._tracks)
 
-    def _line_of(self, share: str | None) -> deque[Track]:
-        """Where the rows of a share wait; a new line at the end where there is none."""
+    def _line_of(self, tenant: str | None) -> deque[Track]:
+        """Where the rows of a tenant wait; a new line at the end where there is none."""
         for line in self._waiting:
-            if share is not None and line[0].share == share:
+            if tenant is not None and line[0].tenant == tenant:
                 return line
         self._waiting.append(deque())
         return self._waiting[-1]
@@ -255,7 +255,7 @@ class Scheduler:
             self._prefill = None
 
     def _choose(self) -> list[Row]:
-        """Rows to read the prompts of next: the shares' first, in turns."""
+        """Rows to read the prompts of next: the tenants' first, in turns."""
         room = self.max_rows - len(self._batch.rows)
         chosen: list[Row] = []
         prompts: set[tuple[int, ...]] = set()

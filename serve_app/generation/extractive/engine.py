@@ -144,7 +144,7 @@ class ExtractiveGenerator:
         params: Sequence[GenerationParams],
         *,
         cancelled: Callable[[int], bool] | None = None,
-        share: str | None = None,
+        tenant: str | None = None,
     ) -> list[Summary]:
         """As the protocol says; of `params`, `max_new_tokens` counts words, and only `seed` and
         `variant` count beside it.
@@ -166,7 +166,7 @@ class ExtractiveGenerator:
         params: GenerationParams,
         *,
         cancelled: Callable[[], bool] | None = None,
-        share: str | None = None,
+        tenant: str | None = None,
     ) -> PieceIterator:
         """As the protocol says; a piece is a sentence."""
         self.validate(text, params)

@@ -148,7 +148,7 @@ class OpenAIGenerator:
         params: Sequence[GenerationParams],
         *,
         cancelled: Callable[[int], bool] | None = None,
-        share: str | None = None,
+        tenant: str | None = None,
     ) -> list[Summary]:
         """As the protocol says; at most `batch_size` requests at a time, over all calls.
 
@@ -172,7 +172,7 @@ class OpenAIGenerator:
         params: GenerationParams,
         *,
         cancelled: Callable[[], bool] | None = None,
-        share: str | None = None,
+        tenant: str | None = None,
     ) -> PieceIterator:
         """As the protocol says; closing the iterator closes the HTTP response.
 

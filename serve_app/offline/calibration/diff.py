@@ -8,7 +8,7 @@ from typing import Any
 
 from serve_app.metrics.loss import CURVED, METRICS, Targets, same_model
 from serve_app.metrics.targets_schema import Calibration
-from serve_app.offline.corpus.scoring import Models
+from serve_app.offline.corpus.scoring import ModelNames
 
 TOLERANCE = 1e-3  # of the first targets' deviations: rounding, not a change
 
@@ -178,7 +178,7 @@ def _models(
         yield f"eval_mode: {modes[0] or 'unknown'} and {modes[1] or 'unknown'}"
     if one is None or other is None:
         return
-    probes = Models({}, tuple(one.probe)).differs(Models({}, tuple(other.probe)))
+    probes = ModelNames({}, tuple(one.probe)).differs(ModelNames({}, tuple(other.probe)))
     if probes is not None:
         yield f"other weights or settings: {probes}"
     settings = (one.settings or {}, other.settings or {})

@@ -36,8 +36,8 @@ from serve_app.offline.corpus.job import RAY_ROWS, Engine, keep_results, rows_of
 from serve_app.offline.corpus.journal import SUFFIX, Journal, alone
 from serve_app.offline.corpus.reader import Block
 from serve_app.offline.corpus.scoring import BlockResult, RowError, Task
-from serve_app.storage.base import Place
-from serve_app.storage.locate import place
+from serve_app.storage.base import File
+from serve_app.storage.locate import locate
 
 if TYPE_CHECKING:
     from serve_app.metrics.suite import MetricSuite
@@ -112,7 +112,7 @@ def calibrate_targets(
         if out is None:
             # Blocks go through a journal here too, which is gone at the end.
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="plainmed-"))
-            out = place(Path(folder) / "targets.json")
+            out = locate(Path(folder) / "targets.json")
         stack.enter_context(alone(out))
         if restart:
             out.beside(SUFFIX).clear()
@@ -283,9 +283,7 @@ def _whole(
 # --- around it --------------------------------------------------------------------------
 
 
-def _places(
-    save_to: str | Path | None, plot: str | Path | None
-) -> tuple[Place | None, Place | None]:
+def _places(save_to: str | Path | None, plot: str | Path | None) -> tuple[File | None, File | None]:
     """Where the results go, known to be writable: before the minutes of work, not after.
 
     Raises:
@@ -293,7 +291,7 @@ def _places(
     """
     found = []
     for name in (save_to, plot):
-        where = None if name is None else place(name)
+        where = None if name is None else locate(name)
         if where is not None:
             if not where.local:
                 raise ConfigError(f"cannot write {where.name}: give a path, and copy it from there")

@@ -15,14 +15,14 @@ from serve_app.metrics.loss import METRICS, Targets
 from serve_app.metrics.targets_schema import FORMAT, QUANTILES
 from serve_app.offline.bootstrap import CONFIDENCE, RESAMPLES, Floats, intervals
 from serve_app.offline.calibration.pairs import Selection
-from serve_app.offline.corpus.scoring import Models
+from serve_app.offline.corpus.scoring import ModelNames
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "numpy")  # what the metrics are computed with
 _DIGITS = 9  # of an interval's ends: far more than resampling settles
 
 
 def make_targets(
-    table: Floats, selection: Selection, models: Models, seed: int, how: Mapping[str, Any]
+    table: Floats, selection: Selection, models: ModelNames, seed: int, how: Mapping[str, Any]
 ) -> Targets:
     """The targets of measured summaries; the same for the same numbers, on any day.
 

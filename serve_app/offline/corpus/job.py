@@ -14,10 +14,10 @@ from serve_app import __version__
 from serve_app.core.errors import InvalidInput, Unavailable
 from serve_app.offline.corpus.journal import SUFFIX, Journal, alone
 from serve_app.offline.corpus.reader import Block, Corpus, Source, file_format, scan
-from serve_app.offline.corpus.scoring import BlockResult, Models, Task
+from serve_app.offline.corpus.scoring import BlockResult, ModelNames, Task
 from serve_app.offline.corpus.writer import RESULT_COLUMNS, write_scored
-from serve_app.storage.base import Place
-from serve_app.storage.locate import place
+from serve_app.storage.base import File
+from serve_app.storage.locate import locate
 
 ORIGINAL_COLUMNS = ("original", "source_text", "texts_original")
 GENERATED_COLUMNS = ("generated", "target_text", "summary", "texts_generated")
@@ -59,7 +59,7 @@ class ScoreJob:
 
     corpus: Corpus
     task: Task
-    out: Place
+    out: File
     prefix: str
     blocks: Sequence[Block]
 
@@ -90,7 +90,7 @@ class ScoreJob:
         Raises:
             InvalidInput: a file, row or column is wrong; it is named.
         """
-        target = place(out)
+        target = locate(out)
         file_format(target)
         target.check_writable()
         corpus = scan(source)
@@ -133,7 +133,7 @@ class ScoreJob:
         restart: bool = False,
         on_start: Callable[[int, int], None] = lambda done, total: None,
         on_rows: Callable[[int], None] = lambda count: None,
-        on_models: Callable[[Models], None] = lambda models: None,
+        on_models: Callable[[ModelNames], None] = lambda models: None,
     ) -> Outcome:
         """Scores every row that no earlier run has finished, and writes the output.
 
@@ -182,7 +182,7 @@ def keep_results(
     numbers: AbstractSet[int],
     journal: Journal,
     on_rows: Callable[[int], None],
-    on_models: Callable[[Models], None] = lambda models: None,
+    on_models: Callable[[ModelNames], None] = lambda models: None,
 ) -> None:
     """Keeps what an engine finishes in the journal, block after block, and closes the engine's run.
 

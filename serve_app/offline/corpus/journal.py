@@ -17,8 +17,8 @@ from filelock import FileLock, Timeout
 
 from serve_app.core.documents import parse_json
 from serve_app.core.errors import InvalidInput
-from serve_app.offline.corpus.scoring import BlockResult, Models, RowError, RowResult, Scores
-from serve_app.storage.base import Place, Store
+from serve_app.offline.corpus.scoring import BlockResult, ModelNames, RowError, RowResult, RowScores
+from serve_app.storage.base import File, Folder
 
 SUFFIX = ".parts"
 _MANIFEST = "manifest.json"
@@ -36,10 +36,10 @@ class Journal:
         InvalidInput: a run with something else was begun; says what differs.
     """
 
-    def __init__(self, out: Place, run: Mapping[str, Any]) -> None:
-        self._store: Store = out.beside(SUFFIX)
+    def __init__(self, out: File, run: Mapping[str, Any]) -> None:
+        self._store: Folder = out.beside(SUFFIX)
         self._run = json.loads(json.dumps(run))
-        self._models = Models()
+        self._models = ModelNames()
         self._begun = False
         self.finished: set[int] = set()
         names = self._store.names()
@@ -52,7 +52,7 @@ class Journal:
         return self._store.name
 
     @property
-    def models(self) -> Models:
+    def models(self) -> ModelNames:
         """Which models made the blocks that are finished."""
         return self._models
 
@@ -60,7 +60,7 @@ class Journal:
         try:
             manifest = parse_json(self._store.read(_MANIFEST), halves=True)
             begun = manifest["run"]
-            self._models = Models.from_dict(manifest["models"])
+            self._models = ModelNames.from_dict(manifest["models"])
         except (ValueError, LookupError, TypeError) as error:
             raise InvalidInput(
                 f"{self.name} is not what an earlier run left: {error!r}; {_WAYS_OUT}"
@@ -99,7 +99,7 @@ class Journal:
         self._store.write(_name(result.number), json.dumps(rows).encode())
         self.finished.add(result.number)
 
-    def _check(self, models: Models) -> None:
+    def _check(self, models: ModelNames) -> None:
         if models == self._models or not models.names:
             return
         difference = self._models.differs(models)
@@ -134,7 +134,7 @@ _WAYS_OUT = "give what it was begun with to continue it, or --restart to begin a
 
 
 @contextlib.contextmanager
-def alone(out: Place) -> Iterator[None]:
+def alone(out: File) -> Iterator[None]:
     """Keeps a second run on this machine from writing the same output.
 
     Raises:
@@ -188,7 +188,7 @@ def _rows(name: str, content: bytes) -> tuple[RowResult, ...]:
         return tuple(
             RowError(row["code"], row["message"])
             if isinstance(row, dict)
-            else Scores(tuple(row[:-1]), row[-1])
+            else RowScores(tuple(row[:-1]), row[-1])
             for row in parse_json(content, halves=True)
         )
     except (ValueError, LookupError, TypeError) as error:

@@ -1,4 +1,4 @@
-"""Scores blocks on Ray Data: on this machine's cores, or unchanged on a cluster.
+"""RowScores blocks on Ray Data: on this machine's cores, or unchanged on a cluster.
 
 A dataset of block descriptions goes through two stages. Tasks read a block's texts; a path is
 read on the driver's node, which has it, S3 from anywhere. Actors, each with one set of models,
@@ -18,13 +18,13 @@ from typing import Any
 
 from serve_app.core.errors import ConfigError, InvalidInput, PlainMedError, Unavailable
 from serve_app.core.settings import Settings
-from serve_app.offline.corpus.reader import Block, Source, Span, read_rows
+from serve_app.offline.corpus.reader import Block, ByteRange, Source, read_rows
 from serve_app.offline.corpus.scoring import (
     BlockResult,
-    Models,
+    ModelNames,
     RowError,
+    RowScores,
     Scorer,
-    Scores,
     Task,
     score_block,
     texts,
@@ -200,7 +200,7 @@ def _read(batch: Any, source: Source, task: Task) -> Any:
     found: dict[str, list[Any]] = {"number": [], "rows": []}
     for text in batch.column("block").to_pylist():
         described = json.loads(text)
-        spans = tuple(Span(**span) for span in described["spans"])
+        spans = tuple(ByteRange(**span) for span in described["spans"])
         block = Block(described["number"], spans)
         rows: Any
         try:
@@ -277,10 +277,10 @@ def _result_in(found: Any) -> BlockResult:
         kinds = {kind.__name__: kind for kind in (ConfigError, InvalidInput, Unavailable)}
         raise kinds.get(found["fatal"], ConfigError)(found["message"])
     rows = tuple(
-        RowError(**row) if isinstance(row, dict) else Scores(tuple(row[0]), row[1])
+        RowError(**row) if isinstance(row, dict) else RowScores(tuple(row[0]), row[1])
         for row in found["rows"]
     )
-    return BlockResult(found["number"], rows, Models.from_dict(found["models"]))
+    return BlockResult(found["number"], rows, ModelNames.from_dict(found["models"]))
 
 
 # --- Ray --------------------------------------------------------------------------------

@@ -20,8 +20,8 @@ from typing import Any, BinaryIO, Literal
 from serve_app.core.documents import is_whole, unique
 from serve_app.core.errors import InvalidInput
 from serve_app.offline.corpus.parquet import LONGEST_VALUE, Parquet, opened, parquet_batches
-from serve_app.storage.base import Place
-from serve_app.storage.locate import place
+from serve_app.storage.base import File
+from serve_app.storage.locate import locate
 
 Format = Literal["csv", "jsonl", "parquet"]
 FORMATS: dict[str, Format] = {".csv": "csv", ".jsonl": "jsonl", ".parquet": "parquet"}
@@ -45,9 +45,9 @@ class Source:
     stamp: str
 
     @property
-    def place(self) -> Place:
+    def place(self) -> File:
         """Where the file is."""
-        return place(self.name)
+        return locate(self.name)
 
     def check_unchanged(self) -> None:
         """Raises `InvalidInput` where the file is no longer the one that was read."""
@@ -56,7 +56,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Span:
+class ByteRange:
     """Rows that follow each other: `count` from row `first` (the first of the file is 0).
 
     `start` and `end` are where in a text file they are, in bytes.
@@ -73,7 +73,7 @@ class Block:
     """The rows that are scored, and kept as finished, together."""
 
     number: int
-    spans: tuple[Span, ...]
+    spans: tuple[ByteRange, ...]
 
     @property
     def count(self) -> int:
@@ -131,19 +131,19 @@ class Corpus:
             for number, start in enumerate(range(0, len(rows), size))
         ]
 
-    def _spans(self, rows: Sequence[int]) -> Iterator[Span]:
+    def _spans(self, rows: Sequence[int]) -> Iterator[ByteRange]:
         start = 0
         for at in range(1, len(rows) + 1):
             if at == len(rows) or rows[at] != rows[at - 1] + 1:
                 first, last = rows[start], rows[at - 1]
                 if self._starts:
-                    yield Span(first, at - start, self._starts[first], self._starts[last + 1])
+                    yield ByteRange(first, at - start, self._starts[first], self._starts[last + 1])
                 else:
-                    yield Span(first, at - start)
+                    yield ByteRange(first, at - start)
                 start = at
 
 
-def file_format(where: Place, default: Format | None = None) -> Format:
+def file_format(where: File, default: Format | None = None) -> Format:
     """The format the end of a name says, else the default.
 
     Raises:
@@ -168,7 +168,7 @@ def scan(name: str | Path, on_row: OnRow | None = None, default: Format | None =
     Raises:
         InvalidInput: the file cannot be read or is malformed; file and row are named.
     """
-    where = place(name)
+    where = locate(name)
     kind = file_format(where, default)
     stamp = where.stamp()
     with where.open() as file:

@@ -1,4 +1,4 @@
-"""Scores with this process's models: a `MetricSuite`, and a loss where one is asked for."""
+"""RowScores with this process's models: a `MetricSuite`, and a loss where one is asked for."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from serve_app.core.settings import Settings
 from serve_app.metrics.evaluation import evaluate
 from serve_app.metrics.loss import LossFunction
 from serve_app.metrics.suite import MetricSuite
-from serve_app.offline.corpus.scoring import Models, Scores
+from serve_app.offline.corpus.scoring import ModelNames, RowScores
 
 _PROBE = (
     "Aspirin reduced the incidence of ischaemic stroke in adults with hypertension.",
@@ -46,15 +46,15 @@ class SuiteScorer:
         self._suite = suite
         self._loss = loss
         (measured,) = suite.measure([_PROBE[0]], [_PROBE[1]])
-        self.models = Models(suite.models, measured.values, suite.factuality.eval_mode)
+        self.models = ModelNames(suite.models, measured.values, suite.factuality.eval_mode)
 
-    def __call__(self, originals: Sequence[str], generated: Sequence[str]) -> Sequence[Scores]:
+    def __call__(self, originals: Sequence[str], generated: Sequence[str]) -> Sequence[RowScores]:
         """One result a pair; see `Scorer`."""
         measured = self._suite.measure(originals, generated)
         if self._loss is None:
-            return [Scores(item.values) for item in measured]
+            return [RowScores(item.values) for item in measured]
         evaluated = evaluate(measured, self._loss.function, weights=self._loss.weights)
-        return [Scores(item.measured.values, item.loss) for item in evaluated]
+        return [RowScores(item.measured.values, item.loss) for item in evaluated]
 
 
 @dataclass(frozen=True)

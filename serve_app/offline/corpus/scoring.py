@@ -1,4 +1,4 @@
-"""Scores the rows of a block: every row gets numbers or the reason why it has none.
+"""RowScores the rows of a block: every row gets numbers or the reason why it has none.
 
 Knows a scorer only as a function of texts; which models are behind it, and on which machine,
 makes no difference here. A row that cannot be scored never costs another row its score.
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Scores:
+class RowScores:
     """The numbers of one row: five in the order of `serve_app.metrics.loss.METRICS`, and the loss.
 
     The loss is None where none was asked for (calibration makes the targets of a loss).
@@ -35,12 +35,12 @@ class RowError:
     message: str
 
 
-RowResult = Scores | RowError
+RowResult = RowScores | RowError
 Pair = tuple[str, str]  # an original and its summary
 
 
 @dataclass(frozen=True)
-class Models:
+class ModelNames:
     """Which models scored.
 
     Attributes:
@@ -59,11 +59,11 @@ class Models:
         return {"names": dict(self.names), "probe": [*self.probe], "eval_mode": self.eval_mode}
 
     @classmethod
-    def from_dict(cls, found: Mapping[str, Any]) -> Models:
+    def from_dict(cls, found: Mapping[str, Any]) -> ModelNames:
         """Of `to_dict`."""
         return cls(dict(found["names"]), tuple(found["probe"]), found["eval_mode"])
 
-    def differs(self, other: Models) -> str | None:
+    def differs(self, other: ModelNames) -> str | None:
         """What is not the same, as half a sentence; None where all is, or nothing is known."""
         for metric, name in self.names.items():
             if other.names.get(metric, name) != name:
@@ -79,16 +79,16 @@ _PROBE_TOLERANCE = 5e-3
 
 
 class Scorer(Protocol):
-    """Scores pairs of texts."""
+    """RowScores pairs of texts."""
 
     @property
-    def models(self) -> Models:
+    def models(self) -> ModelNames:
         """What is known of the models by now."""
         ...
 
     def __call__(
         self, originals: Sequence[str], generated: Sequence[str]
-    ) -> Sequence[Scores | RowError]:
+    ) -> Sequence[RowScores | RowError]:
         """One result a pair.
 
         Raises:
@@ -113,7 +113,7 @@ class BlockResult:
 
     number: int
     rows: tuple[RowResult, ...]
-    models: Models = Models()
+    models: ModelNames = ModelNames()
 
     @property
     def failed(self) -> int:
@@ -141,7 +141,7 @@ def _texts(row: Mapping[str, Any], task: Task) -> Pair | RowError:
 def score_block(
     scorer: Scorer, task: Task, number: int, rows: Sequence[Pair | RowError]
 ) -> BlockResult:
-    """Scores a block's rows, `task.batch_size` at once.
+    """RowScores a block's rows, `task.batch_size` at once.
 
     Raises:
         PlainMedError: the failure has nothing to do with the texts.
@@ -156,7 +156,7 @@ def score_block(
 
 
 def _bisect(scorer: Scorer, task: Task, pairs: Sequence[Pair]) -> list[RowResult]:
-    """Scores the pairs together; where that fails, halves until alone."""
+    """RowScores the pairs together; where that fails, halves until alone."""
     try:
         return [*scorer([pair[0] for pair in pairs], [pair[1] for pair in pairs])]
     except (InvalidInput, MetricFailed) as error:

@@ -26,14 +26,14 @@ from serve_app.offline.corpus.reader import (
     read_rows,
 )
 from serve_app.offline.corpus.scoring import RowError, RowResult
-from serve_app.storage.base import Place
+from serve_app.storage.base import File
 
 NUMBERS = (*METRICS, "loss")
 RESULT_COLUMNS = (*NUMBERS, "error", "error_code")
 
 
 def write_scored(
-    out: Place,
+    out: File,
     corpus: Corpus,
     blocks: Sequence[Block],
     results: Iterable[tuple[RowResult, ...]],

@@ -23,7 +23,7 @@ from serve_app.offline.report.statistics import (
     CONFIDENCE,
     RESAMPLES,
     Difference,
-    Summary,
+    MetricSummary,
     Wins,
     differences,
     pearson,
@@ -69,12 +69,12 @@ class SystemReport:
     rows: int
     scored: int
     failures: dict[str, int]
-    numbers: dict[str, Summary]
+    numbers: dict[str, MetricSummary]
     in_band: dict[str, float]
     parts: dict[str, float]
     pearson: list[list[float | None]]
     spearman: list[list[float | None]]
-    lengths: dict[str, Summary]
+    lengths: dict[str, MetricSummary]
     truncation: Truncated | None
     other_loss: OtherLoss | None
     worst: tuple[Example, ...]

@@ -27,11 +27,11 @@ from serve_app.metrics.suite import MetricSuite
 from serve_app.offline.corpus.reader import Corpus, Row, read_rows, scan
 from serve_app.offline.corpus.scorer import SuiteScorer
 from serve_app.offline.corpus.scoring import (
-    Models,
+    ModelNames,
     RowError,
     RowResult,
+    RowScores,
     Scorer,
-    Scores,
     Task,
     score_block,
 )
@@ -181,19 +181,19 @@ class _Measured:
 class _ReferenceScorer:
     """BERTScore against the human summary, as a `Scorer`."""
 
-    def __init__(self, relevance: BertScorer, models: Models) -> None:
+    def __init__(self, relevance: BertScorer, models: ModelNames) -> None:
         self._relevance = relevance
         self.models = models
 
-    def __call__(self, originals: Sequence[str], generated: Sequence[str]) -> list[Scores]:
+    def __call__(self, originals: Sequence[str], generated: Sequence[str]) -> list[RowScores]:
         found = self._relevance.score(originals, generated)
-        return [Scores((one.f1,)) for one in found]
+        return [RowScores((one.f1,)) for one in found]
 
 
 def score_submissions(
     submissions: Sequence[Submission], suite: MetricSuite | None, on_rows: OnRows = lambda _: None
 ) -> tuple[list[System], SuiteScores]:
-    """Scores all predictions.
+    """RowScores all predictions.
 
     Args:
         submissions: the systems.
@@ -248,7 +248,7 @@ def _measure(
             values = dict.fromkeys(MEASURES, math.nan) | rouge(rouges, prediction, reference)
             read = readability(prediction)
             values |= {"fkgl": read.fkgl, "dcrs": read.dale_chall, "cli": coleman_liau(prediction)}
-            if isinstance(row, Scores) and isinstance(near, Scores):
+            if isinstance(row, RowScores) and isinstance(near, RowScores):
                 found.metrics[at] = row.values
                 values |= {"alignscore": row.values[1], "bertscore": near.values[0]}
             found.table[at] = [values[name] for name in MEASURES]

@@ -27,7 +27,7 @@ class Segment:
 
 
 @dataclass(frozen=True)
-class Span:
+class IntervalBar:
     """A point with its interval; without one (None) only the point is drawn."""
 
     label: str
@@ -67,7 +67,7 @@ def stacked(rows: Sequence[tuple[str, Sequence[Segment]]], title: str, most: flo
     return _svg(parts, height, title)
 
 
-def intervals(rows: Sequence[Span], title: str) -> str:
+def intervals(rows: Sequence[IntervalBar], title: str) -> str:
     """Points with their intervals around a line at zero.
 
     Args:

@@ -9,7 +9,7 @@ import numpy as np
 from serve_app.metrics.loss import METRICS
 from serve_app.offline.report.evidence import Reader
 from serve_app.offline.report.highlights import Marked, mark
-from serve_app.offline.report.statistics import Summary, summaries
+from serve_app.offline.report.statistics import MetricSummary, summaries
 from serve_app.offline.report.systems import TRUNCATIONS, Floats, System
 from serve_app.text.validation import has_word
 
@@ -100,7 +100,7 @@ def examples(
     return found
 
 
-def lengths(system: System) -> dict[str, Summary]:
+def lengths(system: System) -> dict[str, MetricSummary]:
     """Words of originals and summaries and the summary's share; what has no text is left out."""
     original, generated = system.words.T
     with np.errstate(divide="ignore", invalid="ignore"):

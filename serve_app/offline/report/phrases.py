@@ -9,7 +9,7 @@ from serve_app.offline.report.analysis import Comparison, Report, SystemReport
 from serve_app.offline.report.examples import SAMPLE, Truncated
 from serve_app.offline.report.highlights import UNSUPPORTED
 from serve_app.offline.report.reader import SAME_ORIGINAL
-from serve_app.offline.report.statistics import Difference, Summary
+from serve_app.offline.report.statistics import Difference, MetricSummary
 
 NAMES = {**METRIC_NAMES, "loss": "Loss"}
 TRUNCATION_NAMES = {
@@ -49,7 +49,7 @@ def interval(ends: tuple[float, float] | None, plus: bool = False) -> str:
     return "–" if ends is None else f"{show(ends[0])} to {show(ends[1])}"
 
 
-def mean_sd(found: Summary) -> str:
+def mean_sd(found: MetricSummary) -> str:
     """`mean ± standard deviation`."""
     return number(found.mean) if found.sd is None else f"{number(found.mean)} ± {number(found.sd)}"
 

@@ -25,7 +25,7 @@ Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
-class Summary:
+class MetricSummary:
     """One number over the rows of a system.
 
     Attributes:
@@ -42,7 +42,7 @@ class Summary:
     quantiles: tuple[float, float, float, float, float]
 
 
-def summaries(table: Floats, *, resamples: int = RESAMPLES, seed: int = 0) -> list[Summary]:
+def summaries(table: Floats, *, resamples: int = RESAMPLES, seed: int = 0) -> list[MetricSummary]:
     """One summary a column of (rows, columns) finite numbers, at least one row."""
     rows = len(table)
     ends = _mean_intervals(table, resamples, seed)
@@ -51,7 +51,7 @@ def summaries(table: Floats, *, resamples: int = RESAMPLES, seed: int = 0) -> li
         low, q1, middle, q3, high = np.quantile(column, SHARES).tolist()
         sd = float(column.std(ddof=1)) if rows > 1 else None
         quantiles = (low, q1, middle, q3, high)
-        found.append(Summary(rows, float(column.mean()), ends[at], sd, quantiles))
+        found.append(MetricSummary(rows, float(column.mean()), ends[at], sd, quantiles))
     return found
 
 

@@ -17,7 +17,7 @@ from markupsafe import Markup
 from serve_app.metrics.loss import METRIC_NAMES, METRICS
 from serve_app.offline.report import phrases
 from serve_app.offline.report.analysis import NUMBERS, Comparison, Report, SystemReport
-from serve_app.offline.report.charts import Segment, Span, intervals, stacked
+from serve_app.offline.report.charts import IntervalBar, Segment, intervals, stacked
 from serve_app.offline.report.rouge import MEASURE_NAMES, MEASURES, NOT_COMPUTED
 from serve_app.offline.svg_charts import Band, Quantiles, histogram
 
@@ -127,7 +127,7 @@ def _differences(report: Report, one: Comparison) -> Markup:
         ends = None
         if found.interval is not None:
             ends = (found.interval[0] / sigma, found.interval[1] / sigma)
-        rows.append(Span(METRIC_NAMES[metric], found.mean / sigma, ends))
+        rows.append(IntervalBar(METRIC_NAMES[metric], found.mean / sigma, ends))
     said = "; ".join(f"{row.label} {row.centre:+.2f}" for row in rows)
     drawing = intervals(
         rows, f"{one.one} less {one.other}, in standard deviations of the targets. {said}."

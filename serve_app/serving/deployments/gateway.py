@@ -11,7 +11,7 @@ from ray.serve.handle import DeploymentHandle
 from serve_app.api.app import create_app
 from serve_app.api.auth.host_gate import check_exposure, listened_on
 from serve_app.api.middleware.request_guard import RequestGuard, Traffic
-from serve_app.api.request_stats import Recent, Window
+from serve_app.api.request_stats import RequestStats, StatsWindow
 from serve_app.core.settings import Settings
 from serve_app.serving.deployments.handle_backend import GATEWAY, HandleBackend
 from serve_app.serving.ray_metrics import ServeTelemetry
@@ -34,7 +34,7 @@ class Gateway:
         app_name = serve.get_replica_context().app_name
         self._settings = settings
         self._traffic = Traffic()
-        self._recent = Recent()
+        self._recent = RequestStats()
         self._tracer = load_tracer(settings, GATEWAY)
         self._backend = HandleBackend(handles, app_name, self._recent)
 
@@ -53,7 +53,7 @@ class Gateway:
         """Serve calls this on every replica when only `user_config` changes."""
         self._traffic.draining = bool(config.get("draining", False))
 
-    async def window(self) -> Window:
+    async def window(self) -> StatsWindow:
         """What this replica has answered lately."""
         return self._recent.window()
 

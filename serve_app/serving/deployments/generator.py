@@ -20,7 +20,7 @@ from itertools import chain
 
 from ray import serve
 
-from serve_app.core.context import Ticket
+from serve_app.core.context import RequestContext
 from serve_app.core.errors import PlainMedError, out_of_time
 from serve_app.core.observability.log_redaction import keep_texts_out
 from serve_app.core.observability.timings import Timed
@@ -31,8 +31,8 @@ from serve_app.generation.loading import load_generator
 from serve_app.generation.protocol import GenerationParams, Summary
 from serve_app.serving.deployments.metrics import Description
 from serve_app.serving.ray_metrics import ServeTelemetry
-from serve_app.serving.scheduling.compute_thread import failure, go_after_others, set_threads
-from serve_app.serving.scheduling.fair_executor import Turns
+from serve_app.serving.scheduling.compute_thread import failure, lower_priority, set_threads
+from serve_app.serving.scheduling.fair_executor import FairExecutor
 from serve_app.serving.tracers import load_tracer
 
 _WARM_UP = "Aspirin lowers the risk of stroke in adults. It was well tolerated in both trials."
@@ -63,36 +63,36 @@ class Generator:
         )
         # Twice what the engine has under way, so that its next texts are at hand when some end.
         threads = ThreadPoolExecutor(
-            2 * self._engine.batch_size, "generate", initializer=go_after_others
+            2 * self._engine.batch_size, "generate", initializer=lower_priority
         )
-        self._turns = Turns(threads)
+        self._turns = FairExecutor(threads)
 
     async def generate(
         self,
         texts: Sequence[str],
         params: Sequence[GenerationParams],
-        ticket: Ticket | None = None,
+        context: RequestContext | None = None,
     ) -> list[Summary]:
         """A summary of each text.
 
         Raises:
             PlainMedError: what the engine raised of the first text that failed; the others stop.
-            Unavailable: `timeout`, where the ticket's deadline passed before all were written.
+            Unavailable: `timeout`, where the context's deadline passed before all were written.
         """
-        ticket, gone = ticket or Ticket(), threading.Event()
+        context, gone = context or RequestContext(), threading.Event()
         asked = time.perf_counter()
         jobs: list[Future[_Written]] = []
         try:
             with self._tracer.span(
-                "generate", ticket.traceparent, self._about(texts, ticket)
+                "generate", context.traceparent, self._about(texts, context)
             ) as span:
                 parts = best_of.parts(texts, params, together=self._engine.candidates_together)
                 if len(parts) > 1:  # none is written for nothing where another is refused
                     firsts = [(texts[part.start], params[part.start]) for part in parts]
                     await asyncio.to_thread(self._check, firsts, gone)
                 for part in parts:
-                    work = partial(self._write, texts[part], params[part], ticket, gone)
-                    jobs.append(self._turns.submit(work, ticket))
+                    work = partial(self._write, texts[part], params[part], context, gone)
+                    jobs.append(self._turns.submit(work, context))
                 written = await asyncio.gather(*map(asyncio.wrap_future, jobs))
                 summaries = list(chain.from_iterable(one.summaries for one in written))
                 span.set({"plainmed.tokens": sum(one.completion_tokens for one in summaries)})
@@ -110,7 +110,7 @@ class Generator:
 
     def _check(self, wanted: Sequence[tuple[str, GenerationParams]], gone: threading.Event) -> None:
         """In a thread: raises what the engine would raise of any of the texts before it writes."""
-        go_after_others()
+        lower_priority()
         for text, params in wanted:
             if gone.is_set():
                 return
@@ -120,14 +120,14 @@ class Generator:
         self,
         texts: Sequence[str],
         params: Sequence[GenerationParams],
-        ticket: Ticket,
+        context: RequestContext,
         gone: threading.Event,
     ) -> _Written:
         """In a thread: the summaries of one turn, counted."""
-        unwanted = _unwanted(ticket, gone)
+        unwanted = _unwanted(context, gone)
         begun = time.perf_counter()
         summaries = self._engine.generate(
-            texts, params, cancelled=lambda _: unwanted(), share=ticket.share
+            texts, params, cancelled=lambda _: unwanted(), tenant=context.tenant
         )
         seconds = time.perf_counter() - begun
         self._record(summaries, seconds)
@@ -135,20 +135,20 @@ class Generator:
             _require_whole(one)
         return _Written(summaries, begun, seconds)
 
-    def _about(self, texts: Sequence[str], ticket: Ticket) -> Attributes:
+    def _about(self, texts: Sequence[str], context: RequestContext) -> Attributes:
         """What a span says of a request."""
         return {
-            "plainmed.request_id": ticket.request_id,
+            "plainmed.request_id": context.request_id,
             "plainmed.model": self._engine.name,
             "plainmed.items": len(texts),
             "plainmed.characters": sum(len(text) for text in texts),
         }
 
     async def stream(
-        self, text: str, params: GenerationParams, ticket: Ticket | None = None
+        self, text: str, params: GenerationParams, context: RequestContext | None = None
     ) -> AsyncIterator[str | Summary]:
         """Pieces of one summary as they are written, then the summary; raises as `generate`."""
-        ticket, gone = ticket or Ticket(), threading.Event()
+        context, gone = context or RequestContext(), threading.Event()
         loop = asyncio.get_running_loop()
         pieces: asyncio.Queue[str | Summary | None] = asyncio.Queue()
 
@@ -158,10 +158,10 @@ class Generator:
         job: Future[None] | None = None
         try:
             with self._tracer.span(
-                "stream", ticket.traceparent, self._about([text], ticket)
+                "stream", context.traceparent, self._about([text], context)
             ) as span:
-                work = partial(self._write_pieces, text, params, ticket, gone, give)
-                job = self._turns.submit(work, ticket)
+                work = partial(self._write_pieces, text, params, context, gone, give)
+                job = self._turns.submit(work, context)
                 job.add_done_callback(lambda _: give(None))
                 while (piece := await pieces.get()) is not None:
                     if isinstance(piece, Summary):
@@ -181,14 +181,14 @@ class Generator:
         self,
         text: str,
         params: GenerationParams,
-        ticket: Ticket,
+        context: RequestContext,
         gone: threading.Event,
         give: Callable[[str | Summary], None],
     ) -> None:
         """In a thread, which it has until the summary ends: a slow reader delays nobody."""
         begun = time.perf_counter()
         pieces = self._engine.stream(
-            text, params, cancelled=_unwanted(ticket, gone), share=ticket.share
+            text, params, cancelled=_unwanted(context, gone), tenant=context.tenant
         )
         with closing(pieces):
             for piece in pieces:
@@ -220,9 +220,9 @@ class Generator:
             tracer.close()
 
 
-def _unwanted(ticket: Ticket, gone: threading.Event) -> Callable[[], bool]:
+def _unwanted(context: RequestContext, gone: threading.Event) -> Callable[[], bool]:
     """Tells an engine whether to stop."""
-    return lambda: gone.is_set() or ticket.left() == 0
+    return lambda: gone.is_set() or context.left() == 0
 
 
 def _require_whole(summary: Summary) -> None:

@@ -14,9 +14,9 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
-from serve_app.api.backend import Component, Health, Replicas, Scores
-from serve_app.api.request_stats import Recent, Window
-from serve_app.core.context import Ticket, current
+from serve_app.api.backend import Component, Health, MetricScores, Replicas
+from serve_app.api.request_stats import RequestStats, StatsWindow
+from serve_app.core.context import RequestContext, current_context
 from serve_app.core.errors import Unavailable
 from serve_app.core.observability.timings import stage, timed
 from serve_app.generation.protocol import GenerationParams, Summary
@@ -24,7 +24,7 @@ from serve_app.metrics.evaluation import Evaluation
 from serve_app.metrics.readability import Readability
 from serve_app.serving.deployments.metrics import Description
 from serve_app.serving.remote_calls import call, cause_of, in_pieces, pair_sizes
-from serve_app.serving.scheduling.single_flight import Shared
+from serve_app.serving.scheduling.single_flight import SingleFlight
 
 GATEWAY = "Gateway"
 HEALTH_TIMEOUT_S = 5.0
@@ -48,35 +48,37 @@ _MODEL_METRICS = {"Relevance": "relevance", "Factuality": "factuality"}
 class HandleBackend:
     """A `Backend` whose every method is a call of another deployment."""
 
-    def __init__(self, handles: dict[str, DeploymentHandle], app_name: str, recent: Recent) -> None:
+    def __init__(
+        self, handles: dict[str, DeploymentHandle], app_name: str, recent: RequestStats
+    ) -> None:
         self._handles = handles
         self._app_name = app_name
         self._recent = recent
         self._gateways: Any = None  # a handle, made when it is first needed
-        self._looks: Shared[Health] = Shared(self._look, LOOK_FRESH_S)
+        self._looks: SingleFlight[Health] = SingleFlight(self._look, LOOK_FRESH_S)
         # Its own, as it may wait for a controller that hangs. One, as `serve.status()` in two
         # threads at once sometimes raises: on its way it changes a list of cloudpickle's and back.
         self._thread = ThreadPoolExecutor(1, "controller")
         self._replicas: dict[str, Replicas] = {}
         self._replicas_at = 0.0
-        self._names: dict[str, Shared[Description]] = {
-            name: Shared(self._asker(name, "describe"), NAMES_FRESH_S) for name in handles
+        self._names: dict[str, SingleFlight[Description]] = {
+            name: SingleFlight(self._asker(name, "describe"), NAMES_FRESH_S) for name in handles
         }
-        self._targets: Shared[tuple[dict[str, Any], list[str]]] | None = None
+        self._targets: SingleFlight[tuple[dict[str, Any], list[str]]] | None = None
         if "Loss" in handles:
-            self._targets = Shared(self._asker("Loss", "targets"), NAMES_FRESH_S)
+            self._targets = SingleFlight(self._asker("Loss", "targets"), NAMES_FRESH_S)
         self.services = frozenset(
             service
             for service, deployment in (("metrics", "Loss"), ("generator", "Generator"))
             if deployment in handles
         )
 
-    async def relevance(self, originals: Sequence[str], generated: Sequence[str]) -> Scores:
+    async def relevance(self, originals: Sequence[str], generated: Sequence[str]) -> MetricScores:
         """Relevance of each pair."""
         results = await self._of_pairs("Relevance", originals, generated)
         return await self._scores("Relevance", [item.f1 for item in results], results)
 
-    async def factuality(self, originals: Sequence[str], generated: Sequence[str]) -> Scores:
+    async def factuality(self, originals: Sequence[str], generated: Sequence[str]) -> MetricScores:
         """Factuality of each pair."""
         results = await self._of_pairs("Factuality", originals, generated)
         return await self._scores("Factuality", [item.score for item in results], results)
@@ -84,26 +86,28 @@ class HandleBackend:
     async def _of_pairs(
         self, deployment: str, originals: Sequence[str], generated: Sequence[str]
     ) -> list[Any]:
-        handle, ticket = self._handles[deployment], current()
+        handle, context = self._handles[deployment], current_context()
         work = in_pieces(
-            lambda part: lambda: handle.score.remote(originals[part], generated[part], ticket),
+            lambda part: lambda: handle.score.remote(originals[part], generated[part], context),
             pair_sizes(originals, generated),
         )
         return await timed(deployment.lower(), work)
 
-    async def _scores(self, deployment: str, values: list[float], results: list[Any]) -> Scores:
+    async def _scores(
+        self, deployment: str, values: list[float], results: list[Any]
+    ) -> MetricScores:
         """The values, with what gave them as it came with the results."""
         model, device = getattr(results, "model", None), getattr(results, "device", None)
         if model is None or device is None:
             description = await self._describe(deployment)
             model, device = description.model, description.device
-        return Scores(values, model, device)
+        return MetricScores(values, model, device)
 
     async def readability(self, texts: Sequence[str]) -> list[Readability]:
         """Readability of each text."""
-        handle, ticket = self._handles["Readability"], current()
+        handle, context = self._handles["Readability"], current_context()
         work = in_pieces(
-            lambda part: lambda: handle.score.remote(texts[part], ticket),
+            lambda part: lambda: handle.score.remote(texts[part], context),
             [len(text) for text in texts],
         )
         return await timed("readability", work)
@@ -116,19 +120,19 @@ class HandleBackend:
         weights: Sequence[float] | None,
     ) -> list[Evaluation]:
         """Metrics, errors and loss of each pair."""
-        handle, ticket = self._handles["Loss"], current()
+        handle, context = self._handles["Loss"], current_context()
         with stage("loss"):
             return await call(
-                lambda: handle.evaluate.remote(originals, generated, human, weights, ticket)
+                lambda: handle.evaluate.remote(originals, generated, human, weights, context)
             )
 
     async def generate(
         self, texts: Sequence[str], params: Sequence[GenerationParams]
     ) -> list[Summary]:
         """A summary of each text."""
-        handle, ticket = self._handles["Generator"], current()
+        handle, context = self._handles["Generator"], current_context()
         with stage("generator"):
-            summaries = await call(lambda: handle.generate.remote(texts, params, ticket))
+            summaries = await call(lambda: handle.generate.remote(texts, params, context))
         self._recent.wrote(sum(one.completion_tokens for one in summaries))
         return summaries
 
@@ -137,9 +141,9 @@ class HandleBackend:
 
         Closed or cancelled, it ends the replica's work.
         """
-        handle, ticket = self._handles["Generator"].options(stream=True), current()
+        handle, context = self._handles["Generator"].options(stream=True), current_context()
         with stage("generator_first"):
-            pieces, first = await call(lambda: _open(handle, text, params, ticket))
+            pieces, first = await call(lambda: _open(handle, text, params, context))
         try:
             yield first
             async for piece in pieces:
@@ -193,7 +197,7 @@ class HandleBackend:
         targets, warnings = said or (None, [])
         return Health(components, targets, warnings, replicas)
 
-    async def windows(self, own: Window) -> list[Window]:
+    async def windows(self, own: StatsWindow) -> list[StatsWindow]:
         """What every gateway replica remembers; `own` alone where the others do not answer."""
         try:
             async with asyncio.timeout(HEALTH_TIMEOUT_S):
@@ -207,7 +211,7 @@ class HandleBackend:
         except (TimeoutError, RayError, RayServeException) as error:
             logger.warning("the other gateways were not heard: %s", type(error).__name__)
             return [own]
-        return [one for one in answers if isinstance(one, Window)] or [own]
+        return [one for one in answers if isinstance(one, StatsWindow)] or [own]
 
     async def _counted(self) -> dict[str, Replicas]:
         """Of each deployment: those that have passed their start, and those there should be; as
@@ -254,9 +258,9 @@ class HandleBackend:
 
 
 async def _open(
-    handle: DeploymentHandle, text: str, params: GenerationParams, ticket: Ticket
+    handle: DeploymentHandle, text: str, params: GenerationParams, context: RequestContext
 ) -> tuple[DeploymentResponseGenerator[str | Summary], str | Summary]:
-    pieces: DeploymentResponseGenerator[str | Summary] = handle.stream.remote(text, params, ticket)
+    pieces: DeploymentResponseGenerator[str | Summary] = handle.stream.remote(text, params, context)
     try:
         return pieces, await anext(pieces)
     except asyncio.CancelledError:

@@ -17,7 +17,7 @@ from typing import Any
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from serve_app.core.context import Ticket
+from serve_app.core.context import RequestContext
 from serve_app.core.errors import PlainMedError
 from serve_app.core.observability.log_redaction import keep_texts_out
 from serve_app.core.observability.timings import Timed, gather, timed
@@ -92,19 +92,19 @@ class Loss:
         generated: Sequence[str],
         human: Sequence[str] | None = None,
         weights: Sequence[float] | None = None,
-        ticket: Ticket | None = None,
+        context: RequestContext | None = None,
     ) -> list[Evaluation]:
         """Metrics, errors and loss of each pair; human texts are targets where settings say so."""
-        seconds, ticket = gather(), ticket or Ticket()
+        seconds, context = gather(), context or RequestContext()
         about: Attributes = {
-            "plainmed.request_id": ticket.request_id,
+            "plainmed.request_id": context.request_id,
             "plainmed.items": len(originals),
             "plainmed.characters": sum(pair_sizes(originals, generated)),
         }
-        with self._tracer.span("loss", ticket.traceparent, about) as span:
+        with self._tracer.span("loss", context.traceparent, about) as span:
             try:
                 found = await self._evaluate(
-                    originals, generated, human, weights, handed_on(ticket, span)
+                    originals, generated, human, weights, handed_on(context, span)
                 )
             except PlainMedError:
                 raise
@@ -118,13 +118,13 @@ class Loss:
         generated: Sequence[str],
         human: Sequence[str] | None,
         weights: Sequence[float] | None,
-        ticket: Ticket,
+        context: RequestContext,
     ) -> list[Evaluation]:
         count = len(originals)
         if human is None or not self._per_sample:
-            measured = await self._measure(originals, generated, ticket)
+            measured = await self._measure(originals, generated, context)
             return self._recorded(evaluate(measured, self._loss, weights=weights))
-        measured = await self._measure([*originals, *originals], [*generated, *human], ticket)
+        measured = await self._measure([*originals, *originals], [*generated, *human], context)
         return self._recorded(
             evaluate(measured[:count], self._loss, weights=weights, human=measured[count:])
         )
@@ -148,18 +148,18 @@ class Loss:
         return evaluations
 
     async def _measure(
-        self, originals: Sequence[str], generated: Sequence[str], ticket: Ticket
+        self, originals: Sequence[str], generated: Sequence[str], context: RequestContext
     ) -> list[Measured]:
         sizes = pair_sizes(originals, generated)
 
         def ask(metric: DeploymentHandle, part: slice) -> Any:
-            return lambda: metric.score.remote(originals[part], generated[part], ticket)
+            return lambda: metric.score.remote(originals[part], generated[part], context)
 
         works = {
             "relevance": in_pieces(lambda part: ask(self._relevance, part), sizes),
             "factuality": in_pieces(lambda part: ask(self._factuality, part), sizes),
             "readability": in_pieces(
-                lambda part: lambda: self._readability.score.remote(generated[part], ticket), sizes
+                lambda part: lambda: self._readability.score.remote(generated[part], context), sizes
             ),
         }
         # One that fails ends the others: nobody would get what they compute.

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
 
-from serve_app.core.context import Ticket
+from serve_app.core.context import RequestContext
 from serve_app.core.observability.log_redaction import keep_texts_out
 from serve_app.core.observability.timings import Timed, gather
 from serve_app.core.observability.tracing import Attributes, Tracer, Untraced, handed_on
@@ -98,20 +98,20 @@ class _Batched:
             name=metric,
         )
 
-    async def _computed(self, items: Sequence[Any], ticket: Ticket | None) -> Timed[Any]:
+    async def _computed(self, items: Sequence[Any], context: RequestContext | None) -> Timed[Any]:
         """A result for each item, how long it took and what computed it.
 
         The caller can not ask afterwards: during an update another replica may run another model.
         """
-        seconds, ticket = gather(), ticket or Ticket()
+        seconds, context = gather(), context or RequestContext()
         about: Attributes = {
-            "plainmed.request_id": ticket.request_id,
+            "plainmed.request_id": context.request_id,
             "plainmed.model": self._model,
             "plainmed.items": len(items),
             "plainmed.characters": sum(self._weigh(item) for item in items),
         }
-        with self._tracer.span(self._metric, ticket.traceparent, about) as span:
-            results = await self._batcher.submit(items, handed_on(ticket, span))
+        with self._tracer.span(self._metric, context.traceparent, about) as span:
+            results = await self._batcher.submit(items, handed_on(context, span))
         return Timed(results, seconds, self._model, self._device)
 
     async def describe(self) -> Description:
@@ -167,9 +167,9 @@ class _PairMetric(_Batched):
         return {TOKENS: self._scorer.tokens}
 
     async def _results(
-        self, originals: Sequence[str], generated: Sequence[str], ticket: Ticket | None
+        self, originals: Sequence[str], generated: Sequence[str], context: RequestContext | None
     ) -> list[Any]:
-        return await self._computed(list(zip(originals, generated, strict=True)), ticket)
+        return await self._computed(list(zip(originals, generated, strict=True)), context)
 
 
 @serve.deployment
@@ -189,10 +189,13 @@ class Relevance(_PairMetric):
         return {**super()._counters(), **kept}
 
     async def score(
-        self, originals: Sequence[str], generated: Sequence[str], ticket: Ticket | None = None
+        self,
+        originals: Sequence[str],
+        generated: Sequence[str],
+        context: RequestContext | None = None,
     ) -> list[BertScoreResult]:
         """BERTScore of each pair."""
-        return await self._results(originals, generated, ticket)
+        return await self._results(originals, generated, context)
 
 
 @serve.deployment
@@ -207,10 +210,13 @@ class Factuality(_PairMetric):
         super().__init__(load_factuality(settings), settings)
 
     async def score(
-        self, originals: Sequence[str], generated: Sequence[str], ticket: Ticket | None = None
+        self,
+        originals: Sequence[str],
+        generated: Sequence[str],
+        context: RequestContext | None = None,
     ) -> list[AlignScoreResult]:
         """AlignScore of each pair."""
-        return await self._results(originals, generated, ticket)
+        return await self._results(originals, generated, context)
 
 
 def _measure_all(texts: Sequence[str]) -> list[Readability]:
@@ -227,6 +233,8 @@ class ReadabilityDeployment(_Batched):
         )
         _measure_all([_WARM_UP[1]])
 
-    async def score(self, texts: Sequence[str], ticket: Ticket | None = None) -> list[Readability]:
+    async def score(
+        self, texts: Sequence[str], context: RequestContext | None = None
+    ) -> list[Readability]:
         """Readability of each text."""
-        return await self._computed(texts, ticket)
+        return await self._computed(texts, context)

@@ -1,13 +1,12 @@
-"""What stands where requests come in, before Ray Serve's HTTP proxy: an ASGI middleware.
+"""Middleware in front of Ray Serve's HTTP proxy.
 
-It repeats a refusal for a moment, so that under overload most of them cost no hop to the
-application: the gateway says with a refusal for which requests of the same caller it would say the
-same now (`HOLD_HEADER`), and for as long as that holds it is said here. It takes out of a request
-what must not reach Serve: headers that give Serve orders, and ids that would forge its log. And it
-puts `nosniff` on Serve's own answers too.
+It caches refusals for a moment, so that under overload most of them cost no hop to the application:
+with a refusal the gateway says which requests of the same caller it would refuse as well
+(`REFUSAL_TTL_HEADER`), and for that long they are refused here. It removes headers that would give
+Serve orders and ids that would forge its log, and adds `nosniff` to Serve's own answers.
 
-Knows no settings, and of Ray the names of these headers; Serve finds `middlewares` by the
-environment variable `CALLBACK`.
+Knows no settings, and of Ray only these headers; Serve finds `middlewares` by the environment
+variable `CALLBACK`.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve_app.core.headers import AGE_HEADER, HOLD_HEADER, good_request_id
-from serve_app.serving.proxy.retry import AnswerAll
+from serve_app.core.headers import AGE_HEADER, REFUSAL_TTL_HEADER, good_request_id
+from serve_app.serving.proxy.retry import RetryUnanswered
 
 CALLBACK = (
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH",
@@ -31,7 +30,7 @@ CALLBACK = (
 """The variable of Serve's proxies, and what it has to be."""
 
 
-MOST_HELD = 1024
+MAX_CACHED_REFUSALS = 1024
 """Callers and paths; what is sent by strangers must not fill memory."""
 
 ORDERS = frozenset(
@@ -57,7 +56,7 @@ class _Held:
     body: Message
 
 
-class BeforeProxy:
+class ProxyMiddleware:
     """The middleware.
 
     Args:
@@ -103,9 +102,9 @@ class BeforeProxy:
         async def watched(message: Message) -> None:
             nonlocal refusal
             if message["type"] == "http.response.start" and message["status"] == 503:
-                found = Headers(raw=message["headers"]).get(HOLD_HEADER)
+                found = Headers(raw=message["headers"]).get(REFUSAL_TTL_HEADER)
                 if found is not None:
-                    del MutableHeaders(scope=message)[HOLD_HEADER]
+                    del MutableHeaders(scope=message)[REFUSAL_TTL_HEADER]
                     refusal = ([float(part) for part in found.split()], _for_others(message))
             elif message["type"] == "http.response.body" and refusal is not None:
                 (seconds, smallest, largest), start = refusal
@@ -119,7 +118,7 @@ class BeforeProxy:
         return watched
 
     def _keep(self, key: _Key, held: _Held) -> None:
-        if len(self._held) >= MOST_HELD:
+        if len(self._held) >= MAX_CACHED_REFUSALS:
             self._held.clear()
         self._held[key] = held
 
@@ -154,4 +153,4 @@ def _for_others(start: Message) -> Message:
 
 def middlewares() -> list[Middleware]:
     """What Serve puts around its proxy, the innermost first."""
-    return [Middleware(AnswerAll), Middleware(BeforeProxy)]
+    return [Middleware(RetryUnanswered), Middleware(ProxyMiddleware)]

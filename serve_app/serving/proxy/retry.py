@@ -31,7 +31,7 @@ ATTEMPTS = 3
 PAUSE_S = 0.1
 """Before the second attempt, and twice as long before the third."""
 
-MOST_KEPT = 64 << 20
+MAX_BUFFERED_BYTES = 64 << 20
 """Bytes of bodies kept for a repetition, of all requests together; what comes then is not kept, and
 so not repeated."""
 
@@ -50,19 +50,19 @@ _ID = "x-request-id"
 logger = logging.getLogger("ray.serve")
 
 
-class AnswerAll:
+class RetryUnanswered:
     """The middleware.
 
     Args:
         app: Serve's proxy.
-        most_kept: see `MOST_KEPT`.
+        most_kept: see `MAX_BUFFERED_BYTES`.
         clock: seconds, monotonic.
     """
 
     def __init__(
         self,
         app: ASGIApp,
-        most_kept: int = MOST_KEPT,
+        most_kept: int = MAX_BUFFERED_BYTES,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._app, self._clock = app, clock

@@ -42,7 +42,7 @@ a proxy or a gateway need not wait for a model's turn to end before it can refus
 _thread = threading.local()
 
 
-def go_after_others() -> None:
+def lower_priority() -> None:
     """Lets the running thread compute when those that answer need no processor.
 
     On Linux, where a thread has a niceness of its own; elsewhere nothing is changed.
@@ -56,7 +56,7 @@ def go_after_others() -> None:
 def _compute(
     work: Callable[[Sequence[Item]], Sequence[Result]], items: Sequence[Item]
 ) -> Sequence[Result]:
-    go_after_others()
+    lower_priority()
     return work(items)
 
 

@@ -1,12 +1,12 @@
-"""Batches of what several requests want computed, in which every share has its turn.
+"""Batches the work of several requests, taking tenants in turn.
 
-Knows neither Ray nor models. The items of waiting requests are taken in turns, one of each share,
-so a request of ten thousand texts delays one of three by no more than three texts and a moment: a
-batch with several items of one share that has worked for half a second gives way between two passes
-of the model, to one item of each share that has none in it, and then works for as long as those
-took. An item too large for a batch gives way at once. A batch of one item of each share does not:
-those who come later would only make those who came first wait. What nobody waits for any longer is
-not computed, and a batch under way ends at its next pass.
+Knows neither Ray nor models. A batch takes one item of each waiting tenant in turn, so a request
+of ten thousand texts delays one of three by no more than three texts and a moment. A batch with
+several items of one tenant yields after half a second: between two passes of the model, one item
+of each tenant that has none in the batch goes first, and then the batch works for as long as those
+took. An item too large for a batch yields at once. A batch of one item a tenant never yields, since
+later requests would only delay earlier ones. Work nobody waits for any longer is not computed, and
+a batch under way ends at its next pass.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from contextvars import Context
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from serve_app.core.context import Ticket
+from serve_app.core.context import RequestContext
 from serve_app.core.errors import PlainMedError, moved, out_of_time
 from serve_app.core.observability.instruments import Telemetry, Unrecorded
 from serve_app.core.observability.timings import QUEUE, note
@@ -27,7 +27,7 @@ from serve_app.core.observability.tracing import Tracer, Untraced
 from serve_app.models.yield_points import PAUSE, Stopped
 from serve_app.serving.scheduling.compute_thread import failure, run_batch
 
-GIVE_WAY_S = 0.5
+YIELD_AFTER_S = 0.5
 """A batch that is shorter is not worth interrupting; one that is longer works for so long at a
 time, or for as long as others took, before it lets others go first again."""
 
@@ -44,7 +44,7 @@ class _Job(Generic[Item, Result]):
     """
 
     items: Sequence[Item]
-    ticket: Ticket
+    context: RequestContext
     done: asyncio.Future[list[Result]]
     results: dict[int, Result | PlainMedError] = field(default_factory=dict)
     taken: int = 0
@@ -54,7 +54,7 @@ class _Job(Generic[Item, Result]):
 
     def awaited(self) -> bool:
         """Whether somebody still waits for it."""
-        return not self.done.done() and self.ticket.left() > 0
+        return not self.done.done() and self.context.left() > 0
 
     def deliver(self, index: int, outcome: Result | PlainMedError) -> None:
         self.results[index] = outcome
@@ -69,8 +69,8 @@ class _Job(Generic[Item, Result]):
 
 @dataclass(frozen=True, slots=True)
 class _Others:
-    """Whom a batch lets go first: all shares `but` these; each `once`, or as often as fits; when it
-    has worked for `after_s`."""
+    """Which tenants may preempt a batch once it has worked for `after_s`: all `but` these, each
+    `once` or as often as fits."""
 
     but: frozenset[str]
     once: bool = False
@@ -93,7 +93,7 @@ class FairBatcher(Generic[Item, Result]):
         weigh: how much of a batch an item takes, >= 0.
         most: a batch closes at this weight; an item that is heavier is a batch of its own. Between
             two passes (`metrics.pauses`) of such a one, or of a batch with several items of a
-            share, others are computed.
+            tenant, others are computed.
         wait_s: how long a first request waits for others.
         telemetry: is told of batches and waits.
         tracer: makes a span of each batch for each request in it.
@@ -116,20 +116,20 @@ class FairBatcher(Generic[Item, Result]):
         self._waiting = 0
         self._work, self._weigh = work, weigh
         self.most, self.wait_s = most, wait_s
-        self._shares: OrderedDict[str, deque[_Job[Item, Result]]] = OrderedDict()
+        self._tenants: OrderedDict[str, deque[_Job[Item, Result]]] = OrderedDict()
         self._running: asyncio.Task[None] | None = None
 
-    async def submit(self, items: Sequence[Item], ticket: Ticket) -> list[Result]:
+    async def submit(self, items: Sequence[Item], context: RequestContext) -> list[Result]:
         """A result for each item, in order; cancelled, what was not begun is not computed.
 
         Raises:
             PlainMedError: what `work` raised of the first item that failed.
-            Unavailable: the ticket's deadline passed before all of it was begun.
+            Unavailable: the context's deadline passed before all of it was begun.
         """
         if not items:
             return []
-        job: _Job[Item, Result] = _Job(items, ticket, asyncio.get_running_loop().create_future())
-        self._shares.setdefault(ticket.share, deque()).append(job)
+        job: _Job[Item, Result] = _Job(items, context, asyncio.get_running_loop().create_future())
+        self._tenants.setdefault(context.tenant, deque()).append(job)
         self._count(len(items))
         if self._running is None or self._running.done():
             # In a context of its own: it works for those who come later as well, and what it logs
@@ -153,7 +153,7 @@ class FairBatcher(Generic[Item, Result]):
     async def _compute(self, batch: Sequence[tuple[_Job[Item, Result], int]]) -> None:
         """Runs `work` on a batch and gives everyone theirs."""
         jobs, items = [job for job, _ in batch], [job.items[index] for job, index in batch]
-        ids, lent = [job.ticket.request_id for job in jobs], _Lent()
+        ids, lent = [job.context.request_id for job in jobs], _Lent()
         PAUSE.set(self._pause(jobs, self._let_before(jobs, items), lent))
         started, began = time.perf_counter(), time.time()
         outcomes: Sequence[Result | PlainMedError]
@@ -176,10 +176,10 @@ class FairBatcher(Generic[Item, Result]):
         """Whom a batch lets go first between two passes; None: nobody."""
         if self._weigh(items[0]) > self.most:
             return _Others(frozenset())
-        turns = Counter(job.ticket.share for job in jobs)
+        turns = Counter(job.context.tenant for job in jobs)
         if max(turns.values()) == 1:
             return None
-        return _Others(frozenset(turns), once=True, after_s=GIVE_WAY_S)
+        return _Others(frozenset(turns), once=True, after_s=YIELD_AFTER_S)
 
     def _pause(
         self, jobs: Sequence[_Job[Item, Result]], others: _Others | None, lent: _Lent
@@ -196,7 +196,7 @@ class FairBatcher(Generic[Item, Result]):
             if others is None or started - resumed < max(others_took, others.after_s):
                 return
             # Counted, not looked through: the loop changes them meanwhile.
-            if len(self._shares) > sum(share in self._shares for share in others.but):
+            if len(self._tenants) > sum(tenant in self._tenants for tenant in others.but):
                 # The thread waits meanwhile, so the model still has one user at a time.
                 asyncio.run_coroutine_threadsafe(self._between(others), loop).result()
                 resumed = time.perf_counter()
@@ -222,7 +222,7 @@ class FairBatcher(Generic[Item, Result]):
                 "plainmed.items": own,
                 "plainmed.batch.lent_s": round(lent, 4),
             }
-            parent = job.ticket.traceparent
+            parent = job.context.traceparent
             self._tracer.past(f"{self._name} batch", parent, began, began + seconds, about)
 
     def _begin(self, job: _Job[Item, Result]) -> None:
@@ -234,7 +234,7 @@ class FairBatcher(Generic[Item, Result]):
         self._telemetry.record("plainmed_queued_items", self._waiting)
 
     def _take(self, others: _Others | None = None) -> list[tuple[_Job[Item, Result], int]]:
-        """The items of the next batch: one of each share in turn, until it is full.
+        """The items of the next batch: one of each tenant in turn, until it is full.
 
         Args:
             others: in a pause: only of these, and no item larger than a batch.
@@ -242,17 +242,17 @@ class FairBatcher(Generic[Item, Result]):
         batch: list[tuple[_Job[Item, Result], int]] = []
         passed = set(others.but) if others else set()
         weight = 0
-        while share := next((one for one in self._shares if one not in passed), None):
-            jobs = self._shares[share]
+        while tenant := next((one for one in self._tenants if one not in passed), None):
+            jobs = self._tenants[tenant]
             while jobs and not _wanted(jobs[0]):
                 jobs.popleft()
             if not jobs:
-                del self._shares[share]
+                del self._tenants[tenant]
                 continue
             job = jobs[0]
             added = self._weigh(job.items[job.taken])
             if others and (others.once or added > self.most):
-                passed.add(share)
+                passed.add(tenant)
             if others and added > self.most:
                 continue
             if batch and weight + added > self.most:
@@ -263,7 +263,7 @@ class FairBatcher(Generic[Item, Result]):
             weight += added
             job.taken += 1
             self._count(-1)
-            self._shares.move_to_end(share)
+            self._tenants.move_to_end(tenant)
         return batch
 
 
@@ -271,7 +271,7 @@ def _wanted(job: _Job[Item, Result]) -> bool:
     """Whether there is something left to begin, and somebody who waits for it."""
     if job.done.done() or job.taken == len(job.items):
         return False
-    if job.ticket.left() == 0:
+    if job.context.left() == 0:
         job.done.set_exception(out_of_time())
         return False
     return True

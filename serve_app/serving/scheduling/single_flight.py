@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 Answer = TypeVar("Answer")
 
 
-class Shared(Generic[Answer]):
+class SingleFlight(Generic[Answer]):
     """Made for one event loop.
 
     Args:

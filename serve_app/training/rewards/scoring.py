@@ -1,4 +1,4 @@
-"""Scores (original, completion) pairs for a reward: in this process, or on a PlainMed server.
+"""RowScores (original, completion) pairs for a reward: in this process, or on a PlainMed server.
 
 Each pair gets its five metrics and their errors, or the reason why it has none. Pairs scored
 lately are not scored again. Knows no trainer, and not what a reward is made of.
@@ -29,11 +29,11 @@ from serve_app.metrics.loss import METRICS, LossFunction
 from serve_app.metrics.suite import MetricSuite
 from serve_app.metrics.targets import load_targets
 from serve_app.offline.corpus.scoring import (
-    Models,
+    ModelNames,
     Pair,
     RowError,
+    RowScores,
     Scorer,
-    Scores,
     Task,
     score_block,
 )
@@ -44,14 +44,14 @@ _NOT_SCORABLE = {400: InvalidInput, 413: InvalidInput, 422: InvalidInput, 500: M
 
 
 @dataclass(frozen=True, slots=True)
-class PairScores(Scores):
+class PairScores(RowScores):
     """The numbers of one pair: `values`, and `errors` in [0, 1], in the order of `METRICS`."""
 
     errors: tuple[float, ...] = ()
 
 
 class LocalMetrics:
-    """Scores with models in this process, loaded when first used.
+    """RowScores with models in this process, loaded when first used.
 
     Args:
         settings: models, targets and curves; None: those of the environment. LOSS_TARGETS is not
@@ -80,9 +80,9 @@ class LocalMetrics:
         return self._loaded
 
     @property
-    def models(self) -> Models:
+    def models(self) -> ModelNames:
         """Their names."""
-        return Models(self.suite.models)
+        return ModelNames(self.suite.models)
 
     def __call__(self, originals: Sequence[str], generated: Sequence[str]) -> list[PairScores]:
         """One result a pair; see `serve_app.offline.corpus.scoring.Scorer`."""
@@ -99,7 +99,7 @@ class LocalMetrics:
 
 
 class ServerMetrics:
-    """Scores on a PlainMed server. Each process that uses it has connections of its own.
+    """RowScores on a PlainMed server. Each process that uses it has connections of its own.
 
     Args:
         url: of the server; None: METRICS_API_URL, else http://127.0.0.1:8000.
@@ -113,7 +113,7 @@ class ServerMetrics:
         self._url = url
         self._options = options
         self._connect()
-        self.models = Models()
+        self.models = ModelNames()
 
     def _connect(self) -> None:
         self._client = PlainMedClient(self._url, **self._options)
@@ -135,7 +135,7 @@ class ServerMetrics:
             if kind is None:
                 raise
             raise kind(str(error), field=error.field, code=error.code) from error
-        self.models = Models(answer.models)
+        self.models = ModelNames(answer.models)
         return [
             PairScores(
                 tuple(getattr(result.metrics, name) for name in METRICS),
@@ -154,7 +154,7 @@ class ServerMetrics:
 
 
 class PairScorer:
-    """Scores pairs in batches and remembers the last ones.
+    """RowScores pairs in batches and remembers the last ones.
 
     Args:
         metrics: who scores: `LocalMetrics`, `ServerMetrics`, or another `Scorer` whose results
@@ -248,7 +248,7 @@ def local_scorer(
     batch_size: int = 32,
     remember: int = 4096,
 ) -> PairScorer:
-    """Scores with models in this process; the arguments are those of `LocalMetrics`.
+    """RowScores with models in this process; the arguments are those of `LocalMetrics`.
 
     Raises:
         ConfigError: see `LocalMetrics` and `PairScorer`.
@@ -265,7 +265,7 @@ def remote_scorer(
     remember: int = 4096,
     **options: Any,
 ) -> PairScorer:
-    """Scores on a PlainMed server; `url` and `options` are those of `ServerMetrics`.
+    """RowScores on a PlainMed server; `url` and `options` are those of `ServerMetrics`.
 
     Raises:
         ConfigError: see `ServerMetrics` and `PairScorer`.

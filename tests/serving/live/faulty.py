@@ -13,14 +13,14 @@ from typing import Any
 from ray import serve
 
 from serve_app.app import _options
-from serve_app.core.context import Ticket
+from serve_app.core.context import RequestContext
 from serve_app.core.settings import load_settings
 from serve_app.generation.protocol import GenerationParams, Summary
 from serve_app.serving.deployments.gateway import Gateway
 from serve_app.serving.deployments.generator import Generator
 from serve_app.serving.deployments.loss import Loss
 from serve_app.serving.deployments.metrics import _PairMetric
-from serve_app.serving.scheduling.fair_executor import Turns
+from serve_app.serving.scheduling.fair_executor import FairExecutor
 
 FAULTS: dict[str, type[Exception]] = {
     "uncomputable": ValueError,  # a computation that fails
@@ -87,11 +87,11 @@ class _Both(_PairMetric, Generator.func_or_class):  # type: ignore[misc, name-de
     def __init__(self, settings: Any) -> None:
         super().__init__(Scorer(), settings)
         self._engine = Engine()
-        self._turns = Turns(ThreadPoolExecutor(2))
+        self._turns = FairExecutor(ThreadPoolExecutor(2))
 
     async def score(self, first: Sequence[str], *rest: Any) -> list[Any]:
         """Of pairs, or (as readability is asked) of texts."""
-        second = first if isinstance(rest[0], Ticket) else rest[0]
+        second = first if isinstance(rest[0], RequestContext) else rest[0]
         return await self._results(first, second, rest[-1])
 
 
