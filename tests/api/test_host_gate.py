@@ -98,11 +98,11 @@ async def test_the_gateway_refuses_where_serve_was_told_to_listen_to_everybody(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What `serve run` and KubeRay meet: their address is no setting, Serve alone knows it."""
-    from serve_app.serving.deployments import handle_backend
+    from serve_app.serving.deployments import gateway
 
-    monkeypatch.setattr(handle_backend, "_host_of_serve", lambda: "0.0.0.0")
+    monkeypatch.setattr(gateway, "_host_of_serve", lambda: "0.0.0.0")
     # Serve makes the object and awaits its constructor; what goes with Serve's end is not there.
-    kind = handle_backend.Gateway.func_or_class
+    kind = gateway.Gateway.func_or_class
     monkeypatch.delattr(kind, "__del__")
     made = object.__new__(kind)
     with pytest.raises(Unprotected, match="ALLOW_NO_KEYS"):

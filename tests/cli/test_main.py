@@ -31,7 +31,7 @@ def test_help_names_every_command_and_answers_at_once() -> None:
 
 def test_help_imports_no_model_library() -> None:
     code = (
-        "import sys\nfrom typer.testing import CliRunner\nfrom serve_app.cli import app\n"
+        "import sys\nfrom typer.testing import CliRunner\nfrom serve_app.cli.main import app\n"
         "assert CliRunner().invoke(app, ['score', '--help']).exit_code == 0\n"
         "print(*sorted({'torch', 'ray', 'transformers', 'fastapi', 'httpx'} & set(sys.modules)))"
     )

@@ -237,7 +237,7 @@ async def test_a_failed_computation_is_told_by_its_place(written: io.StringIO) -
     [outcome] = await run_batch(work, [SECRET])
     assert isinstance(outcome, MetricFailed)
     assert "Jane" not in outcome.message
-    assert "test_safe_log.py" in written.getvalue()
+    assert "test_log_redaction.py" in written.getvalue()
     assert "Jane" not in written.getvalue()
 
 

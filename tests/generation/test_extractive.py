@@ -12,6 +12,7 @@ import pytest
 from serve_app.core.errors import ConfigError, InvalidInput
 from serve_app.core.settings import load_settings
 from serve_app.generation import best_of
+from serve_app.generation.extractive import engine as engine_module
 from serve_app.generation.extractive.engine import ExtractiveGenerator
 from serve_app.generation.extractive.passages import split_passages
 from serve_app.generation.extractive.selection import in_drawn_order, search
@@ -294,7 +295,7 @@ def test_a_text_without_words_is_refused(engine, text: str, code: str) -> None:
 
 
 def test_of_a_long_original_both_ends_are_read_and_the_rest_reported(engine, monkeypatch) -> None:
-    monkeypatch.setattr(engine, "MOST_PASSAGES", 6)
+    monkeypatch.setattr(engine_module, "MOST_PASSAGES", 6)
     long = " ".join(f"The trial number {n} found that pain was less common." for n in range(20))
     (summary,) = engine.generate([long], [DEFAULT])
     assert summary.truncated
@@ -308,7 +309,7 @@ def test_of_a_long_original_both_ends_are_read_and_the_rest_reported(engine, mon
 
 
 def test_a_long_original_of_fragments_still_has_a_summary(engine, monkeypatch) -> None:
-    monkeypatch.setattr(engine, "MOST_PASSAGES", 2)
+    monkeypatch.setattr(engine_module, "MOST_PASSAGES", 2)
     text = "Group 1. Group 2. The pain was less common in both. Group 3. Group 4."
     (summary,) = engine.generate([text], [DEFAULT])
     assert summary.truncated

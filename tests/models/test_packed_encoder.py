@@ -59,10 +59,10 @@ def sample(lengths: list[int], *, types: bool, seed: int = 0) -> list[TokenSeque
 
 def states(model: Any, rows: list[TokenSequence], *, packed: bool, budget: int = 300) -> Any:
     runtime = EncoderRuntime(
-        model, pad_token_id=PAD, device="cpu", token_budget=budget, packed=packed_encoder
+        model, pad_token_id=PAD, device="cpu", token_budget=budget, packed=packed
     )
     # Else both sides of a comparison would be the module, and equal whatever the packed form does.
-    assert (runtime._packed is not None) == packed_encoder
+    assert (runtime._packed is not None) == packed
     return runtime.run(
         rows, lambda output, batch: torch.split(batch.token_states(output).clone(), batch.lengths)
     )
@@ -122,8 +122,8 @@ def test_alignscore_logits_equal_the_padded_network(kind):
     rows = sample([30, 30, 11, 90, 2], types=kind == "bert")
 
     def logits(packed: bool) -> Any:
-        runtime = EncoderRuntime(model, pad_token_id=PAD, device="cpu", packed=packed_encoder)
-        assert (runtime._packed is not None) == packed_encoder
+        runtime = EncoderRuntime(model, pad_token_id=PAD, device="cpu", packed=packed)
+        assert (runtime._packed is not None) == packed
         return runtime.run(rows, lambda output, _: list(torch.cat(output, dim=1).clone()))
 
     assert distance(logits(True), logits(False)) < 2e-6
@@ -162,9 +162,9 @@ def test_bfloat16_stays_as_near_as_the_modules_own():
 
     def rounded(packed: bool) -> float:
         runtime = EncoderRuntime(
-            network("bert"), pad_token_id=PAD, device="cpu", dtype="bfloat16", packed=packed_encoder
+            network("bert"), pad_token_id=PAD, device="cpu", dtype="bfloat16", packed=packed
         )
-        assert (runtime._packed is not None) == packed_encoder
+        assert (runtime._packed is not None) == packed
         found = runtime.run(
             rows, lambda out, batch: torch.split(batch.token_states(out).clone(), batch.lengths)
         )
