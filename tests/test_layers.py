@@ -119,6 +119,22 @@ def test_a_package_needs_no_more_than_it_says(package: str) -> None:
             assert not roots & FORBIDDEN[package], name
 
 
+def _picture() -> dict[str, set[str]]:
+    """The arrows between packages that docs/architecture.md draws."""
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    drawn = page.partition("flowchart RL\n")[2].partition("```")[0]
+    arrows = (line.split("-->") for line in drawn.splitlines() if "-->" in line)
+    return {start.strip(): {one.strip() for one in ends.split("&")} for start, ends in arrows}
+
+
+def test_the_picture_of_the_packages_is_what_the_code_imports() -> None:
+    real: dict[str, set[str]] = {}
+    for name in _modules():
+        ours = {_package(one) for one in _imports(name) if one.startswith("serve_app.")}
+        real.setdefault(_package(name), set()).update(ours - {_package(name), "core"})
+    assert _picture() == {package: found for package, found in real.items() if found}
+
+
 def test_every_package_says_what_it_knows_and_declares_its_public_names() -> None:
     for name, path in _modules().items():
         if path.name == "__init__.py" and name != "serve_app":
