@@ -17,7 +17,8 @@ from serve_app.client import wire
 from serve_app.client.errors import PlainMedAPIError, PlainMedConnectionError
 from serve_app.client.retry_policy import ClientCore, cut_short, named
 from serve_app.client.sse import EventParser
-from serve_app.client.wire import Call, SamplingOptions, Texts
+from serve_app.client.wire import Call, Texts
+from serve_app.core.sampling import SamplingOptions
 from serve_app.core.schemas import (
     EvaluateResponse,
     GenerateResponse,

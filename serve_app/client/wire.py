@@ -12,13 +12,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, Generic, TypedDict, TypeVar
+from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError
 
 from serve_app.client.errors import PlainMedAPIError
 from serve_app.core.errors import InvalidInput, MetricFailed, NotServed, Unavailable
+from serve_app.core.sampling import SamplingOptions
 from serve_app.core.schemas import (
     ErrorDetail,
     ErrorResponse,
@@ -50,16 +51,6 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 _STATUS_OF_CODE = {
     kind.code: kind.status for kind in (InvalidInput, NotServed, Unavailable, MetricFailed)
 } | {"timeout": Unavailable.status}
-
-
-class SamplingOptions(TypedDict, total=False):
-    """Optional settings of one generation, as in `serve_app.core.schemas.Sampling`."""
-
-    max_new_tokens: int
-    temperature: float
-    top_p: float
-    repeat_penalty: float
-    seed: int
 
 
 @dataclass(frozen=True)

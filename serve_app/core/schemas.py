@@ -10,10 +10,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
 
+from serve_app.core.sampling import MaxNewTokens, RepeatPenalty, Seed, Temperature, TopP
+
 Text = StrictStr
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Count = Annotated[StrictInt, Field(ge=1)]
-Seed = Annotated[StrictInt, Field(ge=0, le=2**63 - 1)]
 Select = Literal["loss"]
 
 
@@ -56,19 +57,15 @@ class LossRequest(PairsRequest):
 class Sampling(Request):
     """Optional sampling settings of one generation; unset ones come from the server's settings."""
 
-    max_new_tokens: Annotated[StrictInt, Field(ge=1, le=32768)] | None = Field(
-        None, description="Longest summary, in tokens; at most MAX_NEW_TOKENS."
+    max_new_tokens: MaxNewTokens | None = Field(
+        None, strict=True, description="Longest summary, in tokens; at most MAX_NEW_TOKENS."
     )
-    temperature: Annotated[Number, Field(ge=0, le=2)] | None = Field(
-        None, description="0 decodes greedily."
+    temperature: Temperature | None = Field(None, strict=True, description="0 decodes greedily.")
+    top_p: TopP | None = Field(None, strict=True, description="Top-p (nucleus) sampling threshold.")
+    repeat_penalty: RepeatPenalty | None = Field(None, strict=True, description="1 is none.")
+    seed: Seed | None = Field(
+        None, strict=True, description="Repeats an answer, as far as the engine can."
     )
-    top_p: Annotated[Number, Field(gt=0, le=1)] | None = Field(
-        None, description="Nucleus sampling mass."
-    )
-    repeat_penalty: Annotated[Number, Field(gt=0, le=10)] | None = Field(
-        None, description="1 is none."
-    )
-    seed: Seed | None = Field(None, description="Repeats an answer, as far as the engine can.")
 
 
 class GenerateRequest(Sampling):
@@ -104,7 +101,9 @@ class EvaluateRequest(Request):
         description="Candidates the generator writes for each original; the one of least loss is "
         "evaluated. At most MAX_CANDIDATES; default 1. Only without `texts_generated`.",
     )
-    seed: Seed | None = Field(None, description="Of the generator. Only without `texts_generated`.")
+    seed: Seed | None = Field(
+        None, strict=True, description="Of the generator. Only without `texts_generated`."
+    )
     explain: StrictBool = Field(
         False,
         description="Add `explanation` to each result: where each sentence and the passage that "

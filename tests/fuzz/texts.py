@@ -15,10 +15,10 @@ from functools import cache
 from serve_app.core.errors import InvalidInput
 from serve_app.core.resources import RESOURCES
 from serve_app.core.settings import load_settings
-from serve_app.generation.causal.prompts import Prompter
-from serve_app.generation.causal.windows import split_windows
+from serve_app.generation.causal.engine import split_windows
 from serve_app.generation.extractive.engine import ExtractiveGenerator
 from serve_app.generation.extractive.passages import split_passages
+from serve_app.generation.prompts import Prompter
 from serve_app.generation.protocol import GenerationParams
 from serve_app.metrics.alignscore import context_chunks
 from serve_app.metrics.explanation import explain

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from serve_app.core.errors import ConfigError, InvalidInput, MetricFailed
 from serve_app.core.settings import load_settings
-from serve_app.generation.openai.messages import chat_messages
+from serve_app.generation.prompts import chat_messages
 from serve_app.metrics.evaluation import evaluate
 from serve_app.metrics.loss import METRICS, LossFunction
 from serve_app.offline.corpus.scoring import ModelNames

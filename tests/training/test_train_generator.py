@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 
 from serve_app.core.errors import ConfigError, InvalidInput
 from serve_app.core.settings import load_settings
-from serve_app.generation.causal.prompts import Prompter
+from serve_app.generation.prompts import Prompter
 from serve_app.offline.calibration import Pair
 from serve_app.training.generator.data import NOT_TRAINED, Examples, prepare
 from serve_app.training.generator.run import plan_training

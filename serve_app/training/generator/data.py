@@ -1,6 +1,6 @@
 """Training examples in the very tokens the served generator reads and writes.
 
-Prompts are those of `serve_app.generation.causal.prompts`: for supervised training its token ids,
+Prompts are those of `serve_app.generation.prompts`: for supervised training its token ids,
 for GRPO the messages (or string) that the trainer turns into the same ids, which is checked row by
 row. Knows a tokenizer; no model, no trainer.
 """
@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from serve_app.core.errors import ConfigError
-from serve_app.generation.causal.prompts import Prompter, plain_frame
-from serve_app.generation.openai.messages import disarm
+from serve_app.generation.prompts import Prompter, disarm, plain_frame
 from serve_app.offline.calibration import Pair
 from serve_app.training.rewards.prompts import message_layouts
 

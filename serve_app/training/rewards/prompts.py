@@ -10,9 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from serve_app.core.errors import ConfigError
-from serve_app.generation.causal.prompts import plain_frame
-from serve_app.generation.detokenizer import final_text
-from serve_app.generation.openai.messages import chat_messages
+from serve_app.generation.prompts import chat_messages, plain_frame
+from serve_app.generation.text_stream import final_text
 
 ORIGINAL_COLUMNS = ("original", "source_text", "text")
 """Columns that hold the original where none is named, in this order."""
