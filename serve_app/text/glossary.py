@@ -480,26 +480,19 @@ def _read_forms(file: Iterable[str], source: Path) -> Iterator[tuple[str, Form]]
 
 def _forms_of(row: Mapping[str, str], where: str) -> Iterator[Form]:
     cells = {name: " ".join((row.get(name) or "").split()) for name in (*_REQUIRED, *_OPTIONAL)}
-    for name in _REQUIRED:
-        if not cells[name]:
-            raise ConfigError(f"{where}: column {name} is empty")
-    term, plain, kind = (cells[name] for name in _REQUIRED)
-    plural_term, plural_plain = (cells[name] for name in _OPTIONAL)
-    if kind not in _KINDS:
-        raise ConfigError(f"{where}: column kind: {kind!r} is none of {', '.join(_KINDS)}")
-    if kind == "keep" and plain != term:
-        raise ConfigError(f"{where}: column plain: a kept phrase is its own plain form")
-    for name, cell, other in (
-        ("plural_term", plural_term, "plural_plain"),
-        ("plural_plain", plural_plain, "plural_term"),
-    ):
-        if cell and kind != "noun":
-            raise ConfigError(f"{where}: column {name}: only nouns have a plural")
-        if not cell and cells[other]:
-            raise ConfigError(f"{where}: column {name} is empty and {other} is not")
-    for name, cell in (("term", term), ("plural_term", plural_term)):
-        if cell and " ".join(token.key for token in tokens_of(cell)) != key_of(cell):
-            raise ConfigError(f"{where}: column {name}: {cell!r} has signs beside words")
+    term, plain, kind, plural_term, plural_plain = cells.values()
+    wrong = {f"{name} is empty": name in _REQUIRED and not cell for name, cell in cells.items()}
+    wrong[f"kind: {kind!r} is none of {', '.join(_KINDS)}"] = kind not in _KINDS
+    wrong["plain: a kept phrase is its own plain form"] = kind == "keep" and plain != term
+    for name, other in (_OPTIONAL, _OPTIONAL[::-1]):
+        wrong[f"{name}: only nouns have a plural"] = bool(cells[name]) and kind != "noun"
+        wrong[f"{name} is empty and {other} is not"] = bool(cells[other]) and not cells[name]
+    for name in ("term", "plural_term"):
+        keys = " ".join(token.key for token in tokens_of(cells[name]))
+        wrong[f"{name}: {cells[name]!r} has signs beside words"] = keys != key_of(cells[name])
+    for message, holds in wrong.items():
+        if holds:
+            raise ConfigError(f"{where}: column {message}")
     yield Form(term, plain, kind, False, bool(plural_term), _is_head_first(plain))
     if plural_term:
         yield Form(plural_term, plural_plain, kind, True, True, _is_head_first(plural_plain))

@@ -8,7 +8,7 @@ import random
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -20,6 +20,7 @@ from serve_app.generation.causal.decoding import Row
 from serve_app.generation.causal.kv_cache import without
 from serve_app.generation.causal.scheduler import Scheduler, SequenceStream
 from serve_app.generation.protocol import GenerationParams
+from tests.support.servers import wait_for
 from tests.support.tiny_models import make_llama, make_tokenizer
 
 VOCABULARY = 400
@@ -75,13 +76,6 @@ class Watch:
         self._handle.remove()
 
 
-def until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not holds():
-        assert time.monotonic() < deadline, "it did not happen within 10 s"
-        time.sleep(0.01)
-
-
 # --- together as alone ----------------------------------------------------------------------
 
 
@@ -123,7 +117,7 @@ def test_a_row_joins_others_under_way(model: Any) -> None:
     early, late = SequenceStream(first), SequenceStream(second)
     with Watch(model) as watch:
         subject.submit([early])
-        until(lambda: len(early.tokens) > 5)
+        wait_for(lambda: len(early.tokens) > 5)
         subject.submit([late])
         assert finished([early, late]) == expected
     assert (2, 1) in watch.passes
@@ -161,7 +155,7 @@ def test_a_long_prompt_does_not_keep_others_from_writing(model: Any) -> None:
     writer, reader = SequenceStream(row(5, 300, seed=1)), SequenceStream(row(160, 3, seed=2))
     with Watch(model) as watch:
         subject.submit([writer])
-        until(lambda: bool(writer.tokens))
+        wait_for(lambda: bool(writer.tokens))
         subject.submit([reader])
         reader.wait()
         writer.cancel()
@@ -213,7 +207,7 @@ def test_a_cancelled_row_ends_and_nothing_more_is_computed(model: Any) -> None:
     stream = SequenceStream(row(10, 400), cancelled=gone.is_set)
     subject = make(model)
     subject.submit([stream])
-    until(lambda: len(stream.tokens) > 3)
+    wait_for(lambda: len(stream.tokens) > 3)
     gone.set()
     tokens = stream.wait()
     assert stream.finish_reason == "cancelled"
@@ -228,7 +222,7 @@ def test_a_row_cancelled_while_it_waits_or_is_read_never_writes(model: Any) -> N
     gone = threading.Event()
     busy = SequenceStream(row(5, 400, seed=1))
     subject.submit([busy])
-    until(lambda: bool(busy.tokens))
+    wait_for(lambda: bool(busy.tokens))
     waiting = SequenceStream(row(5, 30, seed=2), cancelled=gone.is_set)
     subject.submit([waiting])
     gone.set()
@@ -347,7 +341,7 @@ def test_there_is_no_thread_and_nothing_held_when_there_is_no_work() -> None:
     stream = SequenceStream(row(5, 5))
     subject.submit([stream])
     stream.wait()
-    until(lambda: not any(thread.name == "decoding" for thread in threading.enumerate()))
+    wait_for(lambda: not any(thread.name == "decoding" for thread in threading.enumerate()))
     seen = weakref.ref(subject)
     del subject
     gc.collect()

@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from itertools import chain
 from queue import SimpleQueue
 from typing import Any
@@ -28,10 +29,11 @@ PREFILL_TOKENS_CPU, PREFILL_TOKENS_GPU = 256, 2048
 """Prompt tokens read between two tokens of the running rows."""
 
 
+@dataclass(eq=False)
 class SequenceStream:
     """The tokens of one row, for the caller that waits for them.
 
-    Args:
+    Attributes:
         row: what to continue.
         cancelled: polled before every token, in the scheduler's thread; True ends the row with
             reason `cancelled`.
@@ -39,25 +41,20 @@ class SequenceStream:
         tenant: owner of the row; rows of one tenant queue behind each other. None: the rows
             submitted together are a tenant of their own.
         live: whether tokens are read as they are written; else only `wait` may be called.
+        tokens: written so far, without a stop token.
+        finish_reason: why it ended; None until then.
     """
 
-    def __init__(
-        self,
-        row: Row,
-        *,
-        cancelled: Callable[[], bool] | None = None,
-        deadline: float | None = None,
-        tenant: str | None = None,
-        live: bool = True,
-    ) -> None:
-        self.row = row
-        self.tenant = tenant
-        self.tokens: list[int] = []
-        """Written so far, without a stop token."""
-        self.finish_reason: str | None = None
-        self._cancelled = cancelled
-        self._deadline = deadline
-        self._live = live
+    row: Row
+    _: KW_ONLY
+    cancelled: Callable[[], bool] | None = None
+    deadline: float | None = None
+    tenant: str | None = None
+    live: bool = True
+    tokens: list[int] = field(default_factory=list, init=False)
+    finish_reason: str | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
         self._dropped = False
         self._error: BaseException | None = None
         self._queue: SimpleQueue[int | None] = SimpleQueue()
@@ -74,13 +71,8 @@ class SequenceStream:
             raise self._error
 
     def wait(self) -> list[int]:
-        """All tokens, once it has ended.
-
-        Raises:
-            PlainMedError: `generation_failed`.
-        """
-        for _ in self:
-            pass
+        """All tokens, once it has ended; raises as iterating does."""
+        deque(self, maxlen=0)
         return self.tokens
 
     def cancel(self) -> None:
@@ -89,16 +81,16 @@ class SequenceStream:
 
     def end_reason(self) -> str | None:
         """Why the row must end now, if it must."""
-        if self._dropped or (self._cancelled is not None and self._cancelled()):
+        if self._dropped or (self.cancelled is not None and self.cancelled()):
             return "cancelled"
-        if self._deadline is not None and time.monotonic() >= self._deadline:
+        if self.deadline is not None and time.monotonic() >= self.deadline:
             return "time"
         return None
 
     def write(self, token: int) -> None:
         """Adds a token."""
         self.tokens.append(token)
-        if self._live:  # else it would wake the caller's thread for nothing
+        if self.live:  # else it would wake the caller's thread for nothing
             self._queue.put(token)
 
     def end(self, reason: str, error: BaseException | None = None) -> None:

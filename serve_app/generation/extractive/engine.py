@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 from typing import cast
@@ -82,6 +82,7 @@ class _Prepared:
 _CANCELLED = Summary("", "extractive", finish_reason="cancelled")
 
 
+@dataclass(eq=False)
 class ExtractiveGenerator:
     """Summaries made of the original's own sentences; an engine of the `Generator` protocol.
 
@@ -100,36 +101,28 @@ class ExtractiveGenerator:
         ValueError: another argument is out of range.
     """
 
+    suite: MetricSuite
+    loss: LossFunction
+    glossary: Glossary | None
+    _: KW_ONLY
+    max_words: int = 220
+    beam_width: int = 16
+    rescore: int = 6
+    coverage: float = 0.3
+    weights: Sequence[float] | None = None
+
     name = "extractive"
     batch_size = 1
     """Texts are searched one after the other: a batch would only delay the first."""
     candidates_together = True
 
-    def __init__(
-        self,
-        suite: MetricSuite,
-        loss: LossFunction,
-        glossary: Glossary | None,
-        *,
-        max_words: int = 220,
-        beam_width: int = 16,
-        rescore: int = 6,
-        coverage: float = 0.3,
-        weights: Sequence[float] | None = None,
-    ) -> None:
-        if min(max_words, beam_width, rescore) < 1:
+    def __post_init__(self) -> None:
+        if min(self.max_words, self.beam_width, self.rescore) < 1:
             raise ValueError("max_words, beam_width and rescore must be at least 1")
-        if not coverage >= 0:
-            raise ValueError(f"coverage must not be negative, but is {coverage}")
-        self.device = suite.relevance.device
-        self.max_words = max_words
-        self.beam_width = beam_width
-        self.rescore = rescore
-        self.coverage = coverage
-        self._suite = suite
-        self._loss = loss
-        self._glossary = glossary
-        self._weights = check_weights(weights).tolist()
+        if not self.coverage >= 0:
+            raise ValueError(f"coverage must not be negative, but is {self.coverage}")
+        self.device = self.suite.relevance.device
+        self._weights = check_weights(self.weights).tolist()
         # One at a time: candidates that arrive together wait for the first and reuse its work.
         self._preparing = threading.Lock()
         self._cached = lru_cache(PREPARED_TEXTS)(self._prepare)
@@ -221,7 +214,7 @@ class ExtractiveGenerator:
         """The usable passages in plain words; all of them where none is usable."""
         # The parts read of a long original may hold nothing but fragments.
         usable = [passage for passage in passages if passage.usable] or passages
-        return [_in_plain_words(passage, self._glossary) for passage in usable]
+        return [_in_plain_words(passage, self.glossary) for passage in usable]
 
     def _factuality(self, original: str, sentences: list[Sentence]) -> list[float]:
         """AlignScore of each sentence against the chunk of the original it came from.
@@ -229,7 +222,7 @@ class ExtractiveGenerator:
         With few exceptions that chunk supports a copied sentence best; scoring it against every
         chunk would take most of the time.
         """
-        scorer = self._suite.factuality
+        scorer = self.suite.factuality
         chunks = [" ".join(one.split()) for one in context_chunks(original, scorer.chunk_words)]
         homes = [_home(sentence.passage.text, chunks) for sentence in sentences]
         # One chunk and one sentence each: there is nothing for an `_sp` mode to split.
@@ -242,7 +235,7 @@ class ExtractiveGenerator:
     ) -> Space:
         """The search space of summaries of at most `limit` words."""
         pairs = [(passage.text, sentence.text) for passage in passages for sentence in sentences]
-        scores = self._suite.relevance.score(*map(list, zip(*pairs, strict=True)))
+        scores = self.suite.relevance.score(*map(list, zip(*pairs, strict=True)))
         recall = np.array([score.recall for score in scores])
         lengths = np.array([len(passage.text.split()) for passage in passages], dtype=np.float64)
         return Space(
@@ -251,7 +244,7 @@ class ExtractiveGenerator:
             matches=recall.reshape(len(passages), len(sentences)),
             importance=lengths / lengths.sum(),
             limit=limit,
-            loss=self._loss,
+            loss=self.loss,
             weights=self._weights,
             coverage=self.coverage,
         )
@@ -259,12 +252,12 @@ class ExtractiveGenerator:
     def _measured_best(self, original: str, space: Space, choices: list[Choice]) -> Choice:
         """The best of the choices by relevance and readability measured on the whole text."""
         texts = [" ".join(space.sentences[at].text for at in one.chosen) for one in choices]
-        relevance = self._suite.relevance.score([original] * len(texts), texts)
+        relevance = self.suite.relevance.score([original] * len(texts), texts)
         values = [
             (score.f1, one.mean_factuality, *ReadabilityCounts.of(text).scores())
             for score, one, text in zip(relevance, choices, texts, strict=True)
         ]
-        costs = self._loss(values, self._weights)
+        costs = self.loss(values, self._weights)
         costs += np.array([space.extra_cost(one) for one in choices])
         return choices[int(costs.argmin())]
 
