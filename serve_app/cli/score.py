@@ -18,8 +18,7 @@ from serve_app.core.errors import InvalidInput, PlainMedError
 from serve_app.core.schemas import EvaluateResponse
 from serve_app.metrics.loss import METRICS, LossFunction, check_weights
 from serve_app.offline.corpus import Engine, ModelNames, Outcome, RowError, RowScores, ScoreJob
-from serve_app.offline.corpus.job import RAY_ROWS
-from serve_app.offline.corpus.local_engine import LocalEngine
+from serve_app.offline.corpus.job import RAY_ROWS, LocalEngine
 
 Scorer = Callable[[Sequence[str], Sequence[str]], EvaluateResponse]
 Warn = Callable[[str], None]

@@ -14,8 +14,7 @@ from serve_app.metrics.loss import LossFunction
 from serve_app.metrics.suite import MetricSuite
 from serve_app.metrics.targets import load_targets
 from serve_app.offline.corpus import ScoreJob
-from serve_app.offline.corpus.job import RAY_ROWS
-from serve_app.offline.corpus.local_engine import LocalEngine
+from serve_app.offline.corpus.job import RAY_ROWS, LocalEngine
 from serve_app.offline.corpus.ray_engine import RayEngine, RayOptions
 from serve_app.offline.corpus.scorer import LossTerms, SuiteRecipe, SuiteScorer
 from tests.support.command import plainmed

@@ -20,8 +20,14 @@ import numpy as np
 
 from serve_app.core.errors import InvalidInput
 from serve_app.metrics.loss import METRICS
-from serve_app.offline.corpus.job import GENERATED_COLUMNS, ORIGINAL_COLUMNS
-from serve_app.offline.corpus.reader import Corpus, Row, read_rows, scan
+from serve_app.offline.corpus.reader import (
+    GENERATED_COLUMNS,
+    ORIGINAL_COLUMNS,
+    Corpus,
+    Row,
+    read_rows,
+    scan,
+)
 from serve_app.offline.report.systems import TRUNCATIONS, ScoredSentence, System, Texts
 
 ID_COLUMNS = ("id", "doc_id", "document_id", "pair_id", "example_id")
