@@ -6,10 +6,9 @@ from collections.abc import Mapping
 
 from serve_app.metrics.loss import METRIC_NAMES, METRICS
 from serve_app.offline.report.analysis import Comparison, Report, SystemReport
-from serve_app.offline.report.examples import SAMPLE, Truncated
-from serve_app.offline.report.highlights import UNSUPPORTED
-from serve_app.offline.report.reader import SAME_ORIGINAL
+from serve_app.offline.report.examples import SAMPLE, UNSUPPORTED, Truncated
 from serve_app.offline.report.statistics import Difference, MetricSummary
+from serve_app.offline.report.systems import SAME_ORIGINAL
 
 NAMES = {**METRIC_NAMES, "loss": "Loss"}
 TRUNCATION_NAMES = {
@@ -22,6 +21,7 @@ LENGTH_NAMES = {
     "generated": "words of the summary",
     "ratio": "summary / original",
 }
+CUT_NAMES = [f"Cut: {name}" for name in TRUNCATION_NAMES.values()]
 EFFECT = (
     "d_z is Cohen's effect size of paired differences, mean(a - b) / sd(a - b) with n - 1 in the "
     "standard deviation (Lakens, Frontiers in Psychology 4:863, 2013)."

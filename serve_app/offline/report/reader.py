@@ -28,13 +28,16 @@ from serve_app.offline.corpus.reader import (
     read_rows,
     scan,
 )
-from serve_app.offline.report.systems import TRUNCATIONS, ScoredSentence, System, Texts
+from serve_app.offline.report.systems import (
+    ID_COLUMNS,
+    SAME_ORIGINAL,
+    TRUNCATIONS,
+    ScoredSentence,
+    System,
+    Texts,
+)
 
-ID_COLUMNS = ("id", "doc_id", "document_id", "pair_id", "example_id")
 MODEL_COLUMNS = ("model", "system")
-SAME_ORIGINAL = "the same original text"
-"""The key of rows that no column identifies."""
-
 MOST_SYSTEMS = 20  # in one file; more distinct values mean that the column names something else
 
 
