@@ -87,6 +87,9 @@ class RayEngine:
             InvalidInput: the workers cannot read the input.
             Unavailable: the cluster keeps failing.
         """
+        from ray.data.exceptions import ExecutionTimeoutError
+        from ray.exceptions import RayError
+
         waiting = {block.number: block for block in blocks}
         stalled = 0
         with _connected(self._options.address):
@@ -99,7 +102,7 @@ class RayEngine:
                         for result in pipeline:
                             if waiting.pop(result.number, None) is not None:
                                 yield result
-                except _ray_errors() as error:
+                except (RayError, ExecutionTimeoutError) as error:
                     lost = error
                 if not waiting:
                     return
@@ -164,16 +167,12 @@ class RayEngine:
         if gpus is None:
             gpus = 1.0 if total.get("GPU") else 0.0
         cpus = self._options.threads
-        largest = max(
-            (node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]), default=0
-        )
-        if cpus > largest:
-            if self._options.address is None:
-                cpus = max(1, int(largest))
-            else:
-                logger.warning(
-                    "no node has the %d CPUs of TORCH_NUM_THREADS; waiting for one", cpus
-                )
+        nodes = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
+        largest = max(nodes, default=0)
+        if cpus > largest and self._options.address is None:
+            cpus = max(1, int(largest))
+        elif cpus > largest:
+            logger.warning("no node has the %d CPUs of TORCH_NUM_THREADS; waiting for one", cpus)
         fit = int(total.get("CPU", 0) // cpus)
         if gpus:
             fit = min(fit, int(total.get("GPU", 0) // gpus))
@@ -348,13 +347,5 @@ def _node_selector(source: Source) -> dict[str, str] | None:
     return {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
 
 
-def _ray_errors() -> tuple[type[Exception], ...]:
-    from ray.data.exceptions import ExecutionTimeoutError
-    from ray.exceptions import RayError
-
-    return (RayError, ExecutionTimeoutError)
-
-
 def _first_line(error: object) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[0].strip() if lines else type(error).__name__
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -35,6 +35,7 @@ from serve_app.offline.corpus.scoring import (
     Task,
     score_block,
 )
+from serve_app.offline.report.reader import require_distinct
 from serve_app.offline.report.rouge import MEASURES, SuiteScore, SuiteScores, rouge, rouge_scorer
 from serve_app.offline.report.statistics import Floats
 from serve_app.offline.report.systems import TRUNCATIONS, System, Texts
@@ -106,9 +107,7 @@ def read_submissions(
             )
         name = names[at] if names else path.resolve().name
         found.append(_submission(path, name, references or path))
-    for name, count in Counter(one.name for one in found).items():
-        if count > 1:
-            raise InvalidInput(f"{count} systems would be called {name!r}; give --name for each")
+    require_distinct([one.name for one in found], "folder")
     return found
 
 
