@@ -23,7 +23,7 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.panel import Panel
 
-from serve_app.cli.tables import metrics_table
+from serve_app.cli.score import metrics_table
 from serve_app.client.clients import PlainMedAPIError, PlainMedClient, PlainMedConnectionError
 from serve_app.core.errors import PlainMedError, Unavailable
 from serve_app.core.schemas import HealthResponse

@@ -17,16 +17,9 @@ from typer.core import TyperGroup
 from serve_app import __version__
 from serve_app.cli.calibrate import calibrate
 from serve_app.cli.keys import app as keys_app
-from serve_app.cli.options import (
-    Address,
-    Engine,
-    GeneratedColumn,
-    OriginalColumn,
-    Restart,
-    Weights,
-    Workers,
-)
+from serve_app.cli.options import Url
 from serve_app.cli.report import compare, report
+from serve_app.cli.score import parse_weights, score
 from serve_app.cli.status import status
 from serve_app.cli.targets import app as targets_app
 from serve_app.core.errors import PlainMedError
@@ -68,10 +61,6 @@ app.add_typer(targets_app)
 app.add_typer(keys_app)
 app.add_typer(ops_app)
 
-Url = Annotated[
-    str | None,
-    typer.Option(help="Use the server at this URL; without it, the models load in this process."),
-]
 Config = Annotated[
     Path | None, typer.Argument(help="A Serve config such as serve_config.yaml.", dir_okay=False)
 ]
@@ -103,110 +92,7 @@ def _services(text: str | None) -> list[str] | None:
     return names
 
 
-@app.command()
-def score(
-    table: Annotated[
-        str | None,
-        typer.Argument(
-            help="A .csv, .jsonl or .parquet file, one pair a row: a path or s3://BUCKET/KEY.",
-            metavar="INPUT",
-        ),
-    ] = None,
-    out: Annotated[
-        str | None, typer.Option(help="Where to write the rows with their scores.")
-    ] = None,
-    url: Url = None,
-    engine: Annotated[
-        Engine,
-        typer.Option(help="Score in this process or on Ray; auto: Ray from 2,000 rows on."),
-    ] = Engine.AUTO,
-    address: Address = None,
-    workers: Workers = None,
-    restart: Restart = False,
-    original_column: OriginalColumn = None,
-    generated_column: GeneratedColumn = None,
-    prefix: Annotated[str, typer.Option(help="Put before the names of the new columns.")] = "",
-    batch_size: Annotated[int, typer.Option(help="Pairs scored at once.", min=1, max=1024)] = 16,
-    weights: Weights = None,
-    original_file: Annotated[
-        Path | None, typer.Option(help="One original, as a text file.")
-    ] = None,
-    generated_file: Annotated[
-        Path | None, typer.Option(help="Its summary, as a text file.")
-    ] = None,
-    json_output: Annotated[
-        bool, typer.Option("--json", help="Print the one pair's result as JSON.")
-    ] = False,
-) -> None:
-    """Score pairs of originals and summaries: five metrics and the loss.
-
-    Either a table: plainmed score INPUT --out OUTPUT. A row that cannot be scored says why in its
-    column `error`, and the exit status is then 1. A run that was stopped goes on where it was
-    when the same command is given again. Or one pair: plainmed score --original-file A
-    --generated-file B.
-    """
-    from contextlib import ExitStack
-
-    from rich.console import Console
-
-    from serve_app.cli import score
-    from serve_app.cli.tables import metrics_table
-    from serve_app.client.clients import PlainMedClient
-    from serve_app.core.documents import read_input
-    from serve_app.offline.corpus import ScoreJob
-
-    def warn(text: str) -> None:
-        typer.echo(f"warning: {text}", err=True)
-
-    pair = original_file is not None and generated_file is not None
-    if (table is None) != (out is None) or (table is None) != pair:
-        raise typer.BadParameter("give INPUT and --out, or --original-file and --generated-file")
-    if (pair or url is not None) and (engine is not Engine.AUTO or address or workers):
-        raise typer.BadParameter(
-            "--engine, --address and --workers are for a table scored without --url"
-        )
-    numbers = score.parse_weights(weights)
-    job = None
-    texts = ("", "")
-    if table is not None and out is not None:
-        job = ScoreJob.prepare(
-            table,
-            out,
-            original=original_column,
-            generated=generated_column,
-            prefix=prefix,
-            batch_size=batch_size,
-        )
-    elif original_file is not None and generated_file is not None:
-        texts = (read_input(original_file), read_input(generated_file))
-    with ExitStack() as stack:
-        client = None if url is None else stack.enter_context(PlainMedClient(url))
-        if job is None:
-            if client is None:
-                scorer = score.scorer_here(numbers, warn)
-            else:
-                scorer = score.scorer_of(client, numbers)
-            answer = scorer([texts[0]], [texts[1]])
-            if json_output:
-                typer.echo(answer.model_dump_json(indent=2))
-            else:
-                result = answer.results[0]
-                Console().print(metrics_table(result, answer.weights, answer.models))
-            return
-        if client is not None and url is not None:
-            choice = score.on_server(client, url, numbers)
-        else:
-            choice = score.with_models(job, numbers, engine.value, address, workers)
-        try:
-            outcome = score.run_job(job, choice, restart, Console(stderr=True), warn)
-        except KeyboardInterrupt:
-            typer.echo("stopped; give the same command to go on with the rest", err=True)
-            raise
-    count, failed = outcome.rows, outcome.failed
-    typer.echo(f"{count - failed} of {count} rows scored, written to {out}", err=True)
-    if failed:
-        typer.echo(f"{failed} rows have no score; see their column {prefix}error", err=True)
-        raise typer.Exit(1)
+app.command()(score)
 
 
 @app.command()
@@ -247,7 +133,6 @@ def generate(
     from rich.console import Console
 
     from serve_app.cli.generate import BestOf, generate_here, generate_there, read_source
-    from serve_app.cli.score import parse_weights
     from serve_app.cli.tables import candidates_table
     from serve_app.client.clients import PlainMedClient
 

@@ -68,7 +68,7 @@ def histogram(
     numbers = np.asarray(values, dtype=np.float64).ravel()
     if not numbers.size or not np.isfinite(numbers).all():
         raise ValueError("a histogram needs finite values")
-    low, high = span or _span(numbers, band)
+    low, high = span or axis_span(numbers, band)
     bars = min(_MOST_BARS, max(5, math.ceil(math.sqrt(numbers.size))))
     counts, edges = np.histogram(numbers, bins=bars, range=(low, high))
     base, top = HEIGHT - _BOTTOM, _TOP
@@ -136,7 +136,8 @@ def _head(captions: int) -> int:
     return 40 + 17 * captions
 
 
-def _span(numbers: NDArray[np.float64], band: Band | None) -> tuple[float, float]:
+def axis_span(numbers: NDArray[np.float64], band: Band | None) -> tuple[float, float]:
+    """Ends of an axis with all the numbers and the band on it."""
     ends = [float(numbers.min()), float(numbers.max())]
     if band is not None:
         ends += [band.low, band.high]

@@ -26,7 +26,7 @@ from serve_app.metrics.loss import LossFunction, Targets
 from serve_app.metrics.readability import coleman_liau, readability
 from serve_app.metrics.results import AlignScoreResult, BertScoreResult, ClaimSentence, Measured
 from serve_app.metrics.suite import MetricSuite
-from serve_app.offline.report.highlights import mark
+from serve_app.offline.report.examples import mark
 from serve_app.text.glossary import Glossary
 from serve_app.text.sentences import split_sentences
 from serve_app.text.validation import require_text

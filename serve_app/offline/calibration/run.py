@@ -33,7 +33,7 @@ from serve_app.offline.calibration.pairs import SOURCE, TARGET, Selection, selec
 from serve_app.offline.calibration.plot import draw
 from serve_app.offline.calibration.targets_writer import make_targets
 from serve_app.offline.corpus.job import RAY_ROWS, Engine, keep_results, rows_of_a_block
-from serve_app.offline.corpus.journal import SUFFIX, Journal, alone
+from serve_app.offline.corpus.journal import SUFFIX, Journal, exclusive
 from serve_app.offline.corpus.reader import Block
 from serve_app.offline.corpus.scoring import BlockResult, RowError, Task
 from serve_app.storage.base import File
@@ -113,7 +113,7 @@ def calibrate_targets(
             # Blocks go through a journal here too, which is gone at the end.
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="plainmed-"))
             out = locate(Path(folder) / "targets.json")
-        stack.enter_context(alone(out))
+        stack.enter_context(exclusive(out))
         if restart:
             out.beside(SUFFIX).clear()
         run = {
@@ -183,7 +183,7 @@ def _on_settings(on_ray: bool, address: str | None, workers: int | None) -> _Mea
             from serve_app.offline.corpus.ray_engine import RayEngine, RayOptions
 
             return RayEngine(recipe, RayOptions.of(settings, address, workers))
-        from serve_app.offline.corpus.local_engine import LocalEngine
+        from serve_app.offline.corpus.job import LocalEngine
 
         return LocalEngine(recipe())
 
@@ -192,7 +192,7 @@ def _on_settings(on_ray: bool, address: str | None, workers: int | None) -> _Mea
 
 def _with(suite: MetricSuite) -> _Measurer:
     """The caller's own models."""
-    from serve_app.offline.corpus.local_engine import LocalEngine
+    from serve_app.offline.corpus.job import LocalEngine
     from serve_app.offline.corpus.scorer import SuiteScorer
 
     return _Measurer(

@@ -1,4 +1,4 @@
-"""A whole run: read, score what is not finished yet, write. Knows no engine and no metric."""
+"""A whole run: reads, scores what is not finished yet, writes. Knows no metric and no model."""
 
 from __future__ import annotations
 
@@ -12,19 +12,32 @@ from typing import Any, Protocol
 
 from serve_app import __version__
 from serve_app.core.errors import InvalidInput, Unavailable
-from serve_app.offline.corpus.journal import SUFFIX, Journal, alone
-from serve_app.offline.corpus.reader import Block, Corpus, Source, file_format, scan
-from serve_app.offline.corpus.scoring import BlockResult, ModelNames, Task
+from serve_app.offline.corpus.journal import SUFFIX, Journal, exclusive
+from serve_app.offline.corpus.reader import (
+    GENERATED_COLUMNS,
+    ORIGINAL_COLUMNS,
+    Block,
+    Corpus,
+    Source,
+    file_format,
+    read_rows,
+    scan,
+)
+from serve_app.offline.corpus.scoring import (
+    BlockResult,
+    ModelNames,
+    Scorer,
+    Task,
+    score_block,
+    texts,
+)
 from serve_app.offline.corpus.writer import RESULT_COLUMNS, write_scored
 from serve_app.storage.base import File
 from serve_app.storage.locate import locate
 
-ORIGINAL_COLUMNS = ("original", "source_text", "texts_original")
-GENERATED_COLUMNS = ("generated", "target_text", "summary", "texts_generated")
-
 MOST_BLOCKS = 4096  # each is a file while a run is unfinished
 
-# From about here on Ray's start, and a set of models for each core, pay; an estimate.
+# From about here on a start of Ray, and a copy of the models for each core, pay; an estimate.
 RAY_ROWS = 2000
 
 
@@ -41,13 +54,30 @@ class Engine(Protocol):
     def run(
         self, source: Source, blocks: Sequence[Block], task: Task
     ) -> Generator[BlockResult, None, None]:
-        """Each block once, as it is finished, in any order; closing it ends the work."""
+        """Each block once, as it is finished, in any order; closing the generator ends the work."""
         ...
+
+
+class LocalEngine:
+    """An `Engine` of one scorer in this process, whose models may be here or on a server."""
+
+    name = "local"
+
+    def __init__(self, scorer: Scorer) -> None:
+        self._scorer = scorer
+
+    def run(
+        self, source: Source, blocks: Sequence[Block], task: Task
+    ) -> Generator[BlockResult, None, None]:
+        """Each block as it is finished, in order."""
+        for block in blocks:
+            rows = read_rows(source, block, (task.original, task.generated))
+            yield score_block(self._scorer, task, block.number, texts(rows, task))
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run did."""
+    """How many rows a run scored, and how many of them have no numbers."""
 
     rows: int
     failed: int
@@ -84,8 +114,7 @@ class ScoreJob:
             generated: the column of summaries; None: the first of `GENERATED_COLUMNS` there is.
             prefix: put before the names of the new columns.
             batch_size: pairs scored at once, >= 1.
-            block_rows: rows finished at once; None: `batch_size`, and more where there would be
-                over `MOST_BLOCKS` blocks.
+            block_rows: rows finished at once; None: see `rows_of_a_block`.
 
         Raises:
             InvalidInput: a file, row or column is wrong; it is named.
@@ -97,25 +126,22 @@ class ScoreJob:
         name = corpus.source.name
         if not corpus.rows:
             raise InvalidInput(f"{name}: there are no rows")
-        clash = [
-            prefix + column for column in RESULT_COLUMNS if prefix + column in corpus.source.columns
-        ]
-        if clash:
-            raise InvalidInput(
-                f"{name}: there is already a column {clash[0]!r}; "
-                "name the new ones with --prefix, such as --prefix new_"
-            )
+        for column in RESULT_COLUMNS:
+            if prefix + column in corpus.source.columns:
+                raise InvalidInput(
+                    f"{name}: there is already a column {prefix + column!r}; "
+                    "name the new ones with --prefix, such as --prefix new_"
+                )
         task = Task(
             corpus.column(original, ORIGINAL_COLUMNS, "--original-column"),
             corpus.column(generated, GENERATED_COLUMNS, "--generated-column"),
             batch_size,
         )
-        if block_rows is None:
-            block_rows = rows_of_a_block(corpus.rows, batch_size)
-        return cls(corpus, task, target, prefix, corpus.blocks(block_rows))
+        size = block_rows or rows_of_a_block(corpus.rows, batch_size)
+        return cls(corpus, task, target, prefix, corpus.blocks(size))
 
     def describe(self, scoring: Mapping[str, Any]) -> dict[str, Any]:
-        """What the numbers of this run depend on; `scoring` is what the engine adds."""
+        """Everything the numbers of this run depend on; `scoring` is the engine's share."""
         return {
             "version": __version__,
             "input": {"sha256": self.corpus.sha256, "rows": self.corpus.rows},
@@ -141,16 +167,16 @@ class ScoreJob:
             make_engine: makes the engine; not called where every block is finished already.
             scoring: settings, targets and weights, as JSON data. A run with others is not
                 continued.
-            restart: forget what an earlier run has finished.
-            on_start: called with the rows that are finished, and all rows.
-            on_rows: called with the number of rows that have been finished since.
+            restart: discard what an earlier run has finished.
+            on_start: called with the number of finished rows, and of all rows.
+            on_rows: called with the number of rows in each block that is finished since.
             on_models: called once, when the models are known.
 
         Raises:
             InvalidInput: an earlier run does not fit, or a file cannot be read or written.
-            PlainMedError: the engine gave up; what is finished is kept.
+            PlainMedError: the engine gave up; finished blocks are kept.
         """
-        with alone(self.out):
+        with exclusive(self.out):
             if restart:
                 self.out.beside(SUFFIX).clear()
             journal = Journal(self.out, self.describe(scoring))
@@ -159,20 +185,11 @@ class ScoreJob:
             todo = sum(block.count for block in waiting)
             on_start(self.corpus.rows - todo, self.corpus.rows)
             if waiting:
-                keep_results(
-                    make_engine().run(self.corpus.source, waiting, self.task),
-                    {block.number for block in waiting},
-                    journal,
-                    on_rows,
-                    on_models,
-                )
-            failed = write_scored(
-                self.out,
-                self.corpus,
-                self.blocks,
-                journal.results(range(len(self.blocks))),
-                self.prefix,
-            )
+                results = make_engine().run(self.corpus.source, waiting, self.task)
+                numbers = {block.number for block in waiting}
+                keep_results(results, numbers, journal, on_rows, on_models)
+            finished = journal.results(range(len(self.blocks)))
+            failed = write_scored(self.out, self.corpus, self.blocks, finished, self.prefix)
             journal.remove()
         return Outcome(self.corpus.rows, failed)
 
@@ -184,7 +201,7 @@ def keep_results(
     on_rows: Callable[[int], None],
     on_models: Callable[[ModelNames], None] = lambda models: None,
 ) -> None:
-    """Keeps what an engine finishes in the journal, block after block, and closes the engine's run.
+    """Keeps what an engine finishes in the journal, and closes the engine's run.
 
     Args:
         results: of the engine.
@@ -196,7 +213,7 @@ def keep_results(
     Raises:
         InvalidInput: blocks are made by different models, or one cannot be written.
         Unavailable: not every block came back.
-        PlainMedError: the engine gave up; what is finished is kept.
+        PlainMedError: the engine gave up; finished blocks are kept.
     """
     known = False
     # Closed, not left to the garbage collector: a Ray of ours stops before anything else.

@@ -1,4 +1,4 @@
-"""RowScores with this process's models: a `MetricSuite`, and a loss where one is asked for."""
+"""Scores with this process's models: a `MetricSuite`, and a loss where one is asked for."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _SETTINGS = (
 
 @dataclass(frozen=True)
 class LossTerms:
-    """The loss to compute: its function, and five weights (None: equal ones)."""
+    """The loss to compute: its function, and five weights (None: equal weights)."""
 
     function: LossFunction
     weights: tuple[float, ...] | None = None
@@ -49,7 +49,7 @@ class SuiteScorer:
         self.models = ModelNames(suite.models, measured.values, suite.factuality.eval_mode)
 
     def __call__(self, originals: Sequence[str], generated: Sequence[str]) -> Sequence[RowScores]:
-        """One result a pair; see `Scorer`."""
+        """One result per pair; see `Scorer`."""
         measured = self._suite.measure(originals, generated)
         if self._loss is None:
             return [RowScores(item.values) for item in measured]
