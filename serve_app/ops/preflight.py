@@ -1,13 +1,13 @@
-"""What must be so before a verb changes anything. Each check answers with a problem or nothing.
+"""What must hold before a verb changes anything: programs, files, credentials, model, quota.
 
-All that can be asked is asked, and every problem is reported at once.
+Every check runs, and every problem is reported at once.
 """
 
 from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from serve_app.ops import commands
 from serve_app.ops.aws import Aws
@@ -24,81 +24,62 @@ _INSTALL = {
 }
 
 
-def missing_programs(programs: Iterable[str]) -> list[str]:
-    """A problem for each program that is not on PATH."""
-    return [
-        f"{program} is not on PATH; install {_INSTALL[program]}"
-        for program in programs
-        if shutil.which(program) is None
-    ]
-
-
-def helm_problem(runner: Runner) -> str | None:
-    """Why this Helm will not do; older ones lack the options that avoid apply conflicts."""
-    said = runner.read(commands.helm_version(), placeholder="v4")
-    found = re.match(r"v?(\d+)", (said or "").strip())
-    if found is None or int(found[1]) < 4:
-        version = (said or "none").strip() or "none"
-        return f"Helm {version} is too old: Helm 4 is needed for server-side apply; upgrade it"
-    return None
-
-
-def missing_files(options: Options) -> list[str]:
-    """A problem for each part of the checkout that is not where --root says."""
-    needed = (options.chart / "Chart.yaml", options.variables)
-    return [
-        f"{path} is missing; run in a checkout of PlainMed, or pass --root"
-        for path in needed
-        if not path.is_file()
-    ]
-
-
 def check_before_changes(
-    options: Options,
-    runner: Runner,
-    aws: Aws,
-    *,
-    programs: Iterable[str],
-    model: tuple[str, str] | None,
-    gpu_quota: bool,
+    options: Options, runner: Runner, aws: Aws, programs: Sequence[str], *, gpu_quota: bool
 ) -> None:
-    """Everything that can be known without a cluster.
+    """Checks what can be known without a cluster; a dry run says what would be checked.
 
     Args:
         options: of the call.
-        runner: in a dry run, says what would be checked and checks nothing.
-        aws: to ask.
+        runner: to ask Helm for its version.
+        aws: to ask for credentials, bucket, model and quota.
         programs: needed on PATH.
-        model: bucket and name of the generator's model, when it has one.
         gpu_quota: whether to ask for the GPU quota, when GPUs are wanted.
 
     Raises:
         OpsError: listing every problem.
     """
-    names = list(programs)
-    profile = options.profile if "generator" in options.target.services else None
+    generates = "generator" in options.target.services
+    bucket = options.bucket if generates and options.model_name else options.model_bucket
+    model = options.model_name if generates and bucket else None
+    profile = options.profile if generates else None
     node_vcpus = profile.node_vcpus if profile is not None and gpu_quota else 0
     if runner.dry_run:
-        parts = [f"{', '.join(names)} on PATH"]
-        parts += ["Helm 4"] * ("helm" in names) + ["AWS credentials"]
-        if model is not None:
-            parts.append(f"model s3://{model[0]}/merged-models/{model[1]}/")
-        elif options.model_bucket:
-            parts.append(f"bucket {options.model_bucket}")
-        if node_vcpus:
-            parts.append("GPU quota")
+        parts = [f"{', '.join(programs)} on PATH"]
+        parts += ["Helm 4"] * ("helm" in programs) + ["AWS credentials"]
+        if bucket:
+            shown = f"model s3://{bucket}/merged-models/{model}/"
+            parts.append(shown if model else f"bucket {bucket}")
+        parts += ["GPU quota"] * bool(node_vcpus)
         runner.note(f"would check: {'; '.join(parts)}")
         return
-    problems = [*missing_programs(names), *missing_files(options)]
-    if "helm" in names and shutil.which("helm") is not None:
-        problems += filter(None, [helm_problem(runner)])
+    problems: list[str | None] = [
+        f"{program} is not on PATH; install {_INSTALL[program]}"
+        for program in programs
+        if shutil.which(program) is None
+    ]
+    problems += [
+        f"{path} is missing; run in a checkout of PlainMed, or pass --root"
+        for path in (options.chart / "Chart.yaml", options.variables)
+        if not path.is_file()
+    ]
+    if "helm" in programs and shutil.which("helm") is not None:
+        problems.append(_helm_problem(runner))
     aws.account()  # without credentials no further question makes sense
-    if model is not None:
-        merged = profile is Profile.VLLM
-        problems += filter(None, [aws.model_problem(*model, merged=merged)])
-    elif options.model_bucket:
-        problems += filter(None, [aws.model_problem(options.model_bucket, None)])
+    if bucket:
+        problems.append(aws.model_problem(bucket, model, merged=profile is Profile.VLLM))
     if node_vcpus:
-        problems += filter(None, [aws.gpu_problem(node_vcpus)])
-    if problems:
-        raise problems_error(problems)
+        problems.append(aws.gpu_problem(node_vcpus))
+    if found := list(filter(None, problems)):
+        raise problems_error(found)
+
+
+def _helm_problem(runner: Runner) -> str | None:
+    """Why this Helm will not do; older ones lack the options that avoid apply conflicts."""
+    said = (runner.read(commands.helm_version(), placeholder="v4") or "").strip()
+    found = re.match(r"v?(\d+)", said)
+    if found is None or int(found[1]) < 4:
+        return (
+            f"Helm {said or 'none'} is too old: Helm 4 is needed for server-side apply; upgrade it"
+        )
+    return None
