@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,13 +20,19 @@ from serve_app.ops.aws import Aws
 from serve_app.ops.errors import OpsError, problems_error
 from serve_app.ops.kube import Kube
 from serve_app.ops.options import NAMESPACE, Options, Profile, release_name
-from serve_app.ops.preflight import check_before_changes
 from serve_app.ops.release import Recorded, Release, needs, parse, wanted
 from serve_app.ops.runner import Runner
 
 Confirm = Callable[[str, str], bool]
 """Shows a text and asks for the cluster's name; whether it was typed."""
 TERRAFORM_HINT = "Correct what the message above names and run the same command again."
+_INSTALL = {
+    "aws": "the AWS CLI v2 (kubeconfig takes its tokens from it)",
+    "docker": "Docker, to build images",
+    "git": "git, to name images",
+    "helm": "Helm 4 (https://helm.sh/docs/intro/install/)",
+    "terraform": "Terraform 1.11 or later",
+}
 _POLL_S = 5.0  # between two looks at a service that is not ready yet
 
 
@@ -52,8 +59,57 @@ class Steps:
         return self._kube
 
     def check_first(self, *programs: str, gpu_quota: bool = False) -> None:
-        """Raises with every problem that can be known without the cluster."""
-        check_before_changes(self.options, self.runner, self.aws, programs, gpu_quota=gpu_quota)
+        """Checks everything that can be known without the cluster.
+
+        Args:
+            programs: needed on PATH.
+            gpu_quota: whether to ask for the GPU quota, when GPUs are wanted.
+
+        Raises:
+            OpsError: listing every problem.
+        """
+        options, runner = self.options, self.runner
+        generates = "generator" in options.target.services
+        bucket = options.bucket if generates and options.model_name else options.model_bucket
+        model = options.model_name if generates and bucket else None
+        profile = options.profile if generates else None
+        node_vcpus = profile.node_vcpus if profile is not None and gpu_quota else 0
+        if runner.dry_run:
+            parts = [f"{', '.join(programs)} on PATH"]
+            parts += ["Helm 4"] * ("helm" in programs) + ["AWS credentials"]
+            if bucket:
+                shown = f"model s3://{bucket}/merged-models/{model}/"
+                parts.append(shown if model else f"bucket {bucket}")
+            parts += ["GPU quota"] * bool(node_vcpus)
+            runner.note(f"would check: {'; '.join(parts)}")
+            return
+        problems: list[str | None] = [
+            f"{program} is not on PATH; install {_INSTALL[program]}"
+            for program in programs
+            if shutil.which(program) is None
+        ]
+        problems += [
+            f"{path} is missing; run in a checkout of PlainMed, or pass --root"
+            for path in (options.chart / "Chart.yaml", options.variables)
+            if not path.is_file()
+        ]
+        if "helm" in programs and shutil.which("helm") is not None:
+            problems.append(self._helm_problem())
+        self.aws.account()  # without credentials no further question makes sense
+        if bucket:
+            problems.append(self.aws.model_problem(bucket, model, merged=profile is Profile.VLLM))
+        if node_vcpus:
+            problems.append(self.aws.gpu_problem(node_vcpus))
+        if found := list(filter(None, problems)):
+            raise problems_error(found)
+
+    def _helm_problem(self) -> str | None:
+        """Why this Helm will not do; older ones lack the options that avoid apply conflicts."""
+        said = (self.runner.read(commands.helm_version(), placeholder="v4") or "none").strip()
+        found = re.match(r"v?(\d+)", said)
+        if found is None or int(found[1]) < 4:
+            return f"Helm {said} is too old: Helm 4 is needed for server-side apply; upgrade it"
+        return None
 
     def check_releases(self, releases: list[Release]) -> None:
         """Raises where a release to be started lacks its model, API keys or Redis."""
