@@ -179,7 +179,7 @@ class ReadabilityCounts:
 
 
 def readability(text: str, field: str = "texts") -> Readability:
-    """ReadabilityScores one text; linear in its length.
+    """Scores one text; linear in its length.
 
     Equal to textstat 0.7.4's `flesch_kincaid_grade`, `smog_index` and
     `dale_chall_readability_score` for every text.
@@ -213,7 +213,7 @@ def readability(text: str, field: str = "texts") -> Readability:
 
 
 def readability_batch(texts: Sequence[str], field: str = "texts") -> list[Readability]:
-    """ReadabilityScores each text, in order.
+    """Scores each text, in order.
 
     Raises:
         InvalidInput: a text cannot be scored; the error names it, as `texts[3]`.
