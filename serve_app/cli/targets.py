@@ -83,7 +83,7 @@ def _table(title: str, *columns: str) -> Table:
 
 def _shown(targets: Targets) -> list[Table]:
     from serve_app.metrics.loss import METRICS
-    from serve_app.metrics.targets_schema import QUANTILES
+    from serve_app.metrics.targets import QUANTILES
 
     numbers = dict(zip(METRICS, zip(targets.mean, targets.sigma, strict=True), strict=True))
     calibration = targets.calibration

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from serve_app.core.errors import InvalidInput
-from serve_app.metrics.readability import readability, readability_batch
+from serve_app.metrics.readability import readability
 from tests.fuzz.tables import LEAST_S, LENGTH, LONGEST, MOST_GROWTH
 from tests.fuzz.texts import READERS, TEXTS, Models, answer, enough, growth
 
@@ -127,12 +127,6 @@ def usable(text: str) -> bool:
     except InvalidInput:
         return False
     return True
-
-
-@settings(max_examples=30)
-@given(texts=st.lists(HOSTILE.filter(usable), min_size=1, max_size=4))
-def test_readability_of_a_batch_is_that_of_each(texts: list[str]) -> None:
-    assert readability_batch(texts) == [readability(text) for text in texts]
 
 
 def test_a_pair_that_would_take_hours_is_refused_before_it_is_compared(tiny_suite: Any) -> None:

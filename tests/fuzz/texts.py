@@ -21,10 +21,10 @@ from serve_app.generation.extractive.passages import split_passages
 from serve_app.generation.prompts import Prompter
 from serve_app.generation.protocol import GenerationParams
 from serve_app.metrics.alignscore import context_chunks
+from serve_app.metrics.evaluation import AlignScoreResult, BertScoreResult, ClaimSentence, Measured
 from serve_app.metrics.explanation import explain
 from serve_app.metrics.loss import LossFunction, Targets
 from serve_app.metrics.readability import coleman_liau, readability
-from serve_app.metrics.results import AlignScoreResult, BertScoreResult, ClaimSentence, Measured
 from serve_app.metrics.suite import MetricSuite
 from serve_app.offline.report.examples import mark
 from serve_app.text.glossary import Glossary

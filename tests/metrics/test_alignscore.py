@@ -21,7 +21,7 @@ from serve_app.core.errors import CheckpointError, ConfigError, InvalidInput, Me
 from serve_app.metrics.align_checkpoint import load_checkpoint
 from serve_app.metrics.align_model import AlignModel, CompactConfig, save_compact
 from serve_app.metrics.alignscore import EVAL_MODES, AlignScorer, context_chunks
-from serve_app.metrics.results import AlignScoreResult
+from serve_app.metrics.evaluation import AlignScoreResult
 from serve_app.text.sentences import split_sentences
 from tests.support.paths import ALIGNSCORE
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from serve_app.metrics.loss import CURVED, METRICS, Targets, same_model
-from serve_app.metrics.targets_schema import Calibration
+from serve_app.metrics.loss import CURVED, METRICS, Targets
+from serve_app.metrics.targets import Calibration, same_model
 from serve_app.offline.corpus.scoring import ModelNames
 
 TOLERANCE = 1e-3  # of the first targets' deviations: rounding, not a change

@@ -12,7 +12,7 @@ import numpy as np
 from serve_app import __version__
 from serve_app.core.errors import ConfigError
 from serve_app.metrics.loss import METRICS, Targets
-from serve_app.metrics.targets_schema import FORMAT, QUANTILES
+from serve_app.metrics.targets import FORMAT, QUANTILES
 from serve_app.offline.bootstrap import CONFIDENCE, RESAMPLES, Floats, intervals
 from serve_app.offline.calibration.pairs import Selection
 from serve_app.offline.corpus.scoring import ModelNames
@@ -31,7 +31,7 @@ def make_targets(
         selection: the pairs they are of.
         models: that measured.
         seed: of the bootstrap, and of the selection.
-        how: `split`, `subset` and `settings`, as in `serve_app.metrics.targets_schema.Calibration`.
+        how: `split`, `subset` and `settings`, as in `serve_app.metrics.targets.Calibration`.
 
     Raises:
         ConfigError: the summaries do not differ in a metric.

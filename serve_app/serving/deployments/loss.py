@@ -23,9 +23,8 @@ from serve_app.core.observability.log_redaction import keep_texts_out
 from serve_app.core.observability.timings import Timed, gather, timed
 from serve_app.core.observability.tracing import Attributes, handed_on
 from serve_app.core.settings import Settings
-from serve_app.metrics.evaluation import Evaluation, evaluate
+from serve_app.metrics.evaluation import Evaluation, Measured, evaluate
 from serve_app.metrics.loss import METRICS, LossFunction
-from serve_app.metrics.results import Measured
 from serve_app.metrics.targets import load_targets
 from serve_app.serving.deployments.metrics import Description
 from serve_app.serving.ray_metrics import ServeTelemetry

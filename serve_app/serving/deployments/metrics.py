@@ -16,8 +16,8 @@ from serve_app.core.observability.log_redaction import keep_texts_out
 from serve_app.core.observability.timings import Timed, gather
 from serve_app.core.observability.tracing import Attributes, Tracer, Untraced, handed_on
 from serve_app.core.settings import Settings
+from serve_app.metrics.evaluation import AlignScoreResult, BertScoreResult
 from serve_app.metrics.readability import Readability, readability
-from serve_app.metrics.results import AlignScoreResult, BertScoreResult
 from serve_app.serving.ray_metrics import ServeTelemetry
 from serve_app.serving.scheduling.compute_thread import set_threads
 from serve_app.serving.scheduling.fair_batcher import FairBatcher
