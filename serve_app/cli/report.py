@@ -184,11 +184,13 @@ def _loaded(wanted: bool) -> MetricSuite | None:
 def _choices(
     targets: Path | None, weights: str | None, id_column: str | None, worst: int
 ) -> Choices:
-    from serve_app.cli.score import load_loss, parse_weights
+    from serve_app.cli.score import parse_weights
     from serve_app.core.settings import load_settings
+    from serve_app.metrics.loss import LossFunction, Targets
     from serve_app.offline.report.analysis import Choices
 
-    return Choices(load_loss(load_settings(), targets), parse_weights(weights), id_column, worst)
+    loss = LossFunction.of(load_settings(), Targets.load(targets) if targets else None)
+    return Choices(loss, parse_weights(weights), id_column, worst)
 
 
 def _score(

@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
     from serve_app.client.clients import PlainMedClient
     from serve_app.core.schemas import EvaluateResponse, EvaluationOut
-    from serve_app.core.settings import Settings
-    from serve_app.metrics.loss import LossFunction
     from serve_app.offline.corpus import Engine as CorpusEngine
     from serve_app.offline.corpus import ModelNames, Outcome, RowError, RowScores, ScoreJob
 
@@ -138,19 +136,6 @@ def parse_weights(text: str | None) -> list[float] | None:
         raise InvalidInput(f"weights must be numbers with commas between, not {text!r}") from None
 
 
-def load_loss(settings: Settings, targets: Path | None = None) -> LossFunction:
-    """The loss of the settings, with the targets of a file where one is given.
-
-    Raises:
-        ConfigError: the targets file is wrong.
-    """
-    from serve_app.metrics.loss import LossFunction, Targets
-    from serve_app.metrics.targets import load_targets
-
-    found = load_targets(settings) if targets is None else Targets.load(targets)
-    return LossFunction(found, settings.loss_steepness, settings.loss_direction)
-
-
 def _warn(text: str) -> None:
     typer.echo(f"warning: {text}", err=True)
 
@@ -187,12 +172,12 @@ def _evaluate_here(
     from serve_app.core.schemas import EvaluateResponse
     from serve_app.core.settings import load_settings
     from serve_app.metrics.evaluation import evaluate
-    from serve_app.metrics.loss import check_weights
+    from serve_app.metrics.loss import LossFunction, check_weights
     from serve_app.metrics.suite import MetricSuite
 
     used = check_weights(weights).tolist()
     settings = load_settings()
-    loss = load_loss(settings)
+    loss = LossFunction.of(settings)
     suite = MetricSuite.from_settings(settings)
     for warning in loss.targets.made_with_other_models(suite.models):
         _warn(warning)
@@ -265,31 +250,22 @@ def with_models(
         InvalidInput: bad weights, or options that do not go together.
     """
     from serve_app.core.settings import load_settings
-    from serve_app.metrics.loss import check_weights
-    from serve_app.offline.corpus import LocalEngine
+    from serve_app.metrics.loss import LossFunction, check_weights
     from serve_app.offline.corpus.job import RAY_ROWS
+    from serve_app.offline.corpus.scorer import LossTerms, SuiteRecipe
 
     on_ray = engine is Engine.RAY or address is not None or workers is not None
     if engine is Engine.LOCAL and on_ray:
         raise InvalidInput("--address and --workers are for Ray; leave --engine local out")
     if engine is Engine.AUTO and job.corpus.rows >= RAY_ROWS:
         on_ray = True
-
-    from serve_app.offline.corpus.scorer import LossTerms, SuiteRecipe
-
     settings = load_settings()
-    loss = load_loss(settings)
+    loss = LossFunction.of(settings)
     recipe = SuiteRecipe(settings, LossTerms(loss, tuple(check_weights(weights).tolist())))
-
-    def make() -> CorpusEngine:
-        if not on_ray:
-            return LocalEngine(recipe())
-        from serve_app.offline.corpus.ray_engine import RayEngine, RayOptions
-
-        return RayEngine(recipe, RayOptions.of(settings, address, workers))
-
     return Choice(
-        make, recipe.describe(), lambda models: loss.targets.made_with_other_models(models.names)
+        lambda: recipe.engine(on_ray, address, workers),
+        recipe.describe(),
+        lambda models: loss.targets.made_with_other_models(models.names),
     )
 
 

@@ -12,6 +12,7 @@ import math
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -65,7 +66,7 @@ class Targets:
                 if keys is SIGMA_KEYS and value <= 0:
                     raise ConfigError(f"{key} must be above 0, not {value}")
 
-    @property
+    @cached_property
     def calibration(self) -> Calibration | None:
         """Distributions, model versions and texts; None where the file does not give them.
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +16,7 @@ from serve_app.offline.corpus.reader import (
     GENERATED_COLUMNS,
     ORIGINAL_COLUMNS,
     Block,
+    Blocks,
     Corpus,
     Source,
     file_format,
@@ -91,7 +91,7 @@ class ScoreJob:
     task: Task
     out: File
     prefix: str
-    blocks: Sequence[Block]
+    blocks: Blocks
 
     @classmethod
     def prepare(
@@ -147,7 +147,7 @@ class ScoreJob:
             "input": {"sha256": self.corpus.sha256, "rows": self.corpus.rows},
             "columns": {"original": self.task.original, "generated": self.task.generated},
             "batch_size": self.task.batch_size,
-            "block_rows": self.blocks[0].count,
+            "block_rows": min(self.blocks.size, self.corpus.rows),
             "scoring": dict(scoring),
         }
 
@@ -176,57 +176,66 @@ class ScoreJob:
             InvalidInput: an earlier run does not fit, or a file cannot be read or written.
             PlainMedError: the engine gave up; finished blocks are kept.
         """
-        with exclusive(self.out):
-            if restart:
-                self.out.beside(SUFFIX).clear()
-            journal = Journal(self.out, self.describe(scoring))
-            journal.begin()
-            waiting = [block for block in self.blocks if block.number not in journal.finished]
-            todo = sum(block.count for block in waiting)
-            on_start(self.corpus.rows - todo, self.corpus.rows)
-            if waiting:
-                results = make_engine().run(self.corpus.source, waiting, self.task)
-                numbers = {block.number for block in waiting}
-                keep_results(results, numbers, journal, on_rows, on_models)
-            finished = journal.results(range(len(self.blocks)))
-            failed = write_scored(self.out, self.corpus, self.blocks, finished, self.prefix)
-            journal.remove()
+        run = self.describe(scoring)
+        events = (on_start, on_rows, on_models)
+        with scored_blocks(
+            self.out, run, self.blocks, self.task, make_engine, *events, restart=restart
+        ) as journal:
+            results = journal.results(self.blocks.numbers)
+            failed = write_scored(self.out, self.corpus, self.blocks, results, self.prefix)
         return Outcome(self.corpus.rows, failed)
 
 
-def keep_results(
-    results: Generator[BlockResult, None, None],
-    numbers: AbstractSet[int],
-    journal: Journal,
+@contextmanager
+def scored_blocks(
+    out: File,
+    run: Mapping[str, Any],
+    blocks: Blocks,
+    task: Task,
+    make_engine: Callable[[], Engine],
+    on_start: Callable[[int, int], None],
     on_rows: Callable[[int], None],
     on_models: Callable[[ModelNames], None] = lambda models: None,
-) -> None:
-    """Keeps what an engine finishes in the journal, and closes the engine's run.
+    *,
+    restart: bool = False,
+) -> Iterator[Journal]:
+    """Scores the blocks that no earlier run finished; yields the journal with all of them.
+
+    The journal is removed at the end of the `with` block, unless that raises.
 
     Args:
-        results: of the engine.
-        numbers: of the blocks that it was given.
-        journal: of the run.
-        on_rows: called with the number of rows of each block kept.
-        on_models: called once, when the models are known.
+        out: the file to write inside the `with` block; no second run may write it.
+        run: everything the numbers depend on, as JSON data.
+        make_engine, on_start, on_rows, on_models, restart: as in `ScoreJob.run`.
 
     Raises:
-        InvalidInput: blocks are made by different models, or one cannot be written.
+        InvalidInput: an earlier run does not fit, blocks are made by different models, or one
+            cannot be written.
         Unavailable: not every block came back.
         PlainMedError: the engine gave up; finished blocks are kept.
     """
-    known = False
-    # Closed, not left to the garbage collector: a Ray of ours stops before anything else.
-    with closing(results):
-        for result in results:
-            if not known and result.models.names:
-                on_models(result.models)
-                known = True
-            journal.add(result)
-            on_rows(len(result.rows))
-    missing = numbers - journal.finished
-    if missing:
-        raise Unavailable(
-            f"{len(missing)} blocks came back from no worker; what is finished is kept in "
-            f"{journal.name}, so run it again"
-        )
+    with exclusive(out):
+        if restart:
+            out.beside(SUFFIX).clear()
+        journal = Journal(out, run)
+        journal.begin()
+        waiting = blocks.without(journal.finished)
+        on_start(blocks.row_count - waiting.row_count, blocks.row_count)
+        if waiting:
+            known = False
+            # Closed, not left to the garbage collector: a Ray of ours stops before anything else.
+            with closing(make_engine().run(blocks.corpus.source, waiting, task)) as results:
+                for result in results:
+                    if not known and result.models.names:
+                        on_models(result.models)
+                        known = True
+                    journal.add(result)
+                    on_rows(len(result.rows))
+        missing = blocks.without(journal.finished)
+        if missing:
+            raise Unavailable(
+                f"{len(missing)} blocks came back from no worker; what is finished is kept in "
+                f"{journal.name}, so run it again"
+            )
+        yield journal
+        journal.remove()

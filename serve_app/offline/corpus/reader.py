@@ -13,8 +13,8 @@ import hashlib
 import io
 import json
 from array import array
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Container, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -135,15 +135,13 @@ class Corpus:
             f"name one with {option}"
         )
 
-    def blocks(self, size: int, chosen: Sequence[int] | None = None) -> list[Block]:
+    def blocks(self, size: int, chosen: Sequence[int] | None = None) -> Blocks:
         """All rows (or the `chosen`, ascending) in blocks of `size`; the last has the rest."""
         rows = range(self.rows) if chosen is None else chosen
-        return [
-            Block(number, tuple(self._spans(rows[start : start + size])))
-            for number, start in enumerate(range(0, len(rows), size))
-        ]
+        return Blocks(self, rows, size, range(-(-len(rows) // size)))
 
-    def _spans(self, rows: Sequence[int]) -> Iterator[ByteRange]:
+    def spans(self, rows: Sequence[int]) -> Iterator[ByteRange]:
+        """The ascending `rows` as ranges of consecutive ones."""
         start = 0
         for at in range(1, len(rows) + 1):
             if at == len(rows) or rows[at] != rows[at - 1] + 1:
@@ -151,6 +149,36 @@ class Corpus:
                 ends = (self._starts[first], self._starts[last + 1]) if self._starts else ()
                 yield ByteRange(first, at - start, *ends)
                 start = at
+
+
+@dataclass(frozen=True)
+class Blocks(Sequence[Block]):
+    """Blocks of `size` chosen rows, made on access: a random subset has a range for nearly every
+    row. `numbers` are those of the blocks that are left."""
+
+    corpus: Corpus
+    rows: Sequence[int]
+    size: int
+    numbers: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, at: Any) -> Any:
+        if isinstance(at, slice):
+            return replace(self, numbers=self.numbers[at])
+        number = self.numbers[at]
+        rows = self.rows[number * self.size : (number + 1) * self.size]
+        return Block(number, tuple(self.corpus.spans(rows)))
+
+    def without(self, finished: Container[int]) -> Blocks:
+        """The blocks whose number is not among the finished ones."""
+        return replace(self, numbers=[one for one in self.numbers if one not in finished])
+
+    @property
+    def row_count(self) -> int:
+        """Rows in all blocks together."""
+        return sum(min(self.size, len(self.rows) - one * self.size) for one in self.numbers)
 
 
 def file_format(where: File, default: Format | None = None) -> Format:

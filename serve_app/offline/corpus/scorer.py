@@ -12,6 +12,7 @@ from serve_app.core.settings import Settings
 from serve_app.metrics.evaluation import evaluate
 from serve_app.metrics.loss import LossFunction
 from serve_app.metrics.suite import MetricSuite
+from serve_app.offline.corpus.job import Engine, LocalEngine
 from serve_app.offline.corpus.scoring import ModelNames, RowScores
 
 _PROBE = (
@@ -78,6 +79,14 @@ class SuiteRecipe:
                 "loss_direction": function.direction,
             }
         return described
+
+    def engine(self, on_ray: bool, address: str | None, workers: int | None) -> Engine:
+        """Loads the models here, or connects to Ray, whose workers load them."""
+        if not on_ray:
+            return LocalEngine(self())
+        from serve_app.offline.corpus.ray_engine import RayEngine, RayOptions
+
+        return RayEngine(self, RayOptions.of(self.settings, address, workers))
 
     def __call__(self) -> SuiteScorer:
         """Loads the models.

@@ -26,7 +26,7 @@ from serve_app.offline.report.charts import IntervalBar, Segment, intervals, sta
 from serve_app.offline.report.examples import MarkedSummary
 from serve_app.offline.report.rouge import MEASURE_NAMES, MEASURES, NOT_COMPUTED
 from serve_app.offline.report.statistics import Wins
-from serve_app.offline.svg_charts import Band, Quantiles, axis_span, histogram
+from serve_app.offline.svg_charts import Band, axis_span, histogram
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
 _SPECIAL = re.compile(r"([\\`*_<>|\[\]#])")
@@ -142,7 +142,7 @@ def _histogram(
         phrases.NAMES[name],
         subtitle=subtitle,
         band=_band(report, name),
-        quantiles=Quantiles(found.quantiles),
+        quantiles=found.quantiles,
         span=span,
     )
     return Markup(drawing)  # noqa: S704 - ours; `histogram` escapes the texts it is given
