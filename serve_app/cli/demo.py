@@ -26,8 +26,8 @@ from rich.panel import Panel
 from serve_app.cli.score import metrics_table
 from serve_app.client.clients import PlainMedAPIError, PlainMedClient, PlainMedConnectionError
 from serve_app.core.errors import PlainMedError, Unavailable
-from serve_app.core.schemas import HealthResponse
 from serve_app.core.resources import sample_abstract
+from serve_app.core.schemas import HealthResponse
 
 HEAD_WORDS = 60
 STOP_TIMEOUT_S = 90.0

@@ -100,9 +100,8 @@ def _ranked(
     from serve_app.metrics.evaluation import evaluate
     from serve_app.metrics.loss import LossFunction
     from serve_app.metrics.suite import MetricSuite
-    from serve_app.metrics.targets import load_targets
 
-    loss = LossFunction(load_targets(settings), settings.loss_steepness, settings.loss_direction)
+    loss = LossFunction.of(settings)
     places = best_of.to_score(groups)
     measured = MetricSuite.from_settings(settings).measure(
         [text] * len(places), [summary for _, summary in places]

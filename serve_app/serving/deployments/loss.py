@@ -25,7 +25,6 @@ from serve_app.core.observability.tracing import Attributes, handed_on
 from serve_app.core.settings import Settings
 from serve_app.metrics.evaluation import Evaluation, Measured, evaluate
 from serve_app.metrics.loss import METRICS, LossFunction
-from serve_app.metrics.targets import load_targets
 from serve_app.serving.deployments.metrics import Description
 from serve_app.serving.ray_metrics import ServeTelemetry
 from serve_app.serving.remote_calls import all_of, call, in_pieces, pair_sizes
@@ -50,9 +49,7 @@ class Loss:
         readability: DeploymentHandle,
     ) -> None:
         keep_texts_out()
-        self._loss = LossFunction(
-            load_targets(settings), settings.loss_steepness, settings.loss_direction
-        )
+        self._loss = LossFunction.of(settings)
         self._file = Path(settings.targets_file).name if settings.targets_file else "embedded"
         self._per_sample = settings.loss_targets == "human"
         self._relevance = relevance

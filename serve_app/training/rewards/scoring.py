@@ -25,7 +25,6 @@ from serve_app.core.settings import Settings, load_settings
 from serve_app.metrics.evaluation import evaluate
 from serve_app.metrics.loss import METRICS, LossFunction
 from serve_app.metrics.suite import MetricSuite
-from serve_app.metrics.targets import load_targets
 from serve_app.offline.corpus.scoring import (
     ModelNames,
     Pair,
@@ -63,9 +62,7 @@ class LocalMetrics:
 
     def __init__(self, settings: Settings | None = None, suite: MetricSuite | None = None) -> None:
         self.settings = settings or load_settings()
-        self.loss = LossFunction(
-            load_targets(self.settings), self.settings.loss_steepness, self.settings.loss_direction
-        )
+        self.loss = LossFunction.of(self.settings)
         self._given = suite
         self._loaded: MetricSuite | None = suite
 
