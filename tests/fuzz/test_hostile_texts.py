@@ -146,7 +146,7 @@ def test_more_pairs_than_are_held_at_once_score_the_same(
 ) -> None:
     original, claim = "Pain fell. It rose again. " * 40, "Pain fell. Nobody knew. It rose."
     whole = tiny_suite.factuality.score([original], [claim])
-    monkeypatch.setattr("serve_app.metrics.alignscore._AT_ONCE", 2)
+    monkeypatch.setattr("serve_app.metrics.alignscore._PAIRS_IN_MEMORY", 2)
     (parts,) = tiny_suite.factuality.score([original], [claim])
     assert parts.score == pytest.approx(whole[0].score, abs=1e-6)
     assert [one.chunk_index for one in parts.sentences] == [
