@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.metrics.embedding_cache import EmbeddedText, EmbeddingCache
+from serve_app.metrics.bertscore import EmbeddedText, EmbeddingCache
 
 
 def embedded(tokens: int, fill: float = 0.0) -> EmbeddedText:
