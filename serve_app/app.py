@@ -15,7 +15,7 @@ from ray.serve.deployment import Application
 from serve_app.core.errors import ConfigError
 from serve_app.core.settings import load_settings
 from serve_app.serving.deployments.gateway import Gateway
-from serve_app.serving.tracers import check_traces
+from serve_app.serving.observability import check_traces
 
 Service = Literal["metrics", "generator"]
 
