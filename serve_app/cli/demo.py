@@ -1,7 +1,7 @@
 """`plainmed demo`: starts a server, summarises and scores a sample abstract over HTTP, stops it.
 
-Knows processes and the client, not what the server does. It ends only what it started: the
-server by its process id, and what is left in the process group made for it.
+Knows processes and the client, not what the server does. It ends only its own processes: the
+server by its id, and then what is left in the process group made for it.
 """
 
 from __future__ import annotations
@@ -66,11 +66,11 @@ def running(
         yield process
     finally:
         try:
-            # To the process alone: it must stay able to stop its own children in order.
+            # To the process alone, which stops its own children in order.
             process.terminate()
             with suppress(subprocess.TimeoutExpired):
                 process.wait(stop_timeout_s)
-        finally:  # a second Ctrl-C cuts the wait short
+        finally:  # also after a second Ctrl-C
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
@@ -108,7 +108,7 @@ def _state(health: HealthResponse) -> str:
 
 
 def show(client: PlainMedClient, console: Console) -> None:
-    """Sends the sample to `/generate` and `/evaluate` and prints what comes back.
+    """Sends the sample to `/generate` and `/evaluate` and prints the answers.
 
     Raises:
         PlainMedError: a call failed.
@@ -138,7 +138,7 @@ def show(client: PlainMedClient, console: Console) -> None:
 
 def run_demo(command: Sequence[str], url: str, timeout_s: float, console: Console) -> int:
     """The whole demo with the server that `command` starts at `url`; returns the exit status."""
-    # `kill` must run the clean-up below as Ctrl-C does.
+    # `kill` must clean up as Ctrl-C does.
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     folder = Path(tempfile.mkdtemp(prefix="plainmed-demo-"))
     log = folder / "server.log"

@@ -1,4 +1,4 @@
-"""What the command line prints: metrics of a pair, candidates, settings. Computes nothing."""
+"""Tables that the command line prints: metrics of a pair, candidates, settings."""
 
 from __future__ import annotations
 

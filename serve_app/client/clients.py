@@ -109,17 +109,22 @@ class PlainMedClient(ClientCore):
         self.close()
 
     def _send(self, call: Call[T]) -> T:
-        answer: T = Retrying(**self._policy(call))(self._once, call, time.monotonic())
+        answer: T = Retrying(**self._policy(call))(self._attempt, call, time.monotonic())
         return answer
 
-    def _once(self, call: Call[T], started: float) -> T:
+    def _attempt(self, call: Call[Any], started: float, stream: bool = False) -> Any:
+        """The call's value; of a stream that has begun, the open response."""
         with self._translated(call):
-            response = self._http.request(**self._request(call, started))
-        return wire.read_answer(call, response.status_code, response.headers, response.content)
+            request = self._http.build_request(**self._request(call, started, stream=stream))
+            response = self._http.send(request, stream=stream)
+            if stream and response.status_code == 200:
+                return response
+            content = response.read()
+        return wire.read_answer(call, response.status_code, response.headers, content)
 
     def _events(self, call: Call[GenerateResponse]) -> Iterator[str | GenerateResponse]:
         retrying = Retrying(**self._policy(call))
-        response: httpx.Response = retrying(self._begin, call, time.monotonic())
+        response: httpx.Response = retrying(self._attempt, call, time.monotonic(), True)
         parser = EventParser()
         try:
             with self._translated(call):
@@ -132,16 +137,6 @@ class PlainMedClient(ClientCore):
         finally:
             response.close()
         raise cut_short(call)
-
-    def _begin(self, call: Call[GenerateResponse], started: float) -> httpx.Response:
-        """Sends the request and returns once the stream has begun."""
-        with self._translated(call):
-            request = self._http.build_request(**self._request(call, started, stream=True))
-            response = self._http.send(request, stream=True)
-            if response.status_code == 200:
-                return response
-            content = response.read()
-        raise wire.error_of(call, response.status_code, response.headers, content)
 
 
 class AsyncPlainMedClient(ClientCore):
@@ -180,17 +175,22 @@ class AsyncPlainMedClient(ClientCore):
         await self.aclose()
 
     async def _send(self, call: Call[T]) -> T:
-        answer: T = await AsyncRetrying(**self._policy(call))(self._once, call, time.monotonic())
+        answer: T = await AsyncRetrying(**self._policy(call))(self._attempt, call, time.monotonic())
         return answer
 
-    async def _once(self, call: Call[T], started: float) -> T:
+    async def _attempt(self, call: Call[Any], started: float, stream: bool = False) -> Any:
+        """The call's value; of a stream that has begun, the open response."""
         with self._translated(call):
-            response = await self._http.request(**self._request(call, started))
-        return wire.read_answer(call, response.status_code, response.headers, response.content)
+            request = self._http.build_request(**self._request(call, started, stream=stream))
+            response = await self._http.send(request, stream=stream)
+            if stream and response.status_code == 200:
+                return response
+            content = await response.aread()
+        return wire.read_answer(call, response.status_code, response.headers, content)
 
     async def _events(self, call: Call[GenerateResponse]) -> AsyncIterator[str | GenerateResponse]:
         retrying = AsyncRetrying(**self._policy(call))
-        response: httpx.Response = await retrying(self._begin, call, time.monotonic())
+        response: httpx.Response = await retrying(self._attempt, call, time.monotonic(), True)
         parser = EventParser()
         try:
             with self._translated(call):
@@ -203,13 +203,3 @@ class AsyncPlainMedClient(ClientCore):
         finally:
             await response.aclose()
         raise cut_short(call)
-
-    async def _begin(self, call: Call[GenerateResponse], started: float) -> httpx.Response:
-        """Sends the request and returns once the stream has begun."""
-        with self._translated(call):
-            request = self._http.build_request(**self._request(call, started, stream=True))
-            response = await self._http.send(request, stream=True)
-            if response.status_code == 200:
-                return response
-            content = await response.aread()
-        raise wire.error_of(call, response.status_code, response.headers, content)

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
 from ray.serve import metrics
 
 from serve_app.core.context import RequestContext
-from serve_app.core.errors import ConfigError
+from serve_app.core.errors import ConfigError, PlainMedError
 from serve_app.core.observability.instruments import Spec, Telemetry, check
 from serve_app.core.observability.log_redaction import keep_texts_out
-from serve_app.core.observability.tracing import Attributes, Span, Tracer, Untraced
+from serve_app.core.observability.tracing import Span, Tracer, Untraced
 from serve_app.core.settings import Settings
+from serve_app.serving.scheduling.compute_thread import failure
 
 REFRESH_S = 5.0
 """Seconds between two settings of a gauge."""
@@ -99,18 +100,29 @@ class Observed:
         self._telemetry = ServeTelemetry()
         self._tracer = Untraced() if settings is None else load_tracer(settings, part)
 
-    def _span(
+    @contextmanager
+    def _working(
         self, name: str, context: RequestContext, sizes: Sequence[int], model: str | None = None
-    ) -> AbstractContextManager[Span]:
-        """The span of a request's work on texts of these sizes, in characters."""
-        about: Attributes = {
+    ) -> Iterator[Span]:
+        """The span of a request's work on texts of these sizes, in characters.
+
+        Raises:
+            MetricFailed: for any error that is not ours: Ray logs what leaves a replica.
+        """
+        about: dict[str, str | bool | int | float] = {
             "plainmed.request_id": context.request_id,
             "plainmed.items": len(sizes),
             "plainmed.characters": sum(sizes),
         }
         if model is not None:
-            about = {**about, "plainmed.model": model}
-        return self._tracer.span(name, context.traceparent, about)
+            about["plainmed.model"] = model
+        try:
+            with self._tracer.span(name, context.traceparent, about) as span:
+                yield span
+        except PlainMedError:
+            raise
+        except Exception as error:
+            raise failure(error) from None
 
     def __del__(self) -> None:
         # Serve calls it when it stops a replica in peace; after a failed start there is no tracer.

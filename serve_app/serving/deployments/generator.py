@@ -11,25 +11,27 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
+from typing import Any
 
 from ray import serve
 
 from serve_app.core.context import RequestContext
-from serve_app.core.errors import PlainMedError, out_of_time
+from serve_app.core.errors import out_of_time
 from serve_app.core.observability.timings import Timed
+from serve_app.core.observability.tracing import Span
 from serve_app.core.settings import Settings
 from serve_app.generation import best_of
 from serve_app.generation.loading import load_generator
 from serve_app.generation.protocol import GenerationParams, Summary
 from serve_app.serving.deployments.metrics import Description
 from serve_app.serving.observability import Observed
-from serve_app.serving.scheduling.compute_thread import failure, lower_priority, set_threads
+from serve_app.serving.scheduling.compute_thread import lower_priority, set_threads
 from serve_app.serving.scheduling.fair_executor import FairExecutor
 
 _WARM_UP = "Aspirin lowers the risk of stroke in adults. It was well tolerated in both trials."
@@ -74,33 +76,36 @@ class Generator(Observed):
             PlainMedError: of the first text that failed; the others stop.
             Unavailable: `timeout`, the context's deadline passed before all were written.
         """
-        context, gone = context or RequestContext(), threading.Event()
-        asked = time.perf_counter()
-        jobs: list[Future[_Written]] = []
-        try:
-            sizes = [len(text) for text in texts]
-            with self._span("generate", context, sizes, self._engine.name) as span:
-                parts = best_of.parts(texts, params, together=self._engine.candidates_together)
-                if len(parts) > 1:  # writes none in vain where another is refused
-                    firsts = [(texts[part.start], params[part.start]) for part in parts]
-                    await asyncio.to_thread(self._check, firsts, gone)
-                for part in parts:
-                    work = partial(self._write, texts[part], params[part], context, gone)
-                    jobs.append(self._turns.submit(work, context))
-                written = await asyncio.gather(*map(asyncio.wrap_future, jobs))
-                summaries = list(chain.from_iterable(one.summaries for one in written))
-                span.set({"plainmed.tokens": sum(one.completion_tokens for one in summaries)})
-        except PlainMedError:
-            raise
-        except Exception as error:  # any kind: Ray logs what leaves a replica
-            raise failure(error) from None
-        finally:
-            gone.set()  # failed or cancelled: nobody waits for the rest
-            for job in jobs:
-                job.cancel()
+        context, asked = context or RequestContext(), time.perf_counter()
+        with self._request("generate", texts, context) as (span, gone, jobs):
+            parts = best_of.parts(texts, params, together=self._engine.candidates_together)
+            if len(parts) > 1:  # writes none in vain where another is refused
+                firsts = [(texts[part.start], params[part.start]) for part in parts]
+                await asyncio.to_thread(self._check, firsts, gone)
+            for part in parts:
+                work = partial(self._write, texts[part], params[part], context, gone)
+                jobs.append(self._turns.submit(work, context))
+            written: list[_Written] = await asyncio.gather(*map(asyncio.wrap_future, jobs))
+            summaries = list(chain.from_iterable(one.summaries for one in written))
+            span.set({"plainmed.tokens": sum(one.completion_tokens for one in summaries)})
         began = min((one.begun for one in written), default=asked)
         seconds = sum(one.seconds for one in written)
         return Timed(summaries, {"generator_queue": began - asked, "generator_compute": seconds})
+
+    @contextmanager
+    def _request(
+        self, name: str, texts: Sequence[str], context: RequestContext
+    ) -> Iterator[tuple[Span, threading.Event, list[Future[Any]]]]:
+        """A request's span, the event that stops its engine, and its jobs, which end with it."""
+        gone, jobs = threading.Event(), list[Future[Any]]()
+        sizes = [len(text) for text in texts]
+        with self._working(name, context, sizes, self._engine.name) as span:
+            try:
+                yield span, gone, jobs
+            finally:
+                gone.set()  # failed or cancelled: nobody waits for the rest
+                for job in jobs:
+                    job.cancel()
 
     def _check(self, wanted: Sequence[tuple[str, GenerationParams]], gone: threading.Event) -> None:
         """In a thread: raises what the engine raises of a text it refuses, before it writes any."""
@@ -133,32 +138,22 @@ class Generator(Observed):
         self, text: str, params: GenerationParams, context: RequestContext | None = None
     ) -> AsyncIterator[str | Summary]:
         """Pieces of one summary as they are written, then the summary; raises as `generate`."""
-        context, gone = context or RequestContext(), threading.Event()
-        loop = asyncio.get_running_loop()
+        context, loop = context or RequestContext(), asyncio.get_running_loop()
         pieces: asyncio.Queue[str | Summary | None] = asyncio.Queue()
 
         def give(piece: str | Summary | None) -> None:
             loop.call_soon_threadsafe(pieces.put_nowait, piece)
 
-        job: Future[None] | None = None
-        try:
-            with self._span("stream", context, [len(text)], self._engine.name) as span:
-                work = partial(self._write_pieces, text, params, context, gone, give)
-                job = self._turns.submit(work, context)
-                job.add_done_callback(lambda _: give(None))
-                while (piece := await pieces.get()) is not None:
-                    if isinstance(piece, Summary):
-                        span.set({"plainmed.tokens": piece.completion_tokens})
-                    yield piece
-                job.result()  # has ended; raises its error
-        except PlainMedError:
-            raise
-        except Exception as error:  # as above
-            raise failure(error) from None
-        finally:
-            gone.set()
-            if job is not None:
-                job.cancel()
+        with self._request("stream", [text], context) as (span, gone, jobs):
+            work = partial(self._write_pieces, text, params, context, gone, give)
+            job = self._turns.submit(work, context)
+            jobs.append(job)
+            job.add_done_callback(lambda _: give(None))
+            while (piece := await pieces.get()) is not None:
+                if isinstance(piece, Summary):
+                    span.set({"plainmed.tokens": piece.completion_tokens})
+                yield piece
+            job.result()  # has ended; raises its error
 
     def _write_pieces(
         self,

@@ -30,7 +30,6 @@ from serve_app.metrics.targets import load_targets
 from serve_app.serving.deployments.metrics import Description
 from serve_app.serving.observability import Observed
 from serve_app.serving.remote_calls import all_of, call, in_pieces, pair_sizes
-from serve_app.serving.scheduling.compute_thread import failure
 
 logger = logging.getLogger("ray.serve")
 
@@ -93,35 +92,17 @@ class Loss(Observed):
     ) -> list[Evaluation]:
         """Metrics, errors and loss of each pair; human texts are targets where settings say so."""
         seconds, context = gather(), context or RequestContext()
-        with self._span("loss", context, pair_sizes(originals, generated)) as span:
-            try:
-                found = await self._evaluate(
-                    originals, generated, human, weights, handed_on(context, span)
-                )
-            except PlainMedError:
-                raise
-            except Exception as error:  # any kind: Ray logs what leaves a replica
-                raise failure(error) from None
-        return Timed(found, seconds)
-
-    async def _evaluate(
-        self,
-        originals: Sequence[str],
-        generated: Sequence[str],
-        human: Sequence[str] | None,
-        weights: Sequence[float] | None,
-        context: RequestContext,
-    ) -> list[Evaluation]:
-        count = len(originals)
-        humans: list[Measured] | None = None
-        if human is None or not self._per_sample:
-            measured = await self._measure(originals, generated, context)
-        else:
-            both = await self._measure([*originals, *originals], [*generated, *human], context)
-            measured, humans = both[:count], both[count:]
-        evaluations = evaluate(measured, self._loss, weights=weights, human=humans)
-        self._record(evaluations)
-        return evaluations
+        count, humans = len(originals), None
+        with self._working("loss", context, pair_sizes(originals, generated)) as span:
+            context = handed_on(context, span)
+            if human is None or not self._per_sample:
+                measured = await self._measure(originals, generated, context)
+            else:
+                both = await self._measure([*originals, *originals], [*generated, *human], context)
+                measured, humans = both[:count], both[count:]
+            evaluations = evaluate(measured, self._loss, weights=weights, human=humans)
+            self._record(evaluations)
+        return Timed(evaluations, seconds)
 
     def _record(self, evaluations: Sequence[Evaluation]) -> None:
         """Records the scores: their distribution shows when texts or a model have changed."""

@@ -16,7 +16,6 @@ from serve_app.core.observability.timings import Timed, gather
 from serve_app.core.observability.tracing import handed_on
 from serve_app.core.settings import Settings
 from serve_app.metrics.readability import Readability, readability
-from serve_app.metrics.results import AlignScoreResult, BertScoreResult
 from serve_app.serving.observability import Observed
 from serve_app.serving.scheduling.compute_thread import set_threads
 from serve_app.serving.scheduling.fair_batcher import FairBatcher
@@ -92,14 +91,14 @@ class _Batched(Observed):
             name=metric,
         )
 
-    async def _computed(self, items: Sequence[Any], context: RequestContext | None) -> Timed[Any]:
+    async def _compute(self, items: Sequence[Any], context: RequestContext | None) -> Timed[Any]:
         """A result for each item, how long it took and what computed it.
 
         The caller cannot ask afterwards: during an update another replica may run another model.
         """
         seconds, context = gather(), context or RequestContext()
         sizes = [self._weigh(item) for item in items]
-        with self._span(self._metric, context, sizes, self._model) as span:
+        with self._working(self._metric, context, sizes, self._model) as span:
             results = await self._batcher.submit(items, handed_on(context, span))
         return Timed(results, seconds, self._model, self._device)
 
@@ -150,15 +149,19 @@ class _PairMetric(_Batched):
         """The scorer's counters so far, by metric name."""
         return {TOKENS: self._scorer.tokens}
 
-    async def _results(
-        self, originals: Sequence[str], generated: Sequence[str], context: RequestContext | None
-    ) -> list[Any]:
-        return await self._computed(list(zip(originals, generated, strict=True)), context)
+    async def score(
+        self,
+        originals: Sequence[str],
+        generated: Sequence[str],
+        context: RequestContext | None = None,
+    ) -> Timed[Any]:
+        """The result of each pair."""
+        return await self._compute(list(zip(originals, generated, strict=True)), context)
 
 
 @serve.deployment
 class Relevance(_PairMetric):
-    """BERTScore."""
+    """BERTScore; `score` gives `BertScoreResult`s."""
 
     def __init__(self, settings: Settings) -> None:
         from serve_app.metrics.suite import load_relevance  # readability and loss need no torch
@@ -171,34 +174,16 @@ class Relevance(_PairMetric):
         kept = {"plainmed_cache_hits": cache.hits, "plainmed_cache_misses": cache.misses}
         return {**super()._counters(), **kept}
 
-    async def score(
-        self,
-        originals: Sequence[str],
-        generated: Sequence[str],
-        context: RequestContext | None = None,
-    ) -> list[BertScoreResult]:
-        """BERTScore of each pair."""
-        return await self._results(originals, generated, context)
-
 
 @serve.deployment
 class Factuality(_PairMetric):
-    """AlignScore."""
+    """AlignScore; `score` gives `AlignScoreResult`s."""
 
     def __init__(self, settings: Settings) -> None:
         from serve_app.metrics.suite import load_factuality  # as above
 
         set_threads(settings)
         super().__init__(load_factuality(settings), settings)
-
-    async def score(
-        self,
-        originals: Sequence[str],
-        generated: Sequence[str],
-        context: RequestContext | None = None,
-    ) -> list[AlignScoreResult]:
-        """AlignScore of each pair."""
-        return await self._results(originals, generated, context)
 
 
 def _measure_all(texts: Sequence[str]) -> list[Readability]:
@@ -219,4 +204,4 @@ class ReadabilityDeployment(_Batched):
         self, texts: Sequence[str], context: RequestContext | None = None
     ) -> list[Readability]:
         """Readability of each text."""
-        return await self._computed(texts, context)
+        return await self._compute(texts, context)
