@@ -26,7 +26,6 @@ from rich.panel import Panel
 from serve_app.cli.tables import metrics_table
 from serve_app.client.clients import PlainMedAPIError, PlainMedClient, PlainMedConnectionError
 from serve_app.core.errors import PlainMedError, Unavailable
-from serve_app.core.schemas import HealthResponse
 from serve_app.text.sample import sample_abstract
 
 HEAD_WORDS = 60
@@ -95,16 +94,13 @@ def wait_until_ready(
             state = "starting the server"
             with suppress(PlainMedAPIError, PlainMedConnectionError):
                 health = client.health()
-                if health.components and all(c.ready for c in health.components.values()):
+                waiting = [name for name, one in health.components.items() if not one.ready]
+                if health.components and not waiting:
                     return time.monotonic() - started
-                state = _state(health)
+                if waiting:
+                    state = f"waiting for {', '.join(waiting)}"
             status.update(f"{state} ({elapsed:.0f} s)")
             time.sleep(_POLL_S)
-
-
-def _state(health: HealthResponse) -> str:
-    waiting = [name for name, component in health.components.items() if not component.ready]
-    return f"waiting for {', '.join(waiting)}" if waiting else "starting the server"
 
 
 def show(client: PlainMedClient, console: Console) -> None:
@@ -152,15 +148,12 @@ def run_demo(command: Sequence[str], url: str, timeout_s: float, console: Consol
     except PlainMedError as error:
         console.print(f"error: {escape(str(error))}", style="red")
         console.print(f"The end of the server's log, {log}:")
-        console.print(Padding(escape(_tail(log)), (0, 0, 0, 2)))
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+        end = "\n".join(lines[-_LOG_LINES:]) or "(empty)"
+        console.print(Padding(escape(end), (0, 0, 0, 2)))
         return 1
     finally:
         signal.signal(signal.SIGTERM, before)
     console.print("Stopped the server. `plainmed serve` leaves one running.")
     shutil.rmtree(folder, ignore_errors=True)
     return 0
-
-
-def _tail(log: Path) -> str:
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    return "\n".join(lines[-_LOG_LINES:]) or "(empty)"

@@ -106,29 +106,35 @@ def relevance(
     originals: Texts, generated: Texts, *, request_id: str | None = None
 ) -> Call[list[float]]:
     """BERTScore F1 of each pair."""
-    count, body = _pairs(originals, generated)
-
-    def parse(content: bytes) -> list[float]:
-        return _counted(RelevanceResponse.model_validate_json(content).relevance, count)
-
-    return _post("/metrics/relevance", parse, body, request_id)
+    return _of_pairs("relevance", RelevanceResponse, originals, generated, request_id)
 
 
 def factuality(
     originals: Texts, generated: Texts, *, request_id: str | None = None
 ) -> Call[list[float]]:
     """AlignScore of each pair."""
-    count, body = _pairs(originals, generated)
+    return _of_pairs("factuality", FactualityResponse, originals, generated, request_id)
+
+
+def _of_pairs(
+    metric: str,
+    answer: type[BaseModel],
+    originals: Texts,
+    generated: Texts,
+    request_id: str | None,
+) -> Call[list[float]]:
+    texts = _texts(originals)
 
     def parse(content: bytes) -> list[float]:
-        return _counted(FactualityResponse.model_validate_json(content).factuality, count)
+        return _counted(getattr(answer.model_validate_json(content), metric), texts)
 
-    return _post("/metrics/factuality", parse, body, request_id)
+    body = _body(PairsRequest, texts_original=texts, texts_generated=generated)
+    return _post(f"/metrics/{metric}", parse, body, request_id)
 
 
 def readability(texts: Texts, *, request_id: str | None = None) -> Call[ReadabilityResponse]:
     """FKGL, SMOG and Dale-Chall of each text."""
-    body = _body(TextsRequest, texts=_texts(texts))
+    body = _body(TextsRequest, texts=texts)
     return _post("/metrics/readability", ReadabilityResponse.model_validate_json, body, request_id)
 
 
@@ -144,18 +150,18 @@ def loss(
 
     `weights` are relevance, factuality, fkgl, smog, dale_chall, with sum 1.
     """
-    left = _texts(originals)
+    texts = _texts(originals)
     body = _body(
         LossRequest,
-        texts_original=left,
-        texts_generated=_texts(generated),
-        texts_human=None if humans is None else _texts(humans),
-        weights=_numbers(weights),
+        texts_original=texts,
+        texts_generated=generated,
+        texts_human=humans,
+        weights=weights,
     )
 
     def parse(content: bytes) -> list[float]:
         value = _ONE_OR_MANY.validate_json(content)
-        return _counted(value if isinstance(value, list) else [value], len(left))
+        return _counted(value if isinstance(value, list) else [value], texts)
 
     return _post("/loss", parse, body, request_id)
 
@@ -178,10 +184,10 @@ def evaluate(
     """
     body = _body(
         EvaluateRequest,
-        texts_original=_texts(originals),
-        texts_generated=None if generated is None else _texts(generated),
-        texts_human=None if humans is None else _texts(humans),
-        weights=_numbers(weights),
+        texts_original=originals,
+        texts_generated=generated,
+        texts_human=humans,
+        weights=weights,
         n=n,
         seed=seed,
         explain=explain,
@@ -209,7 +215,7 @@ def generate(
         stream=False,
         n=n,
         select=select,
-        weights=_numbers(weights),
+        weights=weights,
         **sampling,
     )
     return _post("/generate", GenerateResponse.model_validate_json, body, request_id)
@@ -237,18 +243,10 @@ def generate_many(
 ) -> Call[list[GenerateResponse]]:
     """What `generate` gives, for each text, in one request."""
     originals = _texts(texts)
-    body = _body(
-        GenerateRequest,
-        texts=originals,
-        n=n,
-        select=select,
-        weights=_numbers(weights),
-        **sampling,
-    )
+    body = _body(GenerateRequest, texts=originals, n=n, select=select, weights=weights, **sampling)
 
     def parse(content: bytes) -> list[GenerateResponse]:
-        results = GenerateListResponse.model_validate_json(content).results
-        return _counted(results, len(originals))
+        return _counted(GenerateListResponse.model_validate_json(content).results, originals)
 
     return _post("/generate", parse, body, request_id)
 
@@ -263,11 +261,6 @@ def status(*, request_id: str | None = None) -> Call[StatusResponse]:
     return _get("/status", StatusResponse.model_validate_json, request_id)
 
 
-def _pairs(originals: Texts, generated: Texts) -> tuple[int, str]:
-    left = _texts(originals)
-    return len(left), _body(PairsRequest, texts_original=left, texts_generated=_texts(generated))
-
-
 def _text(text: str) -> str:
     if not isinstance(text, str):
         raise InvalidInput(f"text: give a str, not {type(text).__name__}", field="text")
@@ -278,17 +271,18 @@ def _texts(texts: Texts) -> list[str]:
     return [texts] if isinstance(texts, str) else list(texts)
 
 
-def _numbers(weights: Sequence[float] | None) -> list[float] | None:
-    # numpy scalars are not the floats that JSON and the strict schema want.
-    return None if weights is None else [float(weight) for weight in weights]
-
-
 def _body(model: type[BaseModel], **values: Any) -> str:
-    """The request as JSON, unset fields left out.
+    """The request as JSON without the values that are None; `texts...` and `weights` as lists.
 
     Raises:
-        InvalidInput: a value the contract refuses whatever the server's settings are.
+        InvalidInput: a value that the contract refuses whatever the server's settings.
     """
+    for name, value in values.items():
+        if name.startswith("texts") and value is not None:
+            values[name] = _texts(value)
+        elif name == "weights" and value is not None:
+            # numpy scalars are not the floats that JSON and the strict schema want.
+            values[name] = [float(weight) for weight in value]
     try:
         request = model.model_validate(values)
     except ValidationError as error:
@@ -313,9 +307,9 @@ def _not_unicode(values: Mapping[str, Any]) -> str:
     return next(place for place, text in places if _SURROGATE.search(str(text)))
 
 
-def _counted(values: list[T], count: int) -> list[T]:
-    if len(values) != count:
-        raise ValueError(f"{len(values)} values for {count} texts")
+def _counted(values: list[T], texts: list[str]) -> list[T]:
+    if len(values) != len(texts):
+        raise ValueError(f"{len(values)} values for {len(texts)} texts")
     return values
 
 

@@ -81,7 +81,8 @@ class RetryUnanswered:
                     break
                 await asyncio.sleep(attempt * PAUSE_S)
                 logger.warning("%s was not answered; asking again", _name(scope))
-                aged = _aged(scope, self._clock() - came)
+                age = (AGE_HEADER.encode(), b"%.3f" % (self._clock() - came))
+                aged = {**scope, "headers": [*scope["headers"], age]}
                 await self._app(aged, body.reader(), answer.take)
             if not body.gone and not _cancelled():
                 await answer.finish()
@@ -179,8 +180,8 @@ class _Answer:
             headers = Headers(raw=message["headers"])
             kind = headers.get("content-type", "")
             self._events = kind.startswith(_EVENTS)
-            # Routes of the proxy itself keep its words.
-            own = not kind.startswith("application/json") and not _of_proxy(self._scope)
+            # Routes of the proxy itself, such as `/-/healthz`, keep its words.
+            own = not (kind.startswith("application/json") or self._scope["path"].startswith("/-/"))
             if own and message["status"] in _SERVES_OWN:
                 self._instead = _SERVES_OWN[message["status"]]
                 await self._refuse(self._instead, headers.get("retry-after"))
@@ -217,16 +218,6 @@ def _cancelled() -> bool:
     sends nothing either."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
-
-
-def _aged(scope: Scope, seconds: float) -> Scope:
-    """The request with its age in a header."""
-    return {**scope, "headers": [*scope["headers"], (AGE_HEADER.encode(), b"%.3f" % seconds)]}
-
-
-def _of_proxy(scope: Scope) -> bool:
-    """Whether it is a route of Serve's own, such as `/-/healthz`."""
-    return str(scope["path"]).startswith("/-/")
 
 
 def _identity(scope: Scope) -> str:
