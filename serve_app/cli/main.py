@@ -1,7 +1,7 @@
-"""The command `plainmed`. Only parses: what a command does is imported when it runs.
+"""The command `plainmed`. Parses only: each command imports its work when it runs.
 
-So `plainmed --help` answers at once. A mistake of the user (`PlainMedError`) is one line on
-standard error and exit status 2, never a traceback; 1 means that the work itself failed.
+So `plainmed --help` answers at once. A user's mistake (`PlainMedError`) is one line on standard
+error and exit status 2, never a traceback; status 1 means that the work itself failed.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 from typer.core import TyperGroup
@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 from serve_app import __version__
 from serve_app.cli.calibrate import calibrate
 from serve_app.cli.keys import app as keys_app
-from serve_app.cli.options import Url
+from serve_app.cli.options import Url, Weights
 from serve_app.cli.report import compare, report
 from serve_app.cli.score import parse_weights, score
 from serve_app.cli.status import status
@@ -25,20 +25,17 @@ from serve_app.cli.targets import app as targets_app
 from serve_app.core.errors import PlainMedError
 from serve_app.ops.cli import app as ops_app
 
-if TYPE_CHECKING:
-    from serve_app.client.clients import SamplingOptions
-
 SERVICES = ("metrics", "generator")
 
 
 class Selection(StrEnum):
-    """What selects among candidates."""
+    """How the best candidate is selected."""
 
     LOSS = "loss"
 
 
 class _Group(TyperGroup):
-    """Turns the application's own errors into a line and a status."""
+    """Turns PlainMed's errors into one line and an exit status."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -55,7 +52,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",
-    pretty_exceptions_enable=False,  # it would print the user's texts as local variables
+    pretty_exceptions_enable=False,  # would print the user's texts as local variables
 )
 app.add_typer(targets_app)
 app.add_typer(keys_app)
@@ -69,10 +66,15 @@ Config = Annotated[
 @app.command()
 def serve(
     config: Config = None,
-    host: Annotated[str | None, typer.Option(help="Address to bind; over HOST.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port; over PORT.", min=1, max=65535)] = None,
+    host: Annotated[
+        str | None, typer.Option(help="Address to listen on; default: HOST, else the config.")
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(help="Port; default: PORT, else the config.", min=1, max=65535),
+    ] = None,
     services: Annotated[
-        str | None, typer.Option(help="Which half to run: metrics, generator, or both.")
+        str | None, typer.Option(help="metrics, generator, or metrics,generator.")
     ] = None,
 ) -> None:
     """Serve the HTTP API on this machine until Ctrl-C or SIGTERM, then drain and stop."""
@@ -102,31 +104,34 @@ def generate(
     json_output: Annotated[
         bool, typer.Option("--json", help="Print the whole answer, with its sources, as JSON.")
     ] = False,
-    stream: Annotated[bool, typer.Option("--stream", help="Print as it is written.")] = False,
+    stream: Annotated[
+        bool, typer.Option("--stream", help="Print the summary while it is being written.")
+    ] = False,
     max_new_tokens: Annotated[
         int | None, typer.Option(help="Longest summary, in tokens.", min=1, max=32768)
     ] = None,
     temperature: Annotated[
-        float | None, typer.Option(help="0 decodes greedily.", min=0.0, max=2.0)
+        float | None,
+        typer.Option(help="Sampling temperature; 0 decodes greedily.", min=0.0, max=2.0),
     ] = None,
-    top_p: Annotated[float | None, typer.Option(help="Nucleus mass.", min=1e-6, max=1.0)] = None,
+    top_p: Annotated[
+        float | None, typer.Option(help="Top-p (nucleus) sampling threshold.", min=1e-6, max=1.0)
+    ] = None,
     repeat_penalty: Annotated[
-        float | None, typer.Option(help="1 is none.", min=1e-6, max=10.0)
+        float | None, typer.Option(help="Repetition penalty; 1 is none.", min=1e-6, max=10.0)
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Makes it repeatable.", min=0)] = None,
-    n: Annotated[int | None, typer.Option("--n", help="Candidates to write.", min=1)] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Random seed, for reproducible output.", min=0)
+    ] = None,
+    n: Annotated[int | None, typer.Option("--n", help="Number of candidates.", min=1)] = None,
     select: Annotated[
-        Selection | None, typer.Option(help="Score the candidates; the best comes first.")
+        Selection | None, typer.Option(help="Score the candidates and print the best.")
     ] = None,
-    weights: Annotated[
-        str | None,
-        typer.Option(help="Of the loss: relevance,factuality,fkgl,smog,dale_chall."),
-    ] = None,
+    weights: Weights = None,
 ) -> None:
     """Write a plain-language summary of a medical text.
 
-    With --n 8 --select loss: the best of eight. The candidates and their scores are shown on
-    standard error.
+    The best of eight: --n 8 --select loss. Candidates and scores go to standard error.
     """
     from contextlib import ExitStack
 
@@ -134,27 +139,24 @@ def generate(
 
     from serve_app.cli.generate import BestOf, generate_here, generate_there, read_source
     from serve_app.cli.tables import candidates_table
-    from serve_app.client.clients import PlainMedClient
+    from serve_app.client.clients import PlainMedClient, SamplingOptions
 
     if stream and json_output:
-        raise typer.BadParameter("--json prints the finished answer; leave --stream out")
+        raise typer.BadParameter("--json prints the finished answer; omit --stream")
     if stream and (select is not None or (n or 1) > 1):
-        raise typer.BadParameter("--stream is for one candidate; leave --n and --select out")
+        raise typer.BadParameter("--stream is for a single candidate; omit --n and --select")
     if weights is not None and select is None:
-        raise typer.BadParameter("--weights are of the loss that selects; give --select loss too")
+        raise typer.BadParameter("--weights is for the loss that selects; add --select loss")
     best = BestOf(n, None if select is None else "loss", parse_weights(weights))
     text = read_source(source)
-    given: SamplingOptions = {}
-    if max_new_tokens is not None:
-        given["max_new_tokens"] = max_new_tokens
-    if temperature is not None:
-        given["temperature"] = temperature
-    if top_p is not None:
-        given["top_p"] = top_p
-    if repeat_penalty is not None:
-        given["repeat_penalty"] = repeat_penalty
-    if seed is not None:
-        given["seed"] = seed
+    options = {
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "top_p": top_p,
+        "repeat_penalty": repeat_penalty,
+        "seed": seed,
+    }
+    given = cast(SamplingOptions, {k: v for k, v in options.items() if v is not None})
     with ExitStack() as stack:
         if url is None:
             items = generate_here(text, given, stream, best)
@@ -178,10 +180,12 @@ def generate(
 @app.command()
 def demo(
     config: Config = None,
-    port: Annotated[int, typer.Option(help="0 finds a free one.", min=0, max=65535)] = 0,
-    timeout: Annotated[float, typer.Option(help="Seconds to wait for the server.", min=1)] = 600.0,
+    port: Annotated[int, typer.Option(help="Port; 0: any free one.", min=0, max=65535)] = 0,
+    timeout: Annotated[
+        float, typer.Option(help="Seconds to wait until the server is ready.", min=1)
+    ] = 600.0,
 ) -> None:
-    """Start a server, summarise and score a sample abstract over HTTP, show it, and stop."""
+    """Start a server, summarise and score a sample abstract over HTTP, and stop the server."""
     from rich.console import Console
 
     from serve_app.cli.demo import free_port, run_demo
@@ -202,7 +206,7 @@ app.command()(status)
 
 @app.command()
 def settings(
-    markdown: Annotated[bool, typer.Option("--markdown", help="As a Markdown table.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")] = False,
 ) -> None:
     """Print every setting: environment variable, values, default and meaning."""
     from serve_app.cli import tables

@@ -9,7 +9,7 @@ import typer
 
 
 class Engine(StrEnum):
-    """Where a corpus is scored."""
+    """What scores a table or a corpus."""
 
     AUTO = "auto"
     LOCAL = "local"
@@ -18,7 +18,7 @@ class Engine(StrEnum):
 
 Url = Annotated[
     str | None,
-    typer.Option(help="Use the server at this URL; without it, the models load in this process."),
+    typer.Option(help="Call the server at this URL; default: load the models in this process."),
 ]
 Address = Annotated[
     str | None,
@@ -40,5 +40,5 @@ GeneratedColumn = Annotated[
 ]
 Weights = Annotated[
     str | None,
-    typer.Option(help="relevance,factuality,fkgl,smog,dale_chall; default 0.2 each."),
+    typer.Option(help="Loss weights: relevance,factuality,fkgl,smog,dale_chall; default 0.2 each."),
 ]

@@ -41,25 +41,23 @@ def score(
     table: Annotated[
         str | None,
         typer.Argument(
-            help="A .csv, .jsonl or .parquet file, one pair a row: a path or s3://BUCKET/KEY.",
+            help="A .csv, .jsonl or .parquet file with a pair per row: a path or s3://BUCKET/KEY.",
             metavar="INPUT",
         ),
     ] = None,
-    out: Annotated[
-        str | None, typer.Option(help="Where to write the rows with their scores.")
-    ] = None,
+    out: Annotated[str | None, typer.Option(help="File for the rows with their scores.")] = None,
     url: Url = None,
     engine: Annotated[
         Engine,
-        typer.Option(help="Score in this process or on Ray; auto: Ray from 2,000 rows on."),
+        typer.Option(help="Score in this process or on Ray; auto: Ray from 2,000 rows."),
     ] = Engine.AUTO,
     address: Address = None,
     workers: Workers = None,
     restart: Restart = False,
     original_column: OriginalColumn = None,
     generated_column: GeneratedColumn = None,
-    prefix: Annotated[str, typer.Option(help="Put before the names of the new columns.")] = "",
-    batch_size: Annotated[int, typer.Option(help="Pairs scored at once.", min=1, max=1024)] = 16,
+    prefix: Annotated[str, typer.Option(help="Prefix of the new columns' names.")] = "",
+    batch_size: Annotated[int, typer.Option(help="Pairs per batch.", min=1, max=1024)] = 16,
     weights: Weights = None,
     original_file: Annotated[
         Path | None, typer.Option(help="One original, as a text file.")
@@ -68,14 +66,14 @@ def score(
         Path | None, typer.Option(help="Its summary, as a text file.")
     ] = None,
     json_output: Annotated[
-        bool, typer.Option("--json", help="Print the one pair's result as JSON.")
+        bool, typer.Option("--json", help="Print the result of a single pair as JSON.")
     ] = False,
 ) -> None:
     """Score pairs of originals and summaries: five metrics and the loss.
 
-    Either a table: plainmed score INPUT --out OUTPUT. A row that cannot be scored says why in its
-    column `error`, and the exit status is then 1. The same command continues a run that was
-    stopped. Or one pair: plainmed score --original-file A --generated-file B.
+    A table: plainmed score INPUT --out OUTPUT. Column `error` says why a row could not be scored;
+    the exit status is then 1. To resume a stopped run, give the same command again. A single pair:
+    plainmed score --original-file A --generated-file B.
     """
     pair = original_file is not None and generated_file is not None
     if (table is None) != (out is None) or (table is None) != pair:

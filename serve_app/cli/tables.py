@@ -1,4 +1,4 @@
-"""What the command line prints of candidates and settings. Computes nothing."""
+"""Tables that the command line prints: candidates, settings."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ from serve_app.generation.protocol import GenerationParams, Summary
 from serve_app.metrics.readability import Readability
 from serve_app.serving.deployments.metrics import BatchConfig
 from serve_app.serving.remote_calls import ATTEMPTS, call
-from serve_app.serving.scheduling.compute_thread import run_batch
+from serve_app.serving.scheduling.fair_batcher import run_batch
 from serve_app.serving.server import load_document
 from tests.support.servers import LightBackend
 

@@ -61,7 +61,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, seconds in {
         "HEALTH_TIMEOUT_S": 0.3,
         "NAMES_WAIT_S": 0.1,
-        "LOOK_FRESH_S": 0.0,
+        "HEALTH_FRESH_S": 0.0,
         "NAMES_FRESH_S": 0.0,
     }.items():
         monkeypatch.setattr(handle_backend, name, seconds)
