@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, BinaryIO
 
+from serve_app.core.atomic_write import atomic_write
 from serve_app.core.errors import InvalidInput
 from serve_app.storage.base import Folder
 
@@ -55,7 +56,7 @@ class PathFile:
 
     @contextlib.contextmanager
     def written(self) -> Iterator[IO[bytes]]:
-        with _writing(self.name), _whole(self._path) as file:
+        with _writing(self.name), atomic_write(self._path) as file:
             yield file
 
     def beside(self, suffix: str) -> Folder:
@@ -85,7 +86,7 @@ class PathFolder:
     def write(self, name: str, content: bytes) -> None:
         with _writing(f"{self.name}/{name}"):
             self._folder.mkdir(exist_ok=True)
-            with _whole(self._folder / name) as file:
+            with atomic_write(self._folder / name) as file:
                 file.write(content)
 
     def clear(self) -> None:
@@ -94,20 +95,6 @@ class PathFolder:
                 for path in self._folder.iterdir():
                     path.unlink()
                 self._folder.rmdir()
-
-
-@contextlib.contextmanager
-def _whole(path: Path) -> Iterator[IO[bytes]]:
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            yield file
-            file.flush()
-            # After a power cut a renamed file may otherwise be there and empty.
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -78,9 +78,9 @@ def fetch(reference: str, cache: Path) -> bytes:
 
 CHILD = """
 import sys
-from serve_app.storage.artifacts import Downloads, resolve, s3_transfer
-s3_transfer.PART_BYTES = int(sys.argv[3])
-s3_transfer._RECORD_BYTES = s3_transfer.PART_BYTES // 2
+from serve_app.storage.artifacts import Downloads, resolve, s3_download
+s3_download.PART_BYTES = int(sys.argv[3])
+s3_download._RECORD_BYTES = s3_download.PART_BYTES // 2
 print(resolve(sys.argv[1], Downloads(sys.argv[2])))
 """
 

@@ -18,12 +18,12 @@ import re
 import shutil
 import stat
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from filelock import FileLock, Timeout
 
+from serve_app.core.atomic_write import write_text
 from serve_app.core.errors import ConfigError
 from serve_app.storage.artifacts import leases
 from serve_app.storage.artifacts.eviction import MANIFEST, PARTIAL, VERSION, Cache, remove, reserved
@@ -147,7 +147,7 @@ class Artifact:
         try:
             found = self._hold(version) or self._wait_and_download(version, files, download)
             if self._latest_version() != version:
-                _write_atomically(self.folder / "latest", version)
+                write_text(self.folder / "latest", version)
         except OSError as error:
             raise self._explained(error, sum(file.size for file in files)) from error
         return found
@@ -269,11 +269,3 @@ class Artifact:
             return {str(name): int(size) for name, size in content["sizes"].items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
-
-
-def _write_atomically(path: Path, content: str) -> None:
-    with tempfile.NamedTemporaryFile(
-        "w", encoding="utf-8", dir=path.parent, prefix=f"{path.name}.", suffix=".tmp", delete=False
-    ) as file:
-        file.write(content)
-    os.replace(file.name, path)

@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from serve_app.core.atomic_write import write_text
+
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
 
@@ -174,9 +176,7 @@ class Staging:
             "journal": name,
             "files": [[file.name, file.size, file.tag] for file in self.files],
         }
-        fresh = self.folder / "plan.json.new"
-        fresh.write_text(json.dumps(plan), encoding="utf-8")
-        os.replace(fresh, self.folder / "plan.json")
+        write_text(self.folder / "plan.json", json.dumps(plan))
         for old in self.folder.glob("journal-*"):
             if old.name != name:
                 old.unlink()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from peft import PeftModel
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from serve_app.core.atomic_write import atomic_folder
 from serve_app.core.documents import read_json
 from serve_app.core.errors import ConfigError
 from serve_app.models.formats import DTYPES, has_tokenizer
@@ -134,6 +134,7 @@ def merge_adapter(
     if found is not None:
         tell("merged and checked before")
         return found
+    _require_replaceable(out)
     tell("loading base and adapter")
     tokenizer = _tokenizer(adapter, base)
     model, added, warnings = _adapted(adapter, base, tokenizer, config)
@@ -148,9 +149,7 @@ def merge_adapter(
     merge_error = _difference(_logits(merged, ids), wanted)
     _require_close("the merged model", merge_error, scale, torch.float32)
     tell("writing")
-    partial = out.with_name(f"{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+    with atomic_folder(out) as partial:
         _save(merged.to(chosen), tokenizer, partial, max_shard_size)
         vocabulary = merged.get_input_embeddings().weight.shape[0]
         del model, merged
@@ -181,9 +180,6 @@ def merge_adapter(
         record = {"made_of": made_of, "rank": config.get("r"), **said, **_versions()}
         text = json.dumps(record, indent=2) + "\n"
         (partial / RECORD).write_text(text, encoding="utf-8")
-        _replace(out, partial)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return report
 
 
@@ -235,14 +231,11 @@ def _finished(out: Path, made_of: str) -> MergeReport | None:
         return None
 
 
-def _replace(out: Path, partial: Path) -> None:
-    if out.exists():
-        if any(out.iterdir()) and not (out / RECORD).is_file():
-            raise ConfigError(
-                f"{out} holds something that is no merged model; remove it or name another"
-            )
-        shutil.rmtree(out)
-    partial.rename(out)
+def _require_replaceable(out: Path) -> None:
+    if out.exists() and any(out.iterdir()) and not (out / RECORD).is_file():
+        raise ConfigError(
+            f"{out} holds something that is no merged model; remove it or name another"
+        )
 
 
 def _tokenizer(adapter: Path, base: Path) -> Any:
