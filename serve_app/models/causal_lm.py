@@ -18,8 +18,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from serve_app.core.documents import read_json
 from serve_app.core.errors import ConfigError
-from serve_app.models.formats import has_tokenizer
-from serve_app.models.tokenizer_checks import require_known_ids, token_limit
+from serve_app.models.pretrained import has_tokenizer, require_known_ids, token_limit
 from serve_app.models.verification import (
     read_config,
     refusing,

@@ -18,11 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from serve_app.core.context import pause
 from serve_app.core.errors import ConfigError
-from serve_app.models.device import resolve_device
-from serve_app.models.formats import DTYPES
 from serve_app.models.packed_encoder import packed_form
-from serve_app.models.yield_points import pause
+from serve_app.models.pretrained import DTYPES, resolve_device
 
 Result = TypeVar("Result")
 

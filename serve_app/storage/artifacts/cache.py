@@ -17,7 +17,6 @@ import os
 import re
 import shutil
 import stat
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -25,45 +24,23 @@ from filelock import FileLock, Timeout
 
 from serve_app.core.atomic_write import write_text
 from serve_app.core.errors import ConfigError
-from serve_app.storage.artifacts import leases
-from serve_app.storage.artifacts.eviction import MANIFEST, PARTIAL, VERSION, Cache, remove, reserved
+from serve_app.storage.artifacts.eviction import (
+    MANIFEST,
+    PARTIAL,
+    VERSION,
+    Cache,
+    hold,
+    manifest_sizes,
+    release,
+    remove,
+    reserved,
+)
 from serve_app.storage.artifacts.staging import Staging, Wanted
 
 logger = logging.getLogger(__name__)
 
 # EFBIG: a quota or limit on the size of one file, such as RLIMIT_FSIZE.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-def cache_root(cache_dir: str | None) -> Path:
-    """Where downloads are kept: `cache_dir`, else `plainmed` in the user's cache directory.
-
-    That directory is XDG_CACHE_HOME where set, else the platform's (`~/.cache`, on macOS
-    `~/Library/Caches`, on Windows LOCALAPPDATA).
-
-    Raises:
-        ConfigError: it cannot be made or written to.
-    """
-    root = Path(cache_dir).expanduser() if cache_dir else _user_cache() / "plainmed"
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-    except (OSError, RuntimeError) as error:  # RuntimeError: no home directory
-        raise ConfigError(
-            f"cannot make the cache directory {root}: {error}; set CACHE_DIR"
-        ) from None
-    if not os.access(root, os.W_OK | os.X_OK):
-        raise ConfigError(f"the cache directory {root} is not writable; set CACHE_DIR")
-    return root
-
-
-def _user_cache() -> Path:
-    if os.environ.get("XDG_CACHE_HOME"):
-        return Path(os.environ["XDG_CACHE_HOME"])
-    if sys.platform == "darwin":
-        return Path("~/Library/Caches").expanduser()
-    if sys.platform == "win32" and os.environ.get("LOCALAPPDATA"):
-        return Path(os.environ["LOCALAPPDATA"])
-    return Path("~/.cache").expanduser()
 
 
 def safe_relative(name: str) -> PurePosixPath:
@@ -103,7 +80,7 @@ class Artifact:
         A link in the place of a file or folder is not the file.
         """
         place = self.folder / version
-        sizes = self._manifest(place)
+        sizes = manifest_sizes(place)
         if sizes is None:
             return None
         for name, size in sizes.items():
@@ -154,16 +131,16 @@ class Artifact:
 
     def release(self, version: str) -> None:
         """Says that this process no longer uses `version`; it may then be removed."""
-        leases.release(self._lease(version))
+        release(self._lease(version))
 
     def _hold(self, version: str) -> Path | None:
         """The complete folder of `version`, which from now on nobody removes."""
         if not (self.folder / version).is_dir():
             return None
-        new = leases.hold(self._lease(version))
+        new = hold(self._lease(version))
         found = self.complete(version)
         if found is None and new:
-            leases.release(self._lease(version))
+            release(self._lease(version))
         return found
 
     def _lease(self, version: str) -> Path:
@@ -261,11 +238,3 @@ class Artifact:
             return (self.folder / "latest").read_text(encoding="utf-8").strip()
         except OSError:
             return ""
-
-    @staticmethod
-    def _manifest(place: Path) -> dict[str, int] | None:
-        try:
-            content = json.loads((place / MANIFEST).read_text(encoding="utf-8"))
-            return {str(name): int(size) for name, size in content["sizes"].items()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return None

@@ -30,8 +30,7 @@ from huggingface_hub.errors import (
 )
 
 from serve_app.core.errors import ConfigError
-from serve_app.storage.artifacts import leases
-from serve_app.storage.artifacts.eviction import Cache, disk_usage, reserved
+from serve_app.storage.artifacts.eviction import Cache, disk_usage, hold, release, reserved
 
 _REFERENCE = re.compile(
     r"hf://(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?"
@@ -76,16 +75,16 @@ def fetch_hub(reference: str, cache: Cache, token: str | None) -> Path:
     lease, new = folder / f"{name}.lease", False
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        new = leases.hold(lease)  # from here on nobody removes the repository's folder
+        new = hold(lease)  # from here on nobody removes the repository's folder
         with FileLock(folder / f"{name}.lock") as lock:
             return _fetch(fetch, cache, folder / f"models--{name}", Path(lock.lock_file))
     except ConfigError:
         if new:
-            leases.release(lease)
+            release(lease)
         raise
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         if new:
-            leases.release(lease)
+            release(lease)
         cause = _cause(error, repo, revision)
         if token:
             cause = cause.replace(token, "***")

@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from serve_app.core.atomic_write import atomic_folder
 from serve_app.core.documents import read_json
 from serve_app.core.errors import ConfigError
-from serve_app.models.formats import DTYPES, has_tokenizer
+from serve_app.models.pretrained import DTYPES, has_tokenizer
 from serve_app.models.verification import (
     read_config,
     refusing,

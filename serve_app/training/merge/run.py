@@ -11,8 +11,7 @@ from filelock import FileLock
 
 from serve_app.core.errors import ConfigError
 from serve_app.core.settings import Settings
-from serve_app.storage.artifacts import Downloads, resolve
-from serve_app.storage.artifacts.cache import cache_root
+from serve_app.storage.artifacts import Downloads, cache_root, resolve
 from serve_app.storage.artifacts.s3_upload import UploadReport, require_bucket, upload_folder
 from serve_app.training.merge.lora import PROMPT, MergeReport, merge_adapter, require_adapter
 from serve_app.training.merge.naming import derive_model_name, require_model_name
