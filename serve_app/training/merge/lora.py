@@ -17,21 +17,14 @@ from typing import Any
 import peft
 import torch
 import transformers
-from peft import PeftModel
-from safetensors import safe_open
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 from serve_app.core.atomic_write import atomic_folder
 from serve_app.core.documents import read_json
 from serve_app.core.errors import ConfigError
-from serve_app.models.pretrained import DTYPES, has_tokenizer
-from serve_app.models.verification import (
-    read_config,
-    refusing,
-    require_finite,
-    require_fitting,
-    require_sound_files,
-)
+from serve_app.models.causal_lm import load_adapted, merge, require_adapter
+from serve_app.models.pretrained import DTYPES
+from serve_app.models.verification import read_config, refusing
 
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 5e-2}
 """Largest difference of any logit, as a share of the largest logit, by the dtype written."""
@@ -78,23 +71,6 @@ class MergeReport:
     warnings: tuple[str, ...]
 
 
-def require_adapter(directory: Path) -> dict[str, Any]:
-    """The configuration of the LoRA adapter in `directory`.
-
-    Raises:
-        ConfigError: there is none, or it is an adapter of another kind.
-    """
-    path = directory / "adapter_config.json"
-    if not path.is_file():
-        raise ConfigError(f"{directory} is no LoRA adapter: it has no adapter_config.json")
-    with refusing(f"cannot read {path}"):
-        config = read_json(path, strict=False)
-    kind = config.get("peft_type") if isinstance(config, dict) else None
-    if kind != "LORA":
-        raise ConfigError(f"{path} is of kind {kind!r}; only LORA adapters can be merged")
-    return dict(config)
-
-
 def merge_adapter(
     adapter: Path,
     base: Path,
@@ -136,23 +112,22 @@ def merge_adapter(
         return found
     _require_replaceable(out)
     tell("loading base and adapter")
-    tokenizer = _tokenizer(adapter, base)
-    model, added, warnings = _adapted(adapter, base, tokenizer, config)
-    ids = _prompt_ids(tokenizer, prompt, added)
-    wanted = _logits(model, ids)
-    with model.disable_adapter():
-        effect = _difference(_logits(model, ids), wanted)
+    adapted = load_adapted(adapter, base, torch.float32)
+    added, warnings = adapted.added, list(adapted.warnings)
+    ids = _prompt_ids(adapted.tokenizer, prompt, added)
+    wanted = _logits(adapted.model, ids)
+    with adapted.model.disable_adapter():
+        effect = _difference(_logits(adapted.model, ids), wanted)
     tell("merging")
-    with refusing(f"cannot merge the LoRA adapter {adapter}"):
-        merged = model.merge_and_unload(safe_merge=True)
+    merged = merge(adapted, adapter)
     scale = float(wanted.abs().max())
     merge_error = _difference(_logits(merged, ids), wanted)
     _require_close("the merged model", merge_error, scale, torch.float32)
     tell("writing")
     with atomic_folder(out) as partial:
-        _save(merged.to(chosen), tokenizer, partial, max_shard_size)
+        _save(merged.to(chosen), adapted.tokenizer, partial, max_shard_size)
         vocabulary = merged.get_input_embeddings().weight.shape[0]
-        del model, merged
+        del merged, adapted
         gc.collect()
         tell("checking what was written")
         saved_error = _difference(_saved_logits(partial, ids), wanted)
@@ -236,89 +211,6 @@ def _require_replaceable(out: Path) -> None:
         raise ConfigError(
             f"{out} holds something that is no merged model; remove it or name another"
         )
-
-
-def _tokenizer(adapter: Path, base: Path) -> Any:
-    for directory in (adapter, base):
-        if has_tokenizer(directory):
-            with refusing(f"cannot load the tokenizer in {directory}"):
-                return AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
-    raise ConfigError(f"neither {adapter} nor its base {base} has a tokenizer; copy one there")
-
-
-def _adapted(
-    adapter: Path, base: Path, tokenizer: Any, config: dict[str, Any]
-) -> tuple[Any, list[int], list[str]]:
-    """Base and adapter in float32, the ids of added tokens, and warnings."""
-    for directory in (base, adapter):
-        require_sound_files(directory)
-    require_fitting(AutoModelForCausalLM, read_config(base), base)
-    with refusing(f"cannot load the base model in {base}"):
-        model, info = AutoModelForCausalLM.from_pretrained(
-            base, dtype=torch.float32, output_loading_info=True, trust_remote_code=False
-        )
-    if info["missing_keys"]:  # transformers fills them with random numbers and goes on
-        names = sorted(info["missing_keys"])
-        raise ConfigError(f"the base model in {base} lacks weights, such as {', '.join(names[:3])}")
-    require_finite(model.state_dict(), base, "get the base again")
-    rows = model.get_input_embeddings().weight.shape[0]
-    trained = _trained_rows(adapter, model)
-    wanted = max(rows, len(tokenizer)) if trained is None else trained
-    if wanted < len(tokenizer):
-        raise ConfigError(
-            f"the adapter {adapter} has rows for {wanted} tokens, but its tokenizer has "
-            f"{len(tokenizer)}; use the tokenizer it was trained with"
-        )
-    added = list(range(rows, len(tokenizer)))
-    warnings = []
-    if wanted != rows:
-        with torch.random.fork_rng():
-            torch.manual_seed(0)  # rows nobody trained are drawn: the same ones each time
-            model.resize_token_embeddings(wanted)
-    if added and trained is None:
-        warnings.append(
-            f"the adapter holds no trained rows for the {len(added)} tokens its tokenizer adds; "
-            "they are what transformers draws for new tokens"
-        )
-    if trained is not None and not config.get("ensure_weight_tying"):
-        _untie(model)
-    with refusing(f"the LoRA adapter {adapter} does not fit its base {base}"):
-        adapted = PeftModel.from_pretrained(model, str(adapter), low_cpu_mem_usage=True).eval()
-    require_finite(adapted.state_dict(), adapter, "train the adapter again, or fetch it again")
-    return adapted, added, warnings
-
-
-def _untie(model: Any) -> None:
-    """Gives the output its own table where it shares the input's, and keeps it so when saved.
-
-    The adapter trained one table, and left the other as it was: merged into a shared one, it
-    would change both.
-    """
-    output, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
-    if output is not None and output.weight is embeddings.weight:
-        output.weight = torch.nn.Parameter(embeddings.weight.detach().clone())
-        model.config.get_text_config().tie_word_embeddings = False
-        model.config.tie_word_embeddings = False
-
-
-def _trained_rows(adapter: Path, model: Any) -> int | None:
-    """Tokens that embeddings in the adapter's weights have rows for; None: it has none."""
-    names = {module: name for name, module in model.named_modules()}
-    embeddings = names[model.get_input_embeddings()]
-    output = model.get_output_embeddings()
-    head = names.get(output) if output is not None else None
-    axes = {f"{embeddings}.weight": 0, f"{embeddings}.lora_embedding_A": 1}
-    if head is not None:
-        axes |= {f"{head}.weight": 0, f"{head}.lora_B.weight": 0}
-    weights = adapter / "adapter_model.safetensors"
-    if not weights.is_file():
-        return None
-    with refusing(f"cannot read {weights}"), safe_open(weights, framework="pt") as file:
-        for key in file.keys():  # noqa: SIM118 - not a dictionary
-            for ending, axis in axes.items():
-                if key.endswith(f".{ending}"):
-                    return int(file.get_slice(key).get_shape()[axis])
-    return None
 
 
 def _prompt_ids(tokenizer: Any, prompt: str, added: list[int]) -> torch.Tensor:

@@ -11,9 +11,10 @@ from filelock import FileLock
 
 from serve_app.core.errors import ConfigError
 from serve_app.core.settings import Settings
+from serve_app.models.causal_lm import find_base, named_base, require_adapter
 from serve_app.storage.artifacts import Downloads, cache_root, resolve
 from serve_app.storage.artifacts.s3_upload import UploadReport, require_bucket, upload_folder
-from serve_app.training.merge.lora import PROMPT, MergeReport, merge_adapter, require_adapter
+from serve_app.training.merge.lora import PROMPT, MergeReport, merge_adapter
 from serve_app.training.merge.naming import derive_model_name, require_model_name
 
 OnProgress = Callable[[str, int, int], None]
@@ -93,14 +94,11 @@ def plan_merge(
     place = out or cache_root(settings.cache_dir) / "merged" / name
     present = require_bucket(bucket, f"merged-models/{name}/")
     directory = resolve(adapter, Downloads.of(settings))
-    config = require_adapter(directory)
-    named = base or config.get("base_model_name_or_path")
-    if not isinstance(named, str) or not named.strip():
-        raise ConfigError(f"the adapter {adapter} does not name its base; give --base")
+    require_adapter(directory)
     return Plan(
         adapter=directory,
         adapter_reference=adapter,
-        base=named,
+        base=named_base(directory, base),
         model_name=name,
         bucket=bucket,
         out=place,
@@ -134,7 +132,7 @@ def merge_and_upload(
     """
     tell = on_progress or (lambda stage, done, total: None)
     tell("finding the base", 0, 0)
-    base = _base(settings, plan)
+    base = find_base(plan.adapter, plan.base, Downloads.of(settings))
     plan.out.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(plan.out.with_name(f"{plan.out.name}.lock")):
         merge = merge_adapter(
@@ -160,20 +158,6 @@ def merge_and_upload(
         if not plan.keep:
             shutil.rmtree(plan.out, ignore_errors=True)
     return Outcome(plan, merge, upload)
-
-
-def _base(settings: Settings, plan: Plan) -> Path:
-    for candidate in (plan.adapter / plan.base, Path(plan.base).expanduser()):
-        if candidate.is_dir():
-            return candidate
-    try:
-        return resolve(plan.base, Downloads.of(settings))
-    except ConfigError as error:
-        hint = "" if "://" in plan.base else f"; if it is on the hub, give hf://{plan.base} as base"
-        raise ConfigError(
-            f"the base {plan.base!r} of {plan.adapter_reference} is not there: "
-            f"{error.message}{hint}"
-        ) from error
 
 
 def _public(reference: str) -> str:
