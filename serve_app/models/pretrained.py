@@ -1,7 +1,6 @@
-"""What every loader of a transformers directory does: device, dtype, tokenizer, encoder.
+"""What every loader of a transformers directory needs: device, dtype, encoder, tokenizer checks.
 
-A tokenizer is a file of its own that may say any limit and give any number for a word, so it is
-checked against the model. Knows no metric and no request.
+A tokenizer is a file of its own: it may state any limit, and any id for a word. Knows no metric.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from serve_app.models.verification import (
 )
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-"""Types of weights, by the name that settings and options give them."""
+"""Types of weights, by their names in settings and options."""
 
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -39,7 +38,7 @@ _TOKENIZER_FILES = (
 
 
 def resolve_device(name: str) -> torch.device:
-    """`auto` is the first GPU there is, else the CPU; other names are torch's.
+    """The torch device of the DEVICE setting; `auto` is the first GPU, else the CPU.
 
     Raises:
         ConfigError: the name is no device, or this machine has none of that kind.
@@ -61,14 +60,14 @@ def resolve_device(name: str) -> torch.device:
 
 
 def load_pretrained(directory: Path, what: str) -> tuple[PreTrainedModel, list[str]]:
-    """The encoder in float32, with SDPA attention, once its files are found to be sound.
+    """The encoder in a directory, checked, in float32 with SDPA attention.
 
     Args:
         directory: of transformers.
         what: how the message of a failure begins.
 
     Returns:
-        The encoder, and which of its weights are not in the files (they are random), sorted.
+        The encoder, and the sorted names of weights the files lack (those are random).
 
     Raises:
         CheckpointError: it cannot be loaded, or its files are not what they claim.
@@ -89,10 +88,10 @@ def load_pretrained(directory: Path, what: str) -> tuple[PreTrainedModel, list[s
 
 @contextmanager
 def quiet_loading() -> Iterator[None]:
-    """Silences transformers within; the caller's settings are put back.
+    """Silences transformers within, then puts the caller's settings back.
 
-    Its progress bars and its report of unused heads are noise in a server's log. What matters of
-    a load, the missing weights, each loader checks itself.
+    Its progress bars and its report of unused heads are noise in a server's log. Each loader
+    checks for missing weights itself.
     """
     verbosity = transformers_logging.get_verbosity()
     progress = transformers_logging.is_progress_bar_enabled()
@@ -107,18 +106,15 @@ def quiet_loading() -> Iterator[None]:
 
 
 def has_tokenizer(directory: Path) -> bool:
-    """Whether there is a file a tokenizer can be made of.
-
-    With none at all, transformers makes up an empty tokenizer for some model types.
-    """
+    """Whether there is a file of a tokenizer: without, transformers may make up an empty one."""
     return any((directory / name).is_file() for name in _TOKENIZER_FILES)
 
 
 def token_limit(tokenizer: Any) -> int:
-    """Most tokens the tokenizer says an input may have; about 1e30 where it names no limit.
+    """Most tokens of an input, as the tokenizer says; about 1e30 where it states no limit.
 
     Raises:
-        CheckpointError: what it says is no number of at least 1.
+        CheckpointError: that is no number of at least 1.
     """
     limit = tokenizer.model_max_length
     if isinstance(limit, bool) or not isinstance(limit, int | float) or not 1 <= limit < math.inf:
@@ -130,20 +126,20 @@ def token_limit(tokenizer: Any) -> int:
 
 
 def require_known_ids(tokenizer: Any, model: Any, name: str) -> None:
-    """Checks that the model has a row for every token the tokenizer can give.
+    """Checks that the model has a row for every token of the tokenizer.
 
-    A text with any other could not be computed, and would be found out only when it is sent.
+    Otherwise some texts would fail, and only when they are sent.
 
     Args:
-        tokenizer: its words, added tokens and the tokens it puts around texts are looked at.
+        tokenizer: its words, added tokens and the tokens around texts are checked.
         model: a transformers model.
         name: what messages call the model.
 
     Raises:
-        CheckpointError: a token has no row; one of them is named.
+        CheckpointError: a token has no row; the message names one.
     """
     rows = int(model.get_input_embeddings().num_embeddings)
-    around = tokenizer("a", "a")["input_ids"]  # a template may name ids that are no word's
+    around = tokenizer("a", "a")["input_ids"]  # a template may name ids of no word
     words = {**tokenizer.get_vocab(), **{f"number {one}": one for one in around}}
     strange = [word for word, one in words.items() if not 0 <= one < rows]
     if strange:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -44,15 +45,15 @@ class PathFile:
             return file.read(end - start)
 
     def check_writable(self) -> None:
-        folder = self._path.parent
+        folder, cause = self._path.parent, ""
         if not folder.is_dir():
-            raise InvalidInput(
-                f"cannot write {self.name}: there is no folder {Path(self.name).parent}"
-            )
-        if self._path.is_dir():
-            raise InvalidInput(f"cannot write {self.name}: it is a folder")
-        if not os.access(folder, os.W_OK):
-            raise InvalidInput(f"cannot write {self.name}: the folder may not be written to")
+            cause = f"there is no folder {Path(self.name).parent}"
+        elif self._path.is_dir():
+            cause = "it is a folder"
+        elif not os.access(folder, os.W_OK):
+            cause = "the folder is not writable"
+        if cause:
+            raise InvalidInput(f"cannot write {self.name}: {cause}")
 
     @contextlib.contextmanager
     def written(self) -> Iterator[IO[bytes]]:
@@ -98,16 +99,12 @@ class PathFolder:
 
 
 @contextlib.contextmanager
-def _reading(name: str) -> Iterator[None]:
+def _explaining(doing: str, name: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise InvalidInput(f"cannot read {name}: {error.strerror or error}") from error
+        raise InvalidInput(f"cannot {doing} {name}: {error.strerror or error}") from error
 
 
-@contextlib.contextmanager
-def _writing(name: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise InvalidInput(f"cannot write {name}: {error.strerror or error}") from error
+_reading = functools.partial(_explaining, "read")
+_writing = functools.partial(_explaining, "write")

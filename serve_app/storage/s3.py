@@ -8,8 +8,9 @@ import contextlib
 import functools
 import io
 import tempfile
+from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any, BinaryIO, cast
 
@@ -20,7 +21,7 @@ from serve_app.storage.s3_client import ATTEMPTS, BROKEN, explaining, new_client
 client = functools.cache(new_client)
 """The S3 client of this process."""
 
-_READ = 8 << 20  # bytes of one request while a file is read from start to end
+_READ = 8 << 20  # bytes a request while a file is read from start to end
 _PARALLEL = 8
 _DELETE_AT_ONCE = 1000  # most keys S3 takes in one request
 
@@ -91,9 +92,7 @@ class S3Folder:
     """All objects under a prefix."""
 
     def __init__(self, name: str, bucket: str, prefix: str) -> None:
-        self.name = name
-        self._bucket = bucket
-        self._prefix = prefix
+        self.name, self._bucket, self._prefix = name, bucket, prefix
 
     def names(self) -> set[str]:
         with _explaining("list", self.name):
@@ -110,15 +109,14 @@ class S3Folder:
             return answer["Body"].read()
 
     def read_many(self, names: Iterable[str]) -> Iterator[bytes]:
-        # A few ahead, since one request takes tens of milliseconds and there may be thousands.
-        waiting: list[Any] = []
+        # A few ahead: a request takes tens of milliseconds, and there may be thousands.
+        waiting: deque[Future[bytes]] = deque()
         with ThreadPoolExecutor(_PARALLEL) as pool:
             for name in names:
                 waiting.append(pool.submit(self.read, name))
                 if len(waiting) == 2 * _PARALLEL:
-                    yield waiting.pop(0).result()
-            for job in waiting:
-                yield job.result()
+                    yield waiting.popleft().result()
+            yield from (job.result() for job in waiting)
 
     def write(self, name: str, content: bytes) -> None:
         with _explaining("write", self.name + name):
@@ -133,12 +131,10 @@ class S3Folder:
 
 
 class _S3Reader(io.RawIOBase):
-    """An object as a file: each read is a request for that span."""
+    """An object as a seekable file: each read requests that span."""
 
     def __init__(self, source: S3File, size: int) -> None:
-        self._source = source
-        self._size = size
-        self._at = 0
+        self._source, self._size, self._at = source, size, 0
 
     def readable(self) -> bool:
         return True

@@ -1,14 +1,13 @@
-"""The download cache: one folder an artifact, one folder in it a version, complete or absent.
+"""The download cache: a folder per artifact, in it a folder per version, complete or absent.
 
 Knows no protocol. A version is downloaded beside its place and renamed into it, with a
 manifest of its files; a lock file makes ten processes download once. A replaced artifact
-becomes a new version, so that a process reading the old one goes on. A process holds a
-lease on what it was given; what nobody holds may be removed to make room.
+becomes a new version, so that processes reading the old one go on. A process holds a lease on
+what it was given; what nobody holds may be removed to make room.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import hashlib
 import json
@@ -16,8 +15,7 @@ import logging
 import os
 import re
 import shutil
-import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
 from filelock import FileLock, Timeout
@@ -35,7 +33,7 @@ from serve_app.storage.artifacts.eviction import (
     remove,
     reserved,
 )
-from serve_app.storage.artifacts.staging import Staging, Wanted
+from serve_app.storage.artifacts.staging import Staging, Wanted, holds_file
 
 logger = logging.getLogger(__name__)
 
@@ -61,9 +59,9 @@ class Artifact:
     """The versions of one artifact in the cache.
 
     Args:
-        cache: what it is in.
-        kind: the folder of its protocol there, such as `s3`.
-        identity: what tells this artifact from others, such as endpoint, bucket and prefix.
+        cache: the cache.
+        kind: the folder of its protocol, such as `s3`.
+        identity: what tells it from other artifacts, such as endpoint, bucket and prefix.
         label: a readable name for its folder and messages.
     """
 
@@ -75,32 +73,17 @@ class Artifact:
         self._cache = cache
 
     def complete(self, version: str) -> Path | None:
-        """The folder of `version` if every file of its manifest is there in its size.
-
-        A link in the place of a file or folder is not the file.
-        """
+        """The folder of `version` if it holds every file of its manifest."""
         place = self.folder / version
         sizes = manifest_sizes(place)
-        if sizes is None:
-            return None
-        for name, size in sizes.items():
-            try:
-                status = os.lstat(place / name)
-            except OSError:
-                status = None
-            linked = any((place / part).is_symlink() for part in PurePosixPath(name).parents)
-            if (
-                status is None
-                or linked
-                or not stat.S_ISREG(status.st_mode)
-                or status.st_size != size
-            ):
+        for name, size in (sizes or {}).items():
+            if not holds_file(place, name, size):
                 logger.warning("%s: the cached %s is damaged", self.label, place / name)
                 return None
-        return place
+        return None if sizes is None else place
 
     def latest(self) -> Path | None:
-        """The version last downloaded or found current, if it is complete; held from now on."""
+        """The version last downloaded or found current, if it is complete; holds its lease."""
         version = self._latest_version()
         return self._hold(version) if VERSION.fullmatch(version) else None
 
@@ -109,13 +92,13 @@ class Artifact:
     ) -> Path:
         """The folder of `version`, downloaded unless it is complete already.
 
-        This process then counts as using it, until it ends or calls `release`.
+        This process holds its lease until it ends or calls `release`.
 
         Args:
             version: a hexadecimal fingerprint of the content.
-            files: every file of it, by safe relative names.
-            download: writes what the staging it is given is missing. Whatever it raises, what
-                was written stays for the next attempt, unless the disk was full.
+            files: all its files, by safe relative names.
+            download: writes what the staging lacks. If it raises, what was written stays for the
+                next attempt, unless the disk was full.
 
         Raises:
             ConfigError: a file came out in another size, the cache has no room, or the disk is
@@ -130,11 +113,11 @@ class Artifact:
         return found
 
     def release(self, version: str) -> None:
-        """Says that this process no longer uses `version`; it may then be removed."""
+        """Gives up this process's lease on `version`, which may then be removed."""
         release(self._lease(version))
 
     def _hold(self, version: str) -> Path | None:
-        """The complete folder of `version`, which from now on nobody removes."""
+        """The folder of `version` if it is complete; nobody removes it from now on."""
         if not (self.folder / version).is_dir():
             return None
         new = hold(self._lease(version))
@@ -155,8 +138,10 @@ class Artifact:
                     "remove it, or set CACHE_DIR to the directory meant"
                 )
 
-    @contextlib.contextmanager
-    def _waiting(self) -> Iterator[None]:
+    def _wait_and_download(
+        self, version: str, files: Sequence[Wanted], download: Callable[[Staging], None]
+    ) -> Path:
+        self._make_folder()
         lock = FileLock(self.folder / "lock")
         try:
             lock.acquire(timeout=1)
@@ -164,20 +149,12 @@ class Artifact:
             logger.info("%s: waiting for the process that downloads it", self.label)
             lock.acquire()
         try:
-            yield
-        finally:
-            lock.release()
-
-    def _wait_and_download(
-        self, version: str, files: Sequence[Wanted], download: Callable[[Staging], None]
-    ) -> Path:
-        self._make_folder()
-        with self._waiting():
-            # Another process may have downloaded it while this one waited.
-            found = self._hold(version)
+            found = self._hold(version)  # another process may have downloaded it meanwhile
             if found is None:
                 self._download(version, files, download)
                 found = self._hold(version)
+        finally:
+            lock.release()
         if found is None:
             raise ConfigError(f"{self.label}: {self.folder} changed while it was read; try again")
         return found
@@ -212,16 +189,14 @@ class Artifact:
         return ConfigError(f"{self.label}: cannot write to {self.folder}: {error}; set CACHE_DIR")
 
     def _publish(self, version: str, staging: Staging) -> None:
-        sizes = {}
         for index, file in enumerate(staging.files):
-            status = os.lstat(staging.path(index))
-            if status.st_size != file.size or staging.missing(index):
+            holes = staging.missing(index)
+            if holes or os.lstat(staging.path(index)).st_size != file.size:
                 raise ConfigError(
                     f"{self.label}: {file.name} should have {file.size} bytes and came out with "
-                    f"{file.size - sum(end - start for start, end in staging.missing(index))}; "
-                    "try again"
+                    f"{file.size - sum(end - start for start, end in holes)}; try again"
                 )
-            sizes[file.name] = file.size
+        sizes = {file.name: file.size for file in staging.files}
         tags = {file.name: file.tag for file in staging.files}
         manifest = json.dumps({"sizes": sizes, "tags": tags})
         (staging.content / MANIFEST).write_text(manifest, encoding="utf-8")

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from botocore.exceptions import ClientError, IncompleteReadError
@@ -98,10 +98,6 @@ def fetch_s3(reference: str, cache: Cache) -> Path:
     one, else the prefix `x/`. When the endpoint cannot be reached or fails, or somebody is
     uploading to the prefix, the copy fetched last is used, with a warning.
 
-    Args:
-        reference: as above.
-        cache: where it is kept.
-
     Raises:
         ConfigError: the reference is malformed, nothing is there, access is denied, a key
             would leave the folder, or the transfer failed; names bucket, key, cause, remedy.
@@ -152,7 +148,6 @@ def _fetch(client: Any, artifact: Artifact, bucket: str, key: str, reference: st
         )
     listing = "\n".join(f"{o.name}\t{o.size}\t{o.etag}" for o in objects)
     version = hashlib.sha256(listing.encode()).hexdigest()[:32]
-
     files = [Wanted(item.name, item.size, item.etag) for item in objects]
 
     def download(staging: Staging) -> None:
@@ -162,28 +157,29 @@ def _fetch(client: Any, artifact: Artifact, bucket: str, key: str, reference: st
 
 
 def _entry(folder: Path) -> Path:
-    """The file itself where the reference is one object, else the directory of its objects."""
+    """The file of a reference to one object, else the directory of all."""
     tree = folder / _TREE
     return tree if tree.is_dir() else next((folder / _FILE).iterdir())
 
 
 def _listed(client: Any, bucket: str, key: str) -> list[S3Object]:
-    """The objects of a reference, sorted by name, placed as a file or a tree; none: empty."""
+    """The objects of a reference, sorted by name, placed under `_FILE` or `_TREE`."""
     if not key.endswith("/"):
         # Keys are listed in order: the key itself, if it exists, is first of those it begins.
         page = client.list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1)
         for item in page.get("Contents", []):
             if item["Key"] == key:
-                return [_placed(_object(item, bucket, key.rpartition("/")[2]), _FILE)]
+                return [_object(item, bucket, key.rpartition("/")[2], _FILE)]
     objects = list_objects(client, bucket, key.rstrip("/") + "/")
-    return [_placed(item, _TREE) for item in _uploaded(client, bucket, objects)]
+    there = _uploaded(client, bucket, objects)
+    return [replace(item, name=f"{_TREE}/{item.name}") for item in there]
 
 
 def _uploaded(client: Any, bucket: str, objects: list[S3Object]) -> list[S3Object]:
-    """The objects of the manifest, where there is one, else all of them.
+    """The objects of the upload's manifest, where there is one, else all of them.
 
     Raises:
-        _Unfinished: one of them is absent, or another than the manifest names.
+        _Unfinished: one of them is absent or has another size or ETag.
     """
     found = {item.name: item for item in objects}
     manifest = found.pop(UPLOAD_MANIFEST, None)
@@ -216,13 +212,9 @@ def _uploaded(client: Any, bucket: str, objects: list[S3Object]) -> list[S3Objec
     return [found[name] for name in sorted(wanted)]
 
 
-def _placed(item: S3Object, kind: str) -> S3Object:
-    return replace(item, name=f"{kind}/{item.name}")
-
-
-def _object(item: Any, bucket: str, name: str) -> S3Object:
+def _object(item: Any, bucket: str, name: str, folder: str = "") -> S3Object:
     try:
-        relative = safe_relative(name)
+        relative = PurePosixPath(folder, safe_relative(name))
     except ValueError:
         raise ConfigError(
             f"bucket {bucket!r} has the key {item['Key']!r}, which would be written outside the "
@@ -267,7 +259,7 @@ class _Download:
                 )
 
     def _pass(self, indices: Sequence[int]) -> list[int]:
-        """Downloads what is missing and checks it, both at once; the objects that are damaged.
+        """Downloads what is missing and checks it meanwhile; returns the damaged objects.
 
         The first failure stops the rest and is raised.
         """
@@ -285,11 +277,10 @@ class _Download:
                 for job in jobs:
                     job.cancel()
                 wait(jobs)
-                # Those that only stopped because of the others say nothing of the cause.
                 errors = [job.exception() for job in jobs if not job.cancelled()]
+                # A job that stopped because of another one does not know the cause.
                 causes = [e for e in errors if e is not None and not isinstance(e, _Stopped)]
-                changed = [e for e in causes if isinstance(e, _Changed)]
-                raise (changed or causes)[0]
+                raise next((e for e in causes if isinstance(e, _Changed)), causes[0])
             return [index for index, sound in verdicts.items() if not sound.result()]
         finally:
             if sys.exc_info()[0] is not None:
@@ -299,12 +290,11 @@ class _Download:
 
     def _ranges(self, index: int) -> list[Callable[[], None]]:
         """One job for each range of at most PART_BYTES that object `index` lacks."""
-        jobs: list[Callable[[], None]] = []
-        for start, end in self._staging.missing(index):
-            for begin in range(start, end, PART_BYTES):
-                stop = min(begin + PART_BYTES, end)
-                jobs.append(partial(self._fetch, index, begin, stop))
-        return jobs
+        return [
+            partial(self._fetch, index, begin, min(begin + PART_BYTES, end))
+            for start, end in self._staging.missing(index)
+            for begin in range(start, end, PART_BYTES)
+        ]
 
     def _fetch(self, index: int, start: int, end: int) -> None:
         """Writes one range, going on where a connection broke."""
@@ -374,7 +364,7 @@ class _Download:
         """Waits before the next attempt, longer each time.
 
         Raises:
-            _Changed, ConfigError: the cause is none that time mends, or there have been enough.
+            _Changed, ConfigError: another attempt would not help, or there have been enough.
         """
         name, code = self._name(index), error_code(cause)
         if code in ("PreconditionFailed", "412", "NoSuchKey", "404"):
@@ -397,11 +387,7 @@ class _Download:
             raise _Stopped from None
 
     def _is_sound(self, index: int) -> bool:
-        """Whether the file is what S3's checksum of the object says; follows the download.
-
-        Raises:
-            _Changed, ConfigError: as `run`.
-        """
+        """Whether the file matches S3's checksum of the object; waits for the download."""
         # IfMatch not together with PartNumber: some servers compare it with the part's ETag.
         head = self._head(index, IfMatch=self._objects[index].etag, ChecksumMode="ENABLED")
         wanted = expected_checksum(head, self._bucket)
@@ -414,7 +400,7 @@ class _Download:
         return file_checksum(path, wanted.kind, None, follow) == wanted.digest
 
     def _parts_match(self, index: int, wanted: Checksum) -> bool:
-        """As `_is_sound`, of an object uploaded in parts: their sizes have to be found out."""
+        """As `_is_sound`, of an object uploaded in parts, whose sizes S3 does not list."""
         size, path = self._objects[index].size, self._staging.path(index)
         first = int(self._head(index, PartNumber=1)["ContentLength"])
         even = even_parts(size, first, wanted.parts)
@@ -431,7 +417,7 @@ class _Download:
         return exact != even and file_checksum(path, wanted.kind, exact) == wanted.digest
 
     def _wait_for(self, index: int, end: int) -> None:
-        """Returns when file `index` is there up to `end`."""
+        """Returns once file `index` is there up to `end`."""
         with self._arrived:
             while self._staging.prefix(index) < end:
                 if self._stop.is_set():

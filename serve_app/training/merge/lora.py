@@ -1,7 +1,6 @@
 """Merges a LoRA adapter directory with its base directory into a directory of safetensors.
 
-The merged model is written beside its place and renamed into it once it has given the
-logits of the adapter model, so that what is there has been checked. Knows no S3.
+The merged model takes its place only once it has given the adapter's logits. Knows no S3.
 """
 
 from __future__ import annotations
@@ -27,10 +26,10 @@ from serve_app.models.pretrained import DTYPES
 from serve_app.models.verification import read_config, refusing
 
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 5e-2}
-"""Largest difference of any logit, as a share of the largest logit, by the dtype written."""
+"""Largest difference of any logit, relative to the largest logit, by the dtype written."""
 
 RECORD = "plainmed-merge.json"
-"""File in a merged directory that says what it was made of, and how well it was matched."""
+"""File in a merged directory: what it was made of, and how far its logits differ."""
 
 PROMPT = (
     "Compared with placebo, low-dose aspirin reduced the incidence of myocardial infarction "
@@ -42,20 +41,20 @@ OnStage = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class MergeReport:
-    """How a merge went.
+    """The result of a merge.
 
     Attributes:
         directory: the merged model.
         dtype: of its weights.
         size: bytes of the directory.
-        shards: safetensors files.
-        vocabulary: tokens the model has rows for.
-        added_tokens: tokens the adapter's tokenizer has and the base had no row for.
+        shards: number of safetensors files.
+        vocabulary: rows of its embeddings.
+        added_tokens: tokens of the adapter's tokenizer that the base had no row for.
         merge_error: largest logit difference of merged and adapter model, both in float32.
         saved_error: the same of the weights as written, rounded to their dtype.
-        effect: largest logit difference the adapter makes to the base.
-        scale: largest logit; errors are judged as shares of it.
-        warnings: what to look at; the merge is good all the same.
+        effect: largest logit difference of adapter model and base.
+        scale: largest logit; errors are judged relative to it.
+        warnings: what to check; the merge is good all the same.
     """
 
     directory: str
@@ -84,9 +83,9 @@ def merge_adapter(
 ) -> MergeReport:
     """Writes base and adapter as one model with its tokenizer.
 
-    Merged in float32, whatever the base is kept in, then rounded once. Needs memory for the
-    base in float32 and the result in its dtype. A directory that an earlier call made of the
-    same files with the same options is taken as it is.
+    Merges in float32, whatever the dtype of the base, then rounds once. Needs memory for the
+    base in float32 and the result in its dtype. A directory made by an earlier call of the same
+    files with the same options is reused.
 
     Args:
         adapter: adapter directory.
@@ -94,9 +93,9 @@ def merge_adapter(
         out: where the merged model goes; absent, empty, or made by an earlier call.
         dtype: of the weights written: float32, bfloat16, float16, or `auto`, the base's own.
         max_shard_size: largest safetensors file, such as `5GB`.
-        prompt: what the logits are compared on; at least one token.
-        source: said in the record, such as the references base and adapter came from.
-        on_stage: told what is being done.
+        prompt: text whose logits are compared; at least one token.
+        source: added to the record, such as the references of base and adapter.
+        on_stage: called with the name of each stage.
 
     Raises:
         ConfigError: adapter, base or tokenizer cannot be loaded or do not fit, the logits
@@ -172,7 +171,7 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def _fingerprint(adapter: Path, base: Path, *options: str) -> str:
-    """Names what goes into a merge: the adapter's bytes, the base's files, options, versions."""
+    """A hash of a merge's inputs: the adapter's bytes, the base's files, options, versions."""
     digest = hashlib.sha256(json.dumps([options, _versions()]).encode())
     for path in sorted(one for one in adapter.rglob("*") if one.is_file()):
         with path.open("rb") as file:
@@ -185,11 +184,7 @@ def _fingerprint(adapter: Path, base: Path, *options: str) -> str:
 
 
 def _versions() -> dict[str, str]:
-    return {
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "peft": peft.__version__,
-    }
+    return {module.__name__: module.__version__ for module in (torch, transformers, peft)}
 
 
 def _finished(out: Path, made_of: str) -> MergeReport | None:
@@ -208,13 +203,11 @@ def _finished(out: Path, made_of: str) -> MergeReport | None:
 
 def _require_replaceable(out: Path) -> None:
     if out.exists() and any(out.iterdir()) and not (out / RECORD).is_file():
-        raise ConfigError(
-            f"{out} holds something that is no merged model; remove it or name another"
-        )
+        raise ConfigError(f"{out} holds something that is no merged model; name another folder")
 
 
 def _prompt_ids(tokenizer: Any, prompt: str, added: list[int]) -> torch.Tensor:
-    """The prompt, and after it some of the added tokens, so that their rows are compared too."""
+    """The prompt and some of the added tokens, so that their rows are compared too."""
     ids = [*tokenizer(prompt)["input_ids"], *added[:8]]
     if not ids:
         raise ConfigError("the prompt has no tokens; give one with words")
@@ -248,7 +241,7 @@ def _save(model: Any, tokenizer: Any, out: Path, max_shard_size: str) -> None:
 
 
 def _saved_logits(directory: Path, ids: torch.Tensor) -> torch.Tensor:
-    """Of the weights as written, computed in float32: what differs is their rounding alone."""
+    """Logits of the weights as written, computed in float32: only their rounding differs."""
     with refusing(f"cannot load what was written to {directory}"):
         model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
     return _logits(model, ids)
