@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 import time
 import uuid
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
@@ -39,3 +40,21 @@ CURRENT_CONTEXT: ContextVar[RequestContext | None] = ContextVar("plainmed_ticket
 def current_context() -> RequestContext:
     """That context; a new one without a deadline where no request is served."""
     return CURRENT_CONTEXT.get() or RequestContext()
+
+
+class Stopped(Exception):
+    """Nobody wants the result any longer. No error of a text, so nothing is tried again."""
+
+
+PAUSE: ContextVar[Callable[[], None]] = ContextVar("plainmed_pause", default=lambda: None)
+"""Called between two passes of a model, in the thread that computes: it may take its time, or raise
+`Stopped`. Set by whoever starts a computation; `asyncio.to_thread` passes it on."""
+
+
+def pause() -> None:
+    """Calls `PAUSE`; whoever runs a model calls it between two passes.
+
+    Raises:
+        Stopped: the computation shall end.
+    """
+    PAUSE.get()()

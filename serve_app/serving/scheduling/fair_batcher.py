@@ -24,12 +24,11 @@ from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from serve_app.core.context import RequestContext
+from serve_app.core.context import PAUSE, RequestContext, Stopped
 from serve_app.core.errors import FAILURES, PlainMedError, moved, out_of_time
 from serve_app.core.observability.instruments import Telemetry, Unrecorded
 from serve_app.core.observability.timings import QUEUE, note
 from serve_app.core.observability.tracing import Tracer, Untraced
-from serve_app.models.yield_points import PAUSE, Stopped
 from serve_app.serving.scheduling.compute_thread import failure, log_fields, lower_priority
 
 YIELD_AFTER_S = 0.5
