@@ -4,6 +4,7 @@ its id and its span. Knows no HTTP and no Ray."""
 from __future__ import annotations
 
 import math
+import re
 import time
 import uuid
 from collections.abc import Callable
@@ -58,3 +59,15 @@ def pause() -> None:
         Stopped: the computation shall end.
     """
     PAUSE.get()()
+
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+
+
+def good_request_id(given: str) -> bool:
+    """Whether what a client calls its request may stand in a log, where it must forge no field.
+
+    >>> [good_request_id(one) for one in ("my-request-1", "1 caller=me", "", "a" * 129)]
+    [True, False, False, False]
+    """
+    return _REQUEST_ID.fullmatch(given) is not None

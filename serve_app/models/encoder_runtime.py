@@ -3,7 +3,8 @@
 Sorts sequences by length, batches them under a budget of padded tokens, runs the module under
 `inference_mode`, hands each batch's output to the metric's `consume` function, and returns the
 results in input order. On a CPU a module with a packed form (see `packed_encoder`) runs without
-padding. Knows no tokenizer and no weights format; loaders choose the attention kernels.
+padding. `PairEncoder` joins two texts for one input. Knows no weights format; loaders choose the
+attention kernels.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from serve_app.core.context import pause
@@ -221,3 +223,87 @@ def _pack(rows: list[TokenSequence], indices: list[int]) -> Batch:
     if any(row.token_type_ids is not None for row in rows):
         types = flat(row.token_type_ids or (0,) * len(row) for row in rows)
     return Batch(indices, lengths, flat(row.input_ids for row in rows), None, types)
+
+
+def fit_pair(first: int, second: int, room: int) -> tuple[int, int]:
+    """Number of tokens to keep of each text so that both fit into `room`.
+
+    >>> fit_pair(300, 20, 508), fit_pair(600, 20, 508)
+    ((300, 20), (488, 20))
+    >>> fit_pair(600, 900, 508), fit_pair(5, 900, 508)
+    ((254, 254), (5, 503))
+    """
+    if first + second <= room:
+        return first, second
+    if second < room:
+        return room - second, second
+    shorter = min(first, second, room // 2)
+    return (room - shorter, shorter) if first > second else (shorter, room - shorter)
+
+
+class PairEncoder:
+    """Joins tokenised texts into pairs with the tokenizer's own special tokens, cut to a limit.
+
+    Each text is tokenised once, however many pairs it is in: fast tokenizers encode the halves of a
+    pair apart and join them by a template, so joining here gives the same ids. Cutting follows
+    AlignScore's published inference for a pair alone: it shortens the first text; where the second
+    leaves no room for the first, it cuts the longer of the two ("longest first").
+
+    Args:
+        tokenizer: a fast transformers tokenizer; it is copied, not changed.
+        limit: most tokens of a pair, special tokens included.
+        with_types: whether the encoder distinguishes the texts by token types.
+
+    Raises:
+        ConfigError: the tokenizer is a slow one, or `limit` has no room for text.
+    """
+
+    def __init__(self, tokenizer: Any, limit: int, *, with_types: bool) -> None:
+        if not getattr(tokenizer, "is_fast", False):
+            raise ConfigError(
+                f"{tokenizer.name_or_path} has no fast tokenizer; add its tokenizer.json"
+            )
+        # A copy, so that truncation and padding set elsewhere have no effect here.
+        self._backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        self._with_types = with_types
+        self._keep_end = tokenizer.truncation_side == "left"
+        self.limit = limit
+        self.room = limit - self._backend.num_special_tokens_to_add(True)
+        if self.room < 2:
+            raise ConfigError(f"an encoder limit of {limit} tokens leaves no room for a pair")
+        self._read_template()
+
+    def _read_template(self) -> None:
+        """Learns the special tokens around the texts from one encoded pair."""
+        probe = self._backend.encode("a", "b")
+        sides = probe.sequence_ids
+        starts = [sides.index(side) for side in (0, 1)]
+        ends = [len(sides) - sides[::-1].index(side) for side in (0, 1)]
+        self._type_of = [probe.type_ids[start] for start in starts]
+        gaps = [slice(0, starts[0]), slice(ends[0], starts[1]), slice(ends[1], len(sides))]
+        self._special_ids = [probe.ids[gap] for gap in gaps]
+        self._special_types = [probe.type_ids[gap] for gap in gaps]
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, without special tokens and uncut."""
+        encoded = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [encoding.ids for encoding in encoded]
+
+    def join(self, first: Sequence[int], second: Sequence[int]) -> tuple[TokenSequence, bool]:
+        """The encoder's input for a pair, and whether part of a text was cut off."""
+        lengths = len(first), len(second)
+        kept = fit_pair(*lengths, self.room)
+        cut = kept != lengths
+        left, right = self._cut(first, kept[0]), self._cut(second, kept[1])
+        before, between, after = self._special_ids
+        ids = [*before, *left, *between, *right, *after]
+        if not self._with_types:
+            return TokenSequence(ids), cut
+        before, between, after = self._special_types
+        types = [[one] * count for one, count in zip(self._type_of, kept, strict=True)]
+        return TokenSequence(ids, [*before, *types[0], *between, *types[1], *after]), cut
+
+    def _cut(self, ids: Sequence[int], count: int) -> Sequence[int]:
+        return ids[len(ids) - count :] if self._keep_end else ids[:count]

@@ -31,14 +31,8 @@ from serve_app.api.middleware.gate import (
     too_large,
 )
 from serve_app.api.request_stats import RequestStats
-from serve_app.core.context import CURRENT_CONTEXT, RequestContext
-from serve_app.core.headers import (
-    AGE_HEADER,
-    REQUEST_ID_HEADER,
-    TIMEOUT_HEADER,
-    TRACE_HEADER,
-    good_request_id,
-)
+from serve_app.core.context import CURRENT_CONTEXT, RequestContext, good_request_id
+from serve_app.core.headers import AGE_HEADER, REQUEST_ID_HEADER, TIMEOUT_HEADER, TRACE_HEADER
 from serve_app.core.observability.instruments import Telemetry, Unrecorded
 from serve_app.core.observability.log_redaction import frames
 from serve_app.core.observability.timings import gather, stage
