@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from ray.serve.config import BackpressureConfig
 from ray.serve.deployment import Application
 
-from serve_app.core.errors import ConfigError
+from serve_app.core.errors import RETRY_AFTER_S, ConfigError
 from serve_app.core.settings import load_settings
 from serve_app.serving.deployments.gateway import Gateway
 from serve_app.serving.tracers import check_traces
@@ -83,7 +83,7 @@ def build(arguments: dict[str, Any]) -> Application:
         from serve_app.serving.deployments.generator import Generator
 
         nodes["Generator"] = _options(Generator, "Generator", 0.4, longest_s).bind(settings)
-    retry = BackpressureConfig(retry_after_s=settings.retry_after_s)
+    retry = BackpressureConfig(retry_after_s=RETRY_AFTER_S)
     # Its own gate refuses what is too much, in JSON and by the wait; Serve's limit lies far above.
     gateway = _options(Gateway, "Gateway", 0.1, longest_s).options(
         backpressure_config=retry, user_config={"draining": False}, max_ongoing_requests=4096

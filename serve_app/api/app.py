@@ -53,7 +53,6 @@ def create_app(
     return RequestGuard(
         api,
         max_body_bytes=settings.max_body_bytes,
-        retry_after_s=settings.retry_after_s,
         timeout_s=settings.request_timeout_s,
         traffic=traffic,
         gates=[
@@ -81,8 +80,8 @@ def create_api(backend: Backend, settings: Settings, recent: RequestStats | None
         docs_url=None,  # the page of reference_routes instead
         redoc_url=None,
     )
-    add_error_handlers(app, settings)
-    add_health(app, backend, settings, recent or RequestStats())
+    add_error_handlers(app)
+    add_health(app, backend, recent or RequestStats())
     if "metrics" in backend.services:
         add_scoring(app, backend, settings)
     if "generator" in backend.services:

@@ -11,9 +11,8 @@ from starlette.exceptions import HTTPException
 
 from serve_app.api.middleware.gate import ERROR_CODE
 from serve_app.api.middleware.request_guard import logger
-from serve_app.core.errors import PlainMedError, error_body
+from serve_app.core.errors import RETRY_AFTER_S, PlainMedError, error_body
 from serve_app.core.observability.log_redaction import frames
-from serve_app.core.settings import Settings
 
 _LONGEST_NAME = 200
 
@@ -21,14 +20,14 @@ _LONGEST_NAME = 200
 _HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 400: "invalid_body"}
 
 
-def add_error_handlers(app: FastAPI, settings: Settings) -> None:
+def add_error_handlers(app: FastAPI) -> None:
     """Every error, expected or not, in the one JSON shape."""
 
     def answer(
         request: Request, status: int, code: str, message: str, field: str | None = None
     ) -> Response:
         request.scope[ERROR_CODE] = code
-        headers = {"Retry-After": str(settings.retry_after_s)} if status == 503 else None
+        headers = {"Retry-After": str(RETRY_AFTER_S)} if status == 503 else None
         return JSONResponse(error_body(code, message, field), status, headers)
 
     @app.exception_handler(PlainMedError)

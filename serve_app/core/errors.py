@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import re
 
+RETRY_AFTER_S = 2
+"""Shortest Retry-After of a 503."""
+
 FAILURES = (ArithmeticError, RuntimeError, ValueError, TypeError, LookupError, MemoryError)
 """What our code or torch raises on a text it cannot take, memory exhausted included."""
 

@@ -10,6 +10,8 @@ it is given, in Redis too where it is told to, and every process of it has the e
 
 from __future__ import annotations
 
+import logging
+import os
 from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
 
@@ -22,6 +24,8 @@ from pydantic_settings import (
 )
 
 from serve_app.core.errors import ConfigError
+
+logger = logging.getLogger("ray.serve")
 
 EvalMode = Literal["nli_sp", "bin_sp", "reg_sp", "nli", "bin", "reg"]
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -76,20 +80,12 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
         description="A request that would wait longer for others is answered 503 at once.",
     )
-    crowded_wait_s: float = Field(
-        5.0,
-        gt=0,
-        allow_inf_nan=False,
-        description="The same from a refusal until ten seconds without one: a burst may queue for "
-        "MAX_WAIT_S, lasting overload keeps the queue short.",
-    )
     max_pending_requests: int = Field(
         256, ge=1, description="Most requests a gateway replica has under way; more get 503."
     )
     max_pending_mb: int = Field(
         64, ge=1, description="Most MiB of request bodies it has under way; more get 503."
     )
-    retry_after_s: int = Field(2, ge=1, description="Least seconds in Retry-After of a 503.")
     drain_timeout_s: float = Field(
         60.0, gt=0, description="How long `plainmed serve` waits for accepted requests at shutdown."
     )
@@ -136,11 +132,6 @@ class Settings(BaseSettings):
     )
     metrics_dtype: Dtype = Field(
         "float32", description="Weights of both metric encoders; bfloat16 is faster, not exact."
-    )
-    token_budget: int = Field(
-        8192,
-        ge=512,
-        description="Most tokens of one pass, padding included; a CPU takes at most 512 a thread.",
     )
 
     # --- relevance ----------------------------------------------------------------------
@@ -260,12 +251,6 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
         description="Longest time for one summary, retries included; keep it below "
         "REQUEST_TIMEOUT_S.",
-    )
-    openai_wait_s: float = Field(
-        60.0,
-        ge=0,
-        allow_inf_nan=False,
-        description="How long the start waits for that server to come up.",
     )
     openai_max_retries: int = Field(
         3, ge=0, le=20, description="Further tries after 408, 409, 429, 5xx or a lost connection."
@@ -397,12 +382,24 @@ def _secrets_here() -> dict[str, SecretStr | None]:
     return {name: SecretStr(found[name]) if found.get(name) else None for name in secret_settings()}
 
 
+RETIRED = {
+    "crowded_wait_s": "after a refusal the queue is always kept to 5 s",
+    "openai_wait_s": "a server always waits 30 minutes for the model's server, a command 1 minute",
+    "retry_after_s": "Retry-After is always at least 2 s",
+    "token_budget": "a forward pass always takes at most 8192 tokens",
+}
+"""Settings of earlier versions, and what holds instead. One still set is ignored with a warning."""
+
+
 def load_settings(**values: Any) -> Settings:
     """Reads settings from the environment over `values` (as from `serve_config.yaml`).
 
     Raises:
         ConfigError: a name is unknown or a value malformed; the message names each variable.
     """
+    for name in RETIRED.keys() & {*values, *map(str.lower, os.environ)}:
+        values.pop(name, None)
+        logger.warning("%s is no longer a setting: %s; unset it", name.upper(), RETIRED[name])
     try:
         return Settings(**values)
     except ValidationError as error:

@@ -30,7 +30,7 @@ class Door:
 
     def __init__(self, **limits: Any) -> None:
         self.now = 0.0
-        given = {"max_requests": 100, "max_bytes": 10**9, "max_wait_s": 10.0, "retry_after_s": 2}
+        given = {"max_requests": 100, "max_bytes": 10**9, "max_wait_s": 10.0}
         given |= {"crowded_wait_s": 10.0, "max_body_bytes": BODY}
         self.gate = LoadGate(**{**given, **limits}, clock=lambda: self.now)
 

@@ -33,6 +33,7 @@ from serve_app.api.middleware.gate import (
     declared_bytes,
     route_path,
 )
+from serve_app.core.errors import RETRY_AFTER_S
 from serve_app.core.headers import REFUSAL_TTL_HEADER, holds
 from serve_app.core.settings import Settings
 
@@ -44,6 +45,9 @@ UNLEARNT_REQUESTS = 32
 
 MAX_RETRY_S = 60.0
 """Most that Retry-After says: by then replicas may have been added."""
+
+CROWDED_WAIT_S = 5.0
+"""Longest wait for others from a refusal until CALM_S without one: the queue is kept short."""
 
 CALM_S = 10.0
 """Without a refusal for so long, a burst may queue again."""
@@ -143,7 +147,6 @@ class LoadGate:
         max_wait_s: longest expected wait for others, in seconds.
         crowded_wait_s: the same since a refusal; a request may also wait for as long as it takes
             itself.
-        retry_after_s: least that Retry-After says.
         at_once: by path, texts under way up to which nothing is refused for its wait.
         clock: seconds, monotonic.
     """
@@ -156,13 +159,12 @@ class LoadGate:
         max_body_bytes: int,
         max_wait_s: float,
         crowded_wait_s: float,
-        retry_after_s: int,
         at_once: Mapping[str, int] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._max_requests, self._max_bytes = max_requests, max_bytes
         self._max_body_bytes, self._at_once = max_body_bytes, dict(at_once or {})
-        self._max_wait_s, self._retry_after_s = max_wait_s, retry_after_s
+        self._max_wait_s = max_wait_s
         self._crowded_wait_s = min(crowded_wait_s, max_wait_s)
         self._clock = clock
         self._routes: dict[str, _Route] = {}
@@ -197,7 +199,7 @@ class LoadGate:
             largest: float = self._max_body_bytes  # beyond it the answer is another
             if not full and route is not None:
                 largest = max(size, min(largest, route.bytes_in(longest)))
-            later = max(self._retry_after_s, math.ceil(min(wait - longest, MAX_RETRY_S)))
+            later = max(RETRY_AFTER_S, math.ceil(min(wait - longest, MAX_RETRY_S)))
             raise Refused(
                 503,
                 "overloaded",
@@ -263,8 +265,7 @@ def load_gate(settings: Settings) -> LoadGate:
         max_bytes=settings.max_pending_mb << 20,
         max_body_bytes=settings.max_body_bytes,
         max_wait_s=settings.max_wait_s,
-        crowded_wait_s=settings.crowded_wait_s,
-        retry_after_s=settings.retry_after_s,
+        crowded_wait_s=CROWDED_WAIT_S,
         # Twice, as the Generator has threads: the next texts are at hand when some end.
         at_once={"/generate": 2 * settings.generator_at_once},
     )

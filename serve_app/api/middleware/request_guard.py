@@ -32,6 +32,7 @@ from serve_app.api.middleware.gate import (
 )
 from serve_app.api.request_stats import RequestStats
 from serve_app.core.context import CURRENT_CONTEXT, RequestContext
+from serve_app.core.errors import RETRY_AFTER_S
 from serve_app.core.headers import (
     AGE_HEADER,
     REQUEST_ID_HEADER,
@@ -120,7 +121,6 @@ class RequestGuard:
         app: what it wraps.
         max_body_bytes: of a body that does not say its size (`BodyGate` asks the others); larger
             ones are answered 413.
-        retry_after_s: named in the 503 given while draining.
         timeout_s: longest time of a request, the arrival of its body included; its client may ask
             for less.
         traffic: counts requests under way.
@@ -137,7 +137,6 @@ class RequestGuard:
         app: ASGIApp,
         *,
         max_body_bytes: int,
-        retry_after_s: int,
         timeout_s: float,
         traffic: Traffic,
         gates: Sequence[Gate] = (),
@@ -148,7 +147,6 @@ class RequestGuard:
     ) -> None:
         self.app = app
         self.max_body_bytes = max_body_bytes
-        self.retry_after_s = retry_after_s
         self.timeout_s = timeout_s
         self.traffic = traffic
         self.gates = gates
@@ -336,7 +334,7 @@ class RequestGuard:
         ]
         further = dict(refused.headers)
         if refused.status == 503:
-            further.setdefault("retry-after", str(self.retry_after_s))
+            further.setdefault("retry-after", str(RETRY_AFTER_S))
         headers += [(name.encode(), value.encode()) for name, value in further.items()]
         start = {"type": "http.response.start", "status": refused.status, "headers": headers}
         await exchange.answer(start)

@@ -22,16 +22,16 @@ from serve_app.api.middleware.gate import LIVE_PATH
 from serve_app.api.request_stats import RequestStats, Tally, together
 from serve_app.api.validation import ERRORS
 from serve_app.core import schemas
-from serve_app.core.settings import Settings
+from serve_app.core.errors import RETRY_AFTER_S
 
 _FINGERPRINTED = ("TARGET_", "SIGMA_", "models")
 
 
-def add_health(app: FastAPI, backend: Backend, settings: Settings, recent: RequestStats) -> None:
+def add_health(app: FastAPI, backend: Backend, recent: RequestStats) -> None:
     """Adds the four routes; `recent` is what this gateway replica remembers."""
 
     def answer(body: Any, health: Health) -> Response:
-        headers = None if health.ready else {"Retry-After": str(settings.retry_after_s)}
+        headers = None if health.ready else {"Retry-After": str(RETRY_AFTER_S)}
         return JSONResponse(body.model_dump(), 200 if health.ready else 503, headers)
 
     @app.get(LIVE_PATH, responses=_answers())

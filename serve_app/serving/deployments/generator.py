@@ -35,6 +35,9 @@ from serve_app.serving.scheduling.compute_thread import failure, lower_priority,
 from serve_app.serving.scheduling.fair_executor import FairExecutor
 from serve_app.serving.tracers import load_tracer
 
+MODEL_SERVER_WAIT_S = 1800.0
+"""Longest wait for the openai engine's server at the start: it may download its weights first."""
+
 _WARM_UP = "Aspirin lowers the risk of stroke in adults. It was well tolerated in both trials."
 
 
@@ -55,7 +58,7 @@ class Generator:
         keep_texts_out()
         set_threads(settings)
         self._tracer = load_tracer(settings, "Generator")
-        self._engine = load_generator(settings)
+        self._engine = load_generator(settings, wait_s=MODEL_SERVER_WAIT_S)
         self._engine.generate([_WARM_UP], [GenerationParams(max_new_tokens=16, seed=0)])
         self._telemetry = ServeTelemetry()
         self._telemetry.record(
