@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from serve_app.api.endpoints import CALLS
+from serve_app.api.endpoints import ENDPOINTS
 from serve_app.core.observability.instruments import SPECS, exported
 
-COMPUTING = f'route=~"{"|".join(sorted(CALLS))}"'
+COMPUTING = f'route=~"{"|".join(sorted(ENDPOINTS))}"'
 """Selects routes that compute: load balancers and the page ask the others all the time."""
 
 _SERVE = "ray_serve_"

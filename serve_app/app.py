@@ -6,18 +6,17 @@ lengths are in that file, by deployment name; what stands here are defaults for 
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from ray.serve.config import BackpressureConfig
 from ray.serve.deployment import Application
 
+from serve_app.api.endpoints import Service
 from serve_app.core.errors import RETRY_AFTER_S, ConfigError
 from serve_app.core.settings import load_settings
 from serve_app.serving.deployments.gateway import Gateway
 from serve_app.serving.tracers import check_traces
-
-Service = Literal["metrics", "generator"]
 
 ANSWER_S = 5.0
 """What a replica that stops has beyond the longest request, for the answer's way back."""

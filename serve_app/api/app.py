@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from functools import partial
 
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
@@ -15,6 +15,7 @@ from serve_app import __version__
 from serve_app.api.auth.api_key_gate import access_gates
 from serve_app.api.auth.host_gate import host_gates
 from serve_app.api.backend import Backend
+from serve_app.api.endpoints import ENDPOINTS
 from serve_app.api.error_handlers import add_error_handlers
 from serve_app.api.middleware.admission import load_gate
 from serve_app.api.middleware.gate import BodyGate
@@ -28,7 +29,7 @@ from serve_app.api.routes.scoring import add_scoring
 from serve_app.core.errors import NotServed
 from serve_app.core.observability.instruments import Telemetry
 from serve_app.core.observability.log_redaction import keep_texts_out
-from serve_app.core.observability.tracing import Tracer
+from serve_app.core.observability.tracing import RequestTracer
 from serve_app.core.settings import Settings
 
 
@@ -39,7 +40,7 @@ def create_app(
     telemetry: Telemetry | None = None,
     *,
     recent: RequestStats | None = None,
-    tracer: Tracer | None = None,
+    tracer: RequestTracer | None = None,
     host: str | None = None,
 ) -> RequestGuard:
     """The whole ASGI application: the API inside the guard that ids, counts and limits requests.
@@ -103,28 +104,12 @@ def create_api(backend: Backend, settings: Settings, recent: RequestStats | None
 
 def _add_missing(app: FastAPI, backend: Backend) -> None:
     """Routes of a service this server was started without say so, and what to start."""
-    absent = {
-        "metrics": [
-            "/metrics/relevance",
-            "/metrics/factuality",
-            "/metrics/readability",
-            "/loss",
-            "/evaluate",
-        ],
-        "generator": ["/generate"],
-    }
-    for service, paths in absent.items():
-        if service in backend.services:
-            continue
-
-        for path in paths:
-            app.add_api_route(path, _refuse(service), methods=["POST"], include_in_schema=False)
+    for path, service in ENDPOINTS.items():
+        if service not in backend.services:
+            app.add_api_route(
+                path, partial(_not_served, service), methods=["POST"], include_in_schema=False
+            )
 
 
-def _refuse(service: str) -> Callable[[], Awaitable[None]]:
-    async def refuse() -> None:
-        raise NotServed(
-            f"this server runs without the {service}; start one with services: [{service}]"
-        )
-
-    return refuse
+async def _not_served(service: str) -> None:
+    raise NotServed(f"this server runs without the {service}; start one with services: [{service}]")

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from serve_app.api.endpoints import CALLS
+from serve_app.api.endpoints import ENDPOINTS
 
 WINDOW_S = 300.0
 """How far back is remembered."""
@@ -113,8 +113,8 @@ class RequestStats:
         self._slots: deque[_Slot] = deque()
 
     def answered(self, route: str, status: int, seconds: float) -> None:
-        """Counts one request; only those of `CALLS`."""
-        if route in CALLS:
+        """Counts one request; only those of `ENDPOINTS`."""
+        if route in ENDPOINTS:
             self._slot().routes.setdefault(route, Tally()).count(status, seconds)
 
     def wrote(self, tokens: int) -> None:

@@ -14,7 +14,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from serve_app.api.auth.api_keys import KeyEntry, Service, dump_keys, new_key, parse_keys
+from serve_app.api.auth.api_keys import KeyEntry, dump_keys, new_key, parse_keys
+from serve_app.api.endpoints import Service
 from serve_app.core.errors import ConfigError
 
 app = typer.Typer(name="keys", help="Makes, lists and removes API keys.", no_args_is_help=True)

@@ -21,8 +21,8 @@ class ServeTelemetry:
     """Made in a replica; Serve adds its application, deployment and replica to every series."""
 
     def __init__(self) -> None:
-        self._made: dict[str, Any] = {}
-        self._gauges: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
+        self._made: dict[tuple[str, ...], Any] = {}
+        self._gauges: dict[tuple[metrics.Gauge, tuple[tuple[str, str], ...]], float] = {}
         self._lock = threading.Lock()  # a batch is recorded in its thread
         threading.Thread(target=self._again, name="gauges", daemon=True).start()
 
@@ -30,23 +30,23 @@ class ServeTelemetry:
         while True:
             time.sleep(AGAIN_S)
             with self._lock:
-                for (name, labels), value in self._gauges.items():
-                    self._made[name].set(value, tags=dict(labels))
+                for (metric, labels), value in self._gauges.items():
+                    metric.set(value, tags=dict(labels))
 
     def record(self, name: str, value: float = 1.0, **labels: str) -> None:
         """See `serve_app.core.observability.instruments.Telemetry`."""
-        spec = check(name, labels)
+        key = (name, *labels)
         with self._lock:
-            if name not in self._made:
-                self._made[name] = _make(name, spec)
-            metric = self._made[name]
-            if spec.kind == "gauge":
-                self._gauges[name, tuple(labels.items())] = value
+            if key not in self._made:  # its name and labels are checked this once
+                self._made[key] = _make(name, check(name, labels))
+            metric = self._made[key]
+            if isinstance(metric, metrics.Gauge):
+                self._gauges[metric, tuple(labels.items())] = value
                 metric.set(value, tags=labels)
-        if spec.kind == "counter" and value > 0:  # Ray refuses to add nothing
-            metric.inc(value, tags=labels)
-        if spec.kind == "histogram":
+        if isinstance(metric, metrics.Histogram):
             metric.observe(value, tags=labels)
+        elif isinstance(metric, metrics.Counter) and value > 0:  # Ray refuses to add nothing
+            metric.inc(value, tags=labels)
 
 
 def _make(name: str, spec: Spec) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 from serve_app.core.errors import ConfigError
-from serve_app.core.observability.tracing import Tracer, Untraced
+from serve_app.core.observability.tracing import RequestTracer
 from serve_app.core.settings import Settings
 
 
@@ -17,15 +17,15 @@ def check_traces(settings: Settings) -> None:
         )
 
 
-def load_tracer(settings: Settings, part: str) -> Tracer:
+def load_tracer(settings: Settings, part: str) -> RequestTracer:
     """The tracer of one process; `part` names the deployment that runs in it.
 
     Raises:
         ConfigError: as `check_traces`.
     """
     if settings.traces_endpoint is None:
-        return Untraced()
+        return RequestTracer()
     check_traces(settings)
-    from serve_app.core.observability.otlp import OtlpTracer
+    from serve_app.core.observability.otlp import otlp_tracer
 
-    return OtlpTracer(settings.traces_endpoint, settings.traces_ratio, part)
+    return otlp_tracer(settings.traces_endpoint, settings.traces_ratio, part)

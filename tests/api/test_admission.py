@@ -16,7 +16,7 @@ from serve_app.api.app import create_app
 from serve_app.api.middleware.admission import UNLEARNT_REQUESTS, LoadGate, load_gate
 from serve_app.api.middleware.gate import CALLER_ID, ITEMS, Admitted, Refused
 from serve_app.api.middleware.request_guard import Traffic
-from serve_app.core.headers import REFUSAL_TTL_HEADER
+from serve_app.core.context import REFUSAL_TTL_HEADER
 from serve_app.core.settings import load_settings
 from serve_app.metrics.readability import Readability
 from tests.support.servers import LightBackend

@@ -21,6 +21,7 @@ from serve_app.api import serializers
 from serve_app.api.app import create_app
 from serve_app.api.middleware.request_guard import Traffic
 from serve_app.app import build
+from serve_app.core.context import AGE_HEADER
 from serve_app.core.errors import (
     ConfigError,
     InvalidInput,
@@ -28,7 +29,6 @@ from serve_app.core.errors import (
     PlainMedError,
     Unavailable,
 )
-from serve_app.core.headers import AGE_HEADER
 from serve_app.core.settings import load_settings
 from serve_app.generation.protocol import GenerationParams, Summary
 from serve_app.metrics.readability import Readability

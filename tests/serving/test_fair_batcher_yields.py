@@ -12,8 +12,7 @@ import torch
 
 from serve_app.core.context import RequestContext
 from serve_app.core.errors import Unavailable
-from serve_app.core.observability.timings import gather
-from serve_app.core.observability.tracing import Attributes, Untraced
+from serve_app.core.observability.tracing import Attributes, RequestTracer, gather
 from serve_app.models.encoder_runtime import Batch, EncoderRuntime, TokenSequence
 from serve_app.models.yield_points import PAUSE, Stopped, pause
 from serve_app.serving.scheduling import fair_batcher as batcher_module
@@ -220,7 +219,7 @@ async def test_a_share_of_the_batch_does_not_go_before_itself(
     assert work.seen == [1] * 30 + [2] * 10
 
 
-class Spans(Untraced):
+class Spans(RequestTracer):
     """Keeps what is told of past work."""
 
     def __init__(self) -> None:

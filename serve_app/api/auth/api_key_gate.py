@@ -9,9 +9,10 @@ from pathlib import Path
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
-from serve_app.api.auth.api_keys import KeyEntry, Service
+from serve_app.api.auth.api_keys import KeyEntry
 from serve_app.api.auth.key_source import KeySource
 from serve_app.api.auth.rate_limit import Quota
+from serve_app.api.endpoints import ENDPOINTS, Service
 from serve_app.api.middleware.gate import CALLER_ID, Admitted, Gate, Refused, route_path
 from serve_app.core.settings import Settings
 
@@ -23,13 +24,6 @@ _OPEN_FOLDER = "/page/"
 _PREFLIGHT = "access-control-request-method"
 
 _CALLER = "plainmed.caller"
-
-_SERVICES: dict[str, Service] = {
-    "/metrics/": "metrics",
-    "/loss": "metrics",
-    "/evaluate": "metrics",
-    "/generate": "generator",
-}
 
 
 def access_gates(settings: Settings) -> list[Gate]:
@@ -74,13 +68,13 @@ class AccessGate:
                 "the API key is unknown or has expired; ask the operator of this server for one",
                 {"www-authenticate": "Bearer"},
             )
-        for start, service in _SERVICES.items():
-            if path.startswith(start) and not _allows(entry, service):
-                raise Refused(
-                    403,
-                    "service_not_allowed",
-                    f"this key may not call the {service}; ask the operator of this server",
-                )
+        service = ENDPOINTS.get(path)
+        if service is not None and not _allows(entry, service):
+            raise Refused(
+                403,
+                "service_not_allowed",
+                f"this key may not call the {service}; ask the operator of this server",
+            )
         wait = self._quota.enter(entry)
         if wait is not None:
             raise Refused(

@@ -15,14 +15,12 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from serve_app.api.endpoints import Service
 from serve_app.core.documents import parse_json
 from serve_app.core.errors import ConfigError
-
-Service = Literal["metrics", "generator"]
 
 _ID_BYTES, _SECRET_BYTES = 6, 32
 _KEY = re.compile(r"pm_([0-9a-f]{12})_([A-Za-z0-9_-]{43})")

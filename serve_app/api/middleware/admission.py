@@ -24,6 +24,7 @@ from functools import partial
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
+from serve_app.api.endpoints import ENDPOINTS
 from serve_app.api.middleware.gate import (
     CALLER_ID,
     ITEMS,
@@ -33,8 +34,8 @@ from serve_app.api.middleware.gate import (
     declared_bytes,
     route_path,
 )
+from serve_app.core.context import REFUSAL_TTL_HEADER, holds
 from serve_app.core.errors import RETRY_AFTER_S
-from serve_app.core.headers import REFUSAL_TTL_HEADER, holds
 from serve_app.core.settings import Settings
 
 LEARNT_AFTER = 4
@@ -267,5 +268,9 @@ def load_gate(settings: Settings) -> LoadGate:
         max_wait_s=settings.max_wait_s,
         crowded_wait_s=CROWDED_WAIT_S,
         # Twice, as the Generator has threads: the next texts are at hand when some end.
-        at_once={"/generate": 2 * settings.generator_at_once},
+        at_once={
+            path: 2 * settings.generator_at_once
+            for path, service in ENDPOINTS.items()
+            if service == "generator"
+        },
     )

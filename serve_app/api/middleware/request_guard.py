@@ -16,6 +16,7 @@ from collections.abc import Container, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 
+from opentelemetry.trace import Span, SpanKind, StatusCode
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -31,19 +32,19 @@ from serve_app.api.middleware.gate import (
     too_large,
 )
 from serve_app.api.request_stats import RequestStats
-from serve_app.core.context import CURRENT_CONTEXT, RequestContext
-from serve_app.core.errors import RETRY_AFTER_S
-from serve_app.core.headers import (
+from serve_app.core.context import (
     AGE_HEADER,
+    CURRENT_CONTEXT,
     REQUEST_ID_HEADER,
     TIMEOUT_HEADER,
     TRACE_HEADER,
+    RequestContext,
     good_request_id,
 )
+from serve_app.core.errors import RETRY_AFTER_S
 from serve_app.core.observability.instruments import Telemetry, Unrecorded
 from serve_app.core.observability.log_redaction import frames
-from serve_app.core.observability.timings import gather, stage
-from serve_app.core.observability.tracing import Span, Tracer, Untraced, handed_on
+from serve_app.core.observability.tracing import RequestTracer, gather, handed_on, stage
 
 # Serve gives every record of this logger the replica and request id as fields.
 logger = logging.getLogger("ray.serve")
@@ -142,7 +143,7 @@ class RequestGuard:
         gates: Sequence[Gate] = (),
         telemetry: Telemetry | None = None,
         recent: RequestStats | None = None,
-        tracer: Tracer | None = None,
+        tracer: RequestTracer | None = None,
         routes: Container[str] = (),
     ) -> None:
         self.app = app
@@ -152,7 +153,7 @@ class RequestGuard:
         self.gates = gates
         self.telemetry = telemetry or Unrecorded()
         self.recent = recent or RequestStats()
-        self.tracer = tracer or Untraced()
+        self.tracer = tracer or RequestTracer()
         self.routes = routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -169,7 +170,7 @@ class RequestGuard:
                 try:
                     await self._serve(exchange, receive, span)
                 finally:
-                    span.set(_outcome(exchange))
+                    _describe(span, exchange)
         finally:
             for admitted in reversed(exchange.entered):
                 admitted.answered(exchange.outcome)
@@ -223,6 +224,7 @@ class RequestGuard:
                 "http.route": exchange.route,
                 "plainmed.request_id": exchange.request_id,
             },
+            SpanKind.SERVER,
         )
 
     def _count(self, more: int) -> None:
@@ -341,7 +343,7 @@ class RequestGuard:
         await exchange.answer({"type": "http.response.body", "body": body})
 
 
-_UNTRACED = Untraced()
+_UNTRACED = RequestTracer()
 
 
 def _age(headers: Headers) -> float:
@@ -354,15 +356,19 @@ def _age(headers: Headers) -> float:
     return max(0.0, seconds) if math.isfinite(seconds) else 0.0
 
 
-def _outcome(exchange: _Exchange) -> dict[str, str | bool | int | float]:
-    """What a span says of the answer."""
-    said: dict[str, str | bool | int | float] = {
-        "http.response.status_code": exchange.status,
-        "http.request.body.size": exchange.received,
-        "http.response.body.size": exchange.sent,
-    }
+def _describe(span: Span, exchange: _Exchange) -> None:
+    """Writes the answer's status, sizes and error code on its span."""
     code = exchange.scope.get(ERROR_CODE)
-    return said if code is None else {**said, "plainmed.error_code": code}
+    span.set_attributes(
+        {
+            "http.response.status_code": exchange.status,
+            "http.request.body.size": exchange.received,
+            "http.response.body.size": exchange.sent,
+            **({} if code is None else {"plainmed.error_code": code}),
+        }
+    )
+    if exchange.status >= 500:  # a 4xx is the client's error (OpenTelemetry's rule for servers)
+        span.set_status(StatusCode.ERROR, code or "")
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

@@ -23,8 +23,7 @@ from ray import serve
 from serve_app.core.context import RequestContext
 from serve_app.core.errors import PlainMedError, out_of_time
 from serve_app.core.observability.log_redaction import keep_texts_out
-from serve_app.core.observability.timings import Timed
-from serve_app.core.observability.tracing import Attributes
+from serve_app.core.observability.tracing import Attributes, Timed
 from serve_app.core.settings import Settings
 from serve_app.generation import best_of
 from serve_app.generation.loading import load_generator
@@ -98,7 +97,8 @@ class Generator:
                     jobs.append(self._turns.submit(work, context))
                 written = await asyncio.gather(*map(asyncio.wrap_future, jobs))
                 summaries = list(chain.from_iterable(one.summaries for one in written))
-                span.set({"plainmed.tokens": sum(one.completion_tokens for one in summaries)})
+                tokens = sum(one.completion_tokens for one in summaries)
+                span.set_attribute("plainmed.tokens", tokens)
         except PlainMedError:
             raise
         except Exception as error:  # of whatever kind: Ray logs what leaves a replica
@@ -168,7 +168,7 @@ class Generator:
                 job.add_done_callback(lambda _: give(None))
                 while (piece := await pieces.get()) is not None:
                     if isinstance(piece, Summary):
-                        span.set({"plainmed.tokens": piece.completion_tokens})
+                        span.set_attribute("plainmed.tokens", piece.completion_tokens)
                     yield piece
                 job.result()  # it has ended: raises what it ended with
         except PlainMedError:

@@ -13,8 +13,7 @@ from ray import serve
 
 from serve_app.core.context import RequestContext
 from serve_app.core.observability.log_redaction import keep_texts_out
-from serve_app.core.observability.timings import Timed, gather
-from serve_app.core.observability.tracing import Attributes, Tracer, Untraced, handed_on
+from serve_app.core.observability.tracing import Attributes, RequestTracer, Timed, gather, handed_on
 from serve_app.core.settings import Settings
 from serve_app.metrics.readability import Readability, readability
 from serve_app.metrics.results import AlignScoreResult, BertScoreResult
@@ -85,8 +84,8 @@ class _Batched:
         self._metric, self._model, self._device, self._weigh = metric, model, device, weigh
         self._telemetry = ServeTelemetry()
         self._telemetry.record("plainmed_model", model=model, device=device)
-        self._tracer: Tracer = (
-            Untraced() if settings is None else load_tracer(settings, metric.capitalize())
+        self._tracer = (
+            RequestTracer() if settings is None else load_tracer(settings, metric.capitalize())
         )
         self._batcher: FairBatcher[Any, Any] = FairBatcher(
             work,

@@ -22,8 +22,7 @@ from typing import Generic, TypeVar
 from serve_app.core.context import RequestContext
 from serve_app.core.errors import PlainMedError, moved, out_of_time
 from serve_app.core.observability.instruments import Telemetry, Unrecorded
-from serve_app.core.observability.timings import QUEUE, note
-from serve_app.core.observability.tracing import Tracer, Untraced
+from serve_app.core.observability.tracing import QUEUE, RequestTracer, note
 from serve_app.models.yield_points import PAUSE, Stopped
 from serve_app.serving.scheduling.compute_thread import failure, run_batch
 
@@ -108,10 +107,10 @@ class FairBatcher(Generic[Item, Result]):
         most: int,
         wait_s: float,
         telemetry: Telemetry | None = None,
-        tracer: Tracer | None = None,
+        tracer: RequestTracer | None = None,
         name: str = "batch",
     ) -> None:
-        self._tracer, self._name = tracer or Untraced(), name
+        self._tracer, self._name = tracer or RequestTracer(), name
         self._telemetry = telemetry or Unrecorded()
         self._waiting = 0
         self._work, self._weigh = work, weigh
