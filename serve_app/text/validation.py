@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from serve_app.core.documents import has_surrogate
 from serve_app.core.errors import InvalidInput
 
 _WORD = re.compile(r"[^\W_]")
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def has_word(text: str) -> bool:
@@ -22,7 +22,7 @@ def require_text(text: str, field: str) -> None:
         raise InvalidInput("the text is empty", field=field, code="empty_text")
     if not has_word(text):
         raise InvalidInput("the text has no word", field=field, code="no_words")
-    if not text.isascii() and _SURROGATE.search(text):
+    if has_surrogate(text):
         raise InvalidInput(
             "the text has a lone surrogate; send valid Unicode", field=field, code="invalid_unicode"
         )

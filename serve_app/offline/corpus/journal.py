@@ -58,7 +58,7 @@ class Journal:
 
     def _resume(self, names: set[str]) -> None:
         try:
-            manifest = parse_json(self._store.read(_MANIFEST), halves=True)
+            manifest = parse_json(self._store.read(_MANIFEST), surrogates=True)
             begun = manifest["run"]
             self._models = ModelNames.from_dict(manifest["models"])
         except (ValueError, LookupError, TypeError) as error:
@@ -189,7 +189,7 @@ def _rows(name: str, content: bytes) -> tuple[RowResult, ...]:
             RowError(row["code"], row["message"])
             if isinstance(row, dict)
             else RowScores(tuple(row[:-1]), row[-1])
-            for row in parse_json(content, halves=True)
+            for row in parse_json(content, surrogates=True)
         )
     except (ValueError, LookupError, TypeError) as error:
         raise InvalidInput(f"{name} is damaged; remove it and run again") from error
