@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from serve_app import __version__
 from serve_app.api.auth.api_key_gate import access_gates
-from serve_app.api.auth.host_gate import host_gates
+from serve_app.api.auth.exposure import host_gates
 from serve_app.api.backend import Backend
 from serve_app.api.endpoints import ENDPOINTS
 from serve_app.api.error_handlers import add_error_handlers

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from serve_app.api.app import create_app
 from serve_app.api.auth import api_keys as keys_module
 from serve_app.api.auth import key_source as source_module
+from serve_app.api.auth.api_key_gate import Quota
 from serve_app.api.auth.api_keys import KeyEntry, KeyRing, NewKey, dump_keys, new_key, parse_keys
 from serve_app.api.auth.key_source import KeySource
-from serve_app.api.auth.rate_limit import Quota
 from serve_app.api.middleware.request_guard import Traffic
 from serve_app.core.errors import ConfigError
 from serve_app.core.settings import load_settings

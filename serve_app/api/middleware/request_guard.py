@@ -25,8 +25,8 @@ from serve_app.api.middleware.gate import (
     ERROR_CODE,
     LIVE_PATH,
     SAFE_METHODS,
-    Admitted,
     Gate,
+    Hooks,
     Refused,
     route_path,
     too_large,
@@ -79,7 +79,7 @@ class _Exchange:
     route: str
     noted: dict[str, float]
     started: float = field(default_factory=time.perf_counter)
-    entered: list[Admitted] = field(default_factory=list)
+    hooks: list[Hooks] = field(default_factory=list)
     status: int = 0
     received: int = 0
     sent: int = 0
@@ -172,8 +172,8 @@ class RequestGuard:
                 finally:
                     _describe(span, exchange)
         finally:
-            for admitted in reversed(exchange.entered):
-                admitted.answered(exchange.outcome)
+            for hooks in reversed(exchange.hooks):
+                hooks.on_answer(exchange.outcome)
             self._count(-1)
             self._tell(exchange)
 
@@ -184,7 +184,7 @@ class RequestGuard:
                 if self.traffic.draining and exchange.route != LIVE_PATH:
                     raise Refused(503, "shutting_down", "the server is shutting down; try again")
                 for gate in self.gates:
-                    exchange.entered.append(gate.enter(scope, headers))
+                    exchange.hooks.append(gate.admit(scope, headers))
                 context = handed_on(self._context(exchange), span)
                 CURRENT_CONTEXT.set(context)
             with stage("body"):
@@ -193,8 +193,8 @@ class RequestGuard:
                     b"" if scope["method"] in SAFE_METHODS else await self._read(receive, context)
                 )
             exchange.received = len(body)
-            for admitted in exchange.entered:
-                admitted.arrived(len(body))
+            for hooks in exchange.hooks:
+                hooks.on_body(len(body))
             await self.app(scope, _replay(body, receive), exchange.answer)
         except Refused as refused:
             await self._refuse(refused, exchange)
