@@ -224,7 +224,7 @@ async def test_a_body_that_says_it_is_too_large_is_413_also_while_the_server_is_
         assert sent[0]["status"] == 413
         assert code_of(sent) == "body_too_large"
         # Nor does it shorten anybody's queue, as a refusal for want of room does.
-        (route,) = app.gates[-1]._routes.values()  # type: ignore[attr-defined]
+        (route,) = app.gates[-1]._loads.values()  # type: ignore[attr-defined]
         assert route.crowded_until < 0
         assert (await http.post("/metrics/readability", json=body)).status_code == 503
         assert route.crowded_until > 0
