@@ -1,7 +1,7 @@
-"""The HTTP contract, as pydantic models. No behaviour, no limits that a setting can change.
+"""The HTTP contract as pydantic models, documented in docs/api.md. No limits that settings change.
 
-Route by route it is the table of docs/api.md. Requests refuse unknown fields; numbers must be
-finite. Responses of the first four routes keep the earlier system's wire format.
+Requests refuse unknown fields; numbers must be finite. Responses of the first four routes keep the
+earlier system's wire format.
 """
 
 from __future__ import annotations
@@ -17,14 +17,20 @@ Seed = Annotated[StrictInt, Field(ge=0, le=2**63 - 1)]
 Select = Literal["loss"]
 
 
-def _absent(value: object) -> bool:
-    return value is None
-
-
 class Request(BaseModel):
     """Base of every request body."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class FromAttributes(BaseModel):
+    """Base of the parts of answers that have the names of the library's own results."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+
+def _absent(value: object) -> bool:
+    return value is None
 
 
 class PairsRequest(Request):
@@ -45,8 +51,8 @@ class LossRequest(PairsRequest):
 
     texts_human: list[Text] | None = Field(
         None,
-        description="Human summaries of the same originals; with LOSS_TARGETS=human each is "
-        "its sample's target.",
+        description="Human summaries of the same originals; with LOSS_TARGETS=human each is its "
+        "sample's target.",
     )
     weights: list[Number] | None = Field(
         None, description="relevance, factuality, fkgl, smog, dale_chall; sum 1; default 0.2 each."
@@ -54,7 +60,7 @@ class LossRequest(PairsRequest):
 
 
 class Sampling(Request):
-    """Optional sampling settings of one generation; unset ones come from the server's settings."""
+    """Sampling settings of one generation; unset ones come from the server's settings."""
 
     max_new_tokens: Annotated[StrictInt, Field(ge=1, le=32768)] | None = Field(
         None, description="Longest summary, in tokens; at most MAX_NEW_TOKENS."
@@ -63,12 +69,14 @@ class Sampling(Request):
         None, description="0 decodes greedily."
     )
     top_p: Annotated[Number, Field(gt=0, le=1)] | None = Field(
-        None, description="Nucleus sampling mass."
+        None, description="Top-p (nucleus) sampling threshold."
     )
     repeat_penalty: Annotated[Number, Field(gt=0, le=10)] | None = Field(
-        None, description="1 is none."
+        None, description="Repetition penalty; 1 is none."
     )
-    seed: Seed | None = Field(None, description="Repeats an answer, as far as the engine can.")
+    seed: Seed | None = Field(
+        None, description="Random seed, for reproducible output where the engine allows it."
+    )
 
 
 class GenerateRequest(Sampling):
@@ -77,7 +85,7 @@ class GenerateRequest(Sampling):
     text: Text | None = Field(None, description="The medical original; this or `texts`.")
     texts: list[Text] | None = Field(None, description="Several originals; this or `text`.")
     stream: StrictBool = Field(
-        False, description="Answer with server-sent events; for one `text`, written once."
+        False, description="Answer with server-sent events; for one `text` without candidates."
     )
     n: Count | None = Field(
         None, description="Candidates for each text, at most MAX_CANDIDATES; default 1."
@@ -107,8 +115,8 @@ class EvaluateRequest(Request):
     seed: Seed | None = Field(None, description="Of the generator. Only without `texts_generated`.")
     explain: StrictBool = Field(
         False,
-        description="Add `explanation` to each result: where each sentence and the passage that "
-        "supports it stand, plain words for terms, the targets' standard deviations.",
+        description="Add `explanation` to each result: positions of each sentence and of the "
+        "passage that supports it, plain words for terms, the targets' standard deviations.",
     )
 
 
@@ -136,7 +144,7 @@ class ReadabilityResponse(BaseModel):
     dale_chall: list[float]
 
 
-class Usage(BaseModel):
+class Usage(FromAttributes):
     """Tokens a generation read and wrote; 0 for engines without tokens."""
 
     prompt_tokens: int
@@ -144,7 +152,7 @@ class Usage(BaseModel):
 
 
 class Replaced(BaseModel):
-    """A term and the plain words put in its place."""
+    """A term and the plain words that replaced it."""
 
     term: str
     plain: str
@@ -173,14 +181,14 @@ class SummaryOut(BaseModel):
     """A summary."""
 
     summary: str
-    model: str = Field(description="Which engine or language model wrote it.")
+    model: str = Field(description="Engine or language model.")
     finish_reason: str = Field(
         description="`stop`; `length` at a limit of tokens or words; `time` at a limit of time."
     )
     truncated: bool = Field(description="Whether only part of the original was considered.")
     usage: Usage
     sentences: list[SummarySentenceOut] = Field(
-        description="Each sentence and its source, from an engine that knows it; else empty."
+        description="Each sentence with its source, if the engine knows it; else empty."
     )
 
 
@@ -195,8 +203,8 @@ class Scores(BaseModel):
 class CandidateOut(SummaryOut):
     """One of several summaries of the same text.
 
-    `variant` is its number in the order of writing. `scores` is null where nobody asked for
-    them, and for a candidate without a word, which has nothing to score.
+    `variant` is its number in the order of writing. `scores` is null if they were not asked for,
+    and for a candidate without a word, which cannot be scored.
     """
 
     variant: int
@@ -204,9 +212,9 @@ class CandidateOut(SummaryOut):
 
 
 class GenerateResponse(SummaryOut):
-    """A summary; where several were asked for, the first of `candidates`.
+    """A summary; of several candidates the first.
 
-    The last three fields are there only where the request had `n` above 1, or `select`.
+    The last three fields are present only if the request had `n` above 1, or `select`.
     """
 
     candidates: list[CandidateOut] | None = Field(None, exclude_if=_absent)
@@ -228,7 +236,7 @@ class FactualSentence(BaseModel):
     support: str
 
 
-class DifficultWordOut(BaseModel):
+class DifficultWordOut(FromAttributes):
     """A word outside the Dale-Chall list, at text[start:end] of the summary."""
 
     word: str
@@ -237,7 +245,7 @@ class DifficultWordOut(BaseModel):
 
 
 class Truncation(BaseModel):
-    """Whether a model saw only part of a text."""
+    """Whether a model read only part of a text."""
 
     relevance_original: bool
     relevance_generated: bool
@@ -252,11 +260,11 @@ class SpanOut(BaseModel):
 
 
 class EvidenceOut(BaseModel):
-    """Where one of `sentences` stands in the summary, and what supports it in the original.
+    """Position of one of `sentences` in the summary, and of its support in the original.
 
-    `passage` is the chunk that the factuality model found to support it best, `closest` that
-    chunk's sentence with the most and rarest words in common (no model decides that; null where
-    there is no common word). Null, too, where a text cannot be found again.
+    `passage` is the chunk that supports it best by the factuality model, `closest` the sentence of
+    that chunk with the most and rarest words in common (no model decides that; null without a
+    common word). Null, too, if a text cannot be found again.
     """
 
     sentence: SpanOut | None
@@ -264,8 +272,8 @@ class EvidenceOut(BaseModel):
     closest: SpanOut | None
 
 
-class PlainWordOut(BaseModel):
-    """A term at text[start:end] of the summary, and the glossary's plain form of it."""
+class PlainWordOut(FromAttributes):
+    """A term at text[start:end] of the summary, and its plain form in the glossary."""
 
     term: str
     plain: str
@@ -274,7 +282,7 @@ class PlainWordOut(BaseModel):
 
 
 class ExplanationOut(BaseModel):
-    """What `explain` adds: `sentences` in the order of the result's own."""
+    """What `explain` adds; `sentences` as in the result."""
 
     sigmas: MetricValues
     sentences: list[EvidenceOut]
@@ -284,8 +292,7 @@ class ExplanationOut(BaseModel):
 class EvaluationOut(BaseModel):
     """Everything about one summary.
 
-    `candidates` (best first) is there only where `n` was above 1, `explanation` only where the
-    request had `explain`.
+    `candidates` (best first) is present only if `n` was above 1, `explanation` only with `explain`.
     """
 
     generated: str
@@ -308,8 +315,8 @@ class EvaluateResponse(BaseModel):
     models: dict[str, str]
 
 
-class ComponentHealth(BaseModel):
-    """One deployment: whether it can answer, and what it runs."""
+class ComponentHealth(FromAttributes):
+    """Whether one deployment can answer, and what it runs."""
 
     ready: bool
     model: str | None = None
@@ -328,21 +335,21 @@ class HealthResponse(BaseModel):
 
 
 class LiveResponse(BaseModel):
-    """That the process answers."""
+    """The process answers."""
 
     status: str
     version: str
 
 
 class ReadyResponse(BaseModel):
-    """Whether every deployment can answer, and which cannot."""
+    """Whether every deployment can answer, and which are not ready."""
 
     status: str
     waiting: list[str]
 
 
 class DeploymentStatus(BaseModel):
-    """One deployment: what it runs, how many replicas answer and how many there should be."""
+    """What one deployment runs, and how many replicas answer and should."""
 
     model: str | None
     device: str | None
@@ -360,7 +367,7 @@ class TargetsInUse(BaseModel):
 
 
 class Rates(BaseModel):
-    """Requests of the last minutes: refused with 4xx, failed with 5xx; times of those answered."""
+    """Recent requests: refused with 4xx, failed with 5xx; times are of those answered."""
 
     requests: int
     requests_per_s: float

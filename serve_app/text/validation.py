@@ -32,6 +32,16 @@ def require_pairs(
     left: Sequence[str], right: Sequence[str], left_name: str, right_name: str
 ) -> None:
     """Raises `InvalidInput` unless both lists are non-empty, equally long and scorable."""
+    require_same_length(left, right, left_name, right_name)
+    for name, texts in ((left_name, left), (right_name, right)):
+        for index, text in enumerate(texts):
+            require_text(text, f"{name}[{index}]")
+
+
+def require_same_length(
+    left: Sequence[str], right: Sequence[str], left_name: str, right_name: str
+) -> None:
+    """Raises `InvalidInput` unless both lists are non-empty and equally long."""
     if len(left) != len(right):
         raise InvalidInput(
             f"{left_name} has {len(left)} texts and {right_name} has {len(right)}; "
@@ -41,6 +51,3 @@ def require_pairs(
         )
     if not left:
         raise InvalidInput("give at least one text", field=left_name, code="empty_list")
-    for name, texts in ((left_name, left), (right_name, right)):
-        for index, text in enumerate(texts):
-            require_text(text, f"{name}[{index}]")
