@@ -43,10 +43,10 @@ def create_app(
     tracer: RequestTracer | None = None,
     host: str | None = None,
 ) -> RequestGuard:
-    """The whole ASGI application: the API inside the guard that ids, counts and limits requests.
+    """The whole ASGI application: the API inside the guard that counts and limits requests.
 
-    `host` is the address listened on. On loopback, without keys, only what calls this machine by
-    its own name is answered; None, where the address is not known: everybody.
+    `host` is the address listened on, None if unknown. On loopback, without keys, only calls that
+    name this machine are answered.
     """
     keep_texts_out()
     recent = recent or RequestStats()
@@ -72,13 +72,13 @@ def create_app(
 def create_api(backend: Backend, settings: Settings, recent: RequestStats | None = None) -> FastAPI:
     """The routes over `backend`; its OpenAPI document describes exactly what is served.
 
-    `recent` is what `/status` tells the rates of.
+    `recent` are the statistics shown by `/status`.
     """
     app = FastAPI(
         title="PlainMed",
         version=__version__,
         description="Scores and generates plain-language summaries of medical text.",
-        docs_url=None,  # the page of reference_routes instead
+        docs_url=None,  # routes/reference.py instead
         redoc_url=None,
     )
     add_error_handlers(app)
@@ -87,7 +87,7 @@ def create_api(backend: Backend, settings: Settings, recent: RequestStats | None
         add_scoring(app, backend, settings)
     if "generator" in backend.services:
         add_generate(app, backend, settings)
-    _add_missing(app, backend)
+    _add_not_served(app, backend)
     add_page(app)
     add_reference(app)
     origins = [part.strip() for part in settings.cors_origins.split(",") if part.strip()]
@@ -102,8 +102,8 @@ def create_api(backend: Backend, settings: Settings, recent: RequestStats | None
     return app
 
 
-def _add_missing(app: FastAPI, backend: Backend) -> None:
-    """Routes of a service this server was started without say so, and what to start."""
+def _add_not_served(app: FastAPI, backend: Backend) -> None:
+    """Adds routes for the services that are not served, whose answer says what to start."""
     for path, service in ENDPOINTS.items():
         if service not in backend.services:
             app.add_api_route(

@@ -1,7 +1,4 @@
-"""A JSON schema in words, for the reference of the API: `integer, 1 to 32768`, `list of text`.
-
-Shared by the page at /docs and by docs/api.md. It knows schemas; how a link looks, its caller says.
-"""
+"""A JSON schema in words: `integer, 1 to 32768`, `list of text`. For /docs and docs/api.md."""
 
 from __future__ import annotations
 
@@ -12,17 +9,11 @@ from typing import Any
 _NAMES = {"string": "text", "null": "null", "boolean": "true or false", "object": "object"}
 
 Link = Callable[[str], str]
-"""An object's name as a link to its fields."""
+"""Renders an object's name as a link to its fields, or a literal value as code."""
 
 
 def type_words(kind: Mapping[str, Any], link: Link, code: Link = "`{}`".format) -> str:
-    """What a value of this schema is.
-
-    Args:
-        kind: the schema, of an OpenAPI document.
-        link: what stands for an object that has a name.
-        code: how a literal value is set off.
-    """
+    """Says what a value of a schema of an OpenAPI document is."""
     if "$ref" in kind:
         return link(kind["$ref"].rsplit("/", 1)[1])
     if choices := kind.get("anyOf"):
@@ -48,5 +39,5 @@ def _range(kind: Mapping[str, Any]) -> str:
 
 
 def _number(value: float) -> str:
-    # JSON Schema writes limits as floats; one as large as 2^63 - 1 is rounded on the way.
+    # JSON Schema writes limits as floats, which rounds 2^63 - 1.
     return "2^63 - 1" if value == 2.0**63 else f"{value:g}" if abs(value) < 1e5 else f"{value:.0f}"

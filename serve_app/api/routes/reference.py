@@ -1,7 +1,7 @@
-"""`GET /docs`: the API's reference as a page that runs no script and asks nothing of anybody.
+"""`GET /docs`: the API's reference, `/openapi.json` as a page without scripts.
 
-It says what `/openapi.json` says. The usual page for that document has the browser fetch its
-scripts from a public server, which then knows who reads here, and could run there what it likes.
+FastAPI's own page has the browser fetch scripts from a public server, which then learns who reads
+here, and could run anything.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _HEADERS = {
 
 
 def add_reference(app: FastAPI) -> None:
-    """Adds `GET /docs`, which is no part of the API's document."""
+    """Adds `GET /docs`, outside the OpenAPI document."""
 
     @app.get("/docs", include_in_schema=False)
     def docs() -> HTMLResponse:
@@ -44,7 +44,7 @@ def reference(document: dict[str, Any]) -> str:
 
 
 def _words(kind: dict[str, Any]) -> Markup:
-    """Markup, with everything of the document escaped."""
+    """The schema in words, as markup with everything of the document escaped."""
     return Markup(type_words(kind, _link, _code))  # noqa: S704
 
 
