@@ -236,12 +236,17 @@ class FactualSentence(BaseModel):
     support: str
 
 
-class DifficultWordOut(FromAttributes):
+class SpanOut(FromAttributes):
+    """text[start:end], counted in Unicode code points."""
+
+    start: int
+    end: int
+
+
+class DifficultWordOut(SpanOut):
     """A word outside the Dale-Chall list, at text[start:end] of the summary."""
 
     word: str
-    start: int
-    end: int
 
 
 class Truncation(BaseModel):
@@ -250,13 +255,6 @@ class Truncation(BaseModel):
     relevance_original: bool
     relevance_generated: bool
     factuality: bool
-
-
-class SpanOut(BaseModel):
-    """text[start:end], counted in Unicode code points."""
-
-    start: int
-    end: int
 
 
 class EvidenceOut(BaseModel):
@@ -272,13 +270,11 @@ class EvidenceOut(BaseModel):
     closest: SpanOut | None
 
 
-class PlainWordOut(FromAttributes):
+class PlainWordOut(SpanOut):
     """A term at text[start:end] of the summary, and its plain form in the glossary."""
 
     term: str
     plain: str
-    start: int
-    end: int
 
 
 class ExplanationOut(BaseModel):

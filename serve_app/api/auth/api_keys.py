@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -72,34 +73,18 @@ class NewKey:
     entry: KeyEntry
 
 
-def new_key(
-    name: str = "",
-    *,
-    expires: datetime | None = None,
-    services: Sequence[Service] | None = None,
-    requests_per_minute: int | None = None,
-    concurrency: int | None = None,
-) -> NewKey:
-    """A new key; the arguments are those of `KeyEntry`.
+def new_key(name: str = "", **limits: Any) -> NewKey:
+    """A new key; `limits` are further fields of `KeyEntry`.
 
     Raises:
-        ConfigError: an argument is out of range.
+        ConfigError: one of them is unknown or out of range.
     """
     identity = secrets.token_hex(_ID_BYTES)
     key = f"pm_{identity}_{secrets.token_urlsafe(_SECRET_BYTES)}"
     try:
-        entry = KeyEntry(
-            id=identity,
-            sha256=digest(key),
-            name=name,
-            expires=expires,
-            services=None if services is None else tuple(services),
-            requests_per_minute=requests_per_minute,
-            concurrency=concurrency,
-        )
+        return NewKey(key, KeyEntry(id=identity, sha256=digest(key), name=name, **limits))
     except ValidationError as error:
         raise ConfigError(f"cannot make such a key: {_problems(error)}") from None
-    return NewKey(key, entry)
 
 
 def digest(key: str) -> str:
@@ -149,7 +134,7 @@ def _problems(error: ValidationError) -> str:
 
 
 class KeyRing:
-    """The live keys; several at once, so that a new one can be handed out before an old one ends."""
+    """The live keys; several at once, so that a new one can be given out before an old one ends."""
 
     def __init__(self, entries: Sequence[KeyEntry]) -> None:
         self._by_id = {entry.id: entry for entry in entries}
