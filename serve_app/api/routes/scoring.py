@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Awaitable, Callable, Sequence
 
 from fastapi import FastAPI, Request
 
 from serve_app.api import candidates
 from serve_app.api.auth.api_key_gate import may_call
-from serve_app.api.backend import Backend
+from serve_app.api.backend import Backend, MetricScores
 from serve_app.api.serializers import chosen_out, evaluation_out, explanations_out, scored_of
 from serve_app.api.validation import (
     ERRORS,
@@ -24,6 +25,8 @@ from serve_app.core.errors import InvalidInput, NotAllowed
 from serve_app.core.settings import Settings
 from serve_app.generation.best_of import Candidates
 from serve_app.metrics.loss import check_weights
+
+PairMetric = Callable[[Sequence[str], Sequence[str]], Awaitable[MetricScores]]
 
 
 def add_scoring(app: FastAPI, backend: Backend, settings: Settings) -> None:
@@ -41,13 +44,14 @@ def add_scoring(app: FastAPI, backend: Backend, settings: Settings) -> None:
         groups = await candidates.write(backend, originals, params, n, "texts_original")
         return await candidates.choose(backend, originals, groups, body.texts_human, body.weights)
 
+    async def pair_scores(body: schemas.PairsRequest, score: PairMetric) -> MetricScores:
+        check_pairs(body, settings)
+        return await within(score(body.texts_original, body.texts_generated), settings)
+
     @app.post("/metrics/relevance", responses=ERRORS)
     async def relevance(body: schemas.PairsRequest) -> schemas.RelevanceResponse:
         """BERTScore F1 of each generated text against its original."""
-        check_pairs(body, settings)
-        scores = await within(
-            backend.relevance(body.texts_original, body.texts_generated), settings
-        )
+        scores = await pair_scores(body, backend.relevance)
         return schemas.RelevanceResponse(
             relevance=scores.values, model=scores.model, device=scores.device
         )
@@ -55,10 +59,7 @@ def add_scoring(app: FastAPI, backend: Backend, settings: Settings) -> None:
     @app.post("/metrics/factuality", responses=ERRORS)
     async def factuality(body: schemas.PairsRequest) -> schemas.FactualityResponse:
         """AlignScore of each generated text against its original."""
-        check_pairs(body, settings)
-        scores = await within(
-            backend.factuality(body.texts_original, body.texts_generated), settings
-        )
+        scores = await pair_scores(body, backend.factuality)
         return schemas.FactualityResponse(
             factuality=scores.values, model=scores.model, device=scores.device
         )
