@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-import httpx
 import pytest
 from starlette.datastructures import Headers
 
-from serve_app.api.app import create_app
 from serve_app.api.middleware.admission import UNLEARNT_REQUESTS, LoadGate, load_gate
 from serve_app.api.middleware.gate import CALLER_ID, ITEMS, Hooks, Refused
-from serve_app.api.middleware.request_guard import Traffic
 from serve_app.core.context import REFUSAL_TTL_HEADER
 from serve_app.core.settings import load_settings
-from serve_app.metrics.readability import Readability
-from tests.support.servers import LightBackend
+from tests.support.backends import Held, api_client
 
 BODY = 10**6
 """The largest body."""
@@ -357,32 +353,12 @@ def test_the_queue_of_generate_is_for_twice_what_the_engine_computes_at_once(
     assert load_gate(found)._at_once == {"/generate": 2 * most}
 
 
-class Held(LightBackend):
-    """Answers readability when told to."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.go = asyncio.Event()
-        self.under_way = 0
-
-    async def readability(self, texts: Sequence[str]) -> list[Readability]:
-        self.under_way += 1
-        try:
-            await self.go.wait()
-        finally:
-            self.under_way -= 1
-        return await super().readability(texts)
-
-
 async def test_over_http_the_refusal_is_json_with_retry_after_and_room_comes_back() -> None:
     backend = Held()
-    app = create_app(backend, load_settings(max_pending_requests=3), Traffic())
-    async with httpx.AsyncClient(
-        transport=httpx.ASGITransport(app=app), base_url="http://test"
-    ) as http:
+    async with api_client(backend, max_pending_requests=3) as http:
         body = {"texts": ["A text."]}
         asked = [asyncio.create_task(http.post("/metrics/readability", json=body)) for _ in "abc"]
-        while backend.under_way < 3:
+        while backend.waiting < 3:
             await asyncio.sleep(0.001)
         refused = await http.post("/metrics/readability", json=body)
         assert refused.status_code == 503
@@ -396,17 +372,14 @@ async def test_over_http_the_refusal_is_json_with_retry_after_and_room_comes_bac
 
 async def test_a_client_says_how_long_it_waits() -> None:
     backend = Held()
-    app = create_app(backend, load_settings(), Traffic())
-    async with httpx.AsyncClient(
-        transport=httpx.ASGITransport(app=app), base_url="http://test"
-    ) as http:
+    async with api_client(backend) as http:
         body = {"texts": ["A text."]}
         late = await http.post(
             "/metrics/readability", json=body, headers={"X-Request-Timeout": "0.05"}
         )
         assert late.status_code == 503
         assert late.json()["error"]["code"] == "timeout"
-        assert backend.under_way == 0
+        assert backend.waiting == 0
         for wrong in ("soon", "0", "-1", "nan", "inf"):
             answer = await http.post(
                 "/metrics/readability", json=body, headers={"X-Request-Timeout": wrong}

@@ -17,6 +17,7 @@ from serve_app.api.endpoints import ENDPOINTS
 from serve_app.api.middleware.request_guard import Traffic
 from serve_app.api.request_stats import RequestStats, StatsWindow
 from serve_app.core.settings import load_settings
+from tests.support.backends import client_of
 from tests.support.servers import TARGETS, LightBackend
 
 TEXTS = {"texts": ["Aspirin makes a stroke less likely."]}
@@ -68,7 +69,7 @@ def client(
         traffic or Traffic(),
         recent=RequestStats(lambda: next(clock) / 10),
     )
-    return httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://test")
+    return client_of(app)
 
 
 async def test_a_process_is_alive_whatever_its_models_do_and_asks_nobody() -> None:

@@ -105,8 +105,11 @@ def test_a_server_that_stays_busy_is_left_alone_in_the_end(pages: Any, url: str)
     [
         (Answer(hang_up=True), "cannot be reached"),
         (Answer(502, b"<h1>Bad gateway</h1>", {"Content-Type": "text/html"}), "HTTP 502"),
-        (Answer(200, b"<h1>Sign in</h1>", {"Content-Type": "text/html"}), "does not understand the answer"),
-        (Answer(200, b'{"results": []}', JSON), "does not understand the answer"),
+        (
+            Answer(200, b"<h1>Sign in</h1>", {"Content-Type": "text/html"}),
+            "does not understand",
+        ),
+        (Answer(200, b'{"results": []}', JSON), "does not understand"),
         (failing(500, "metric_failed", "no finite number"), "no finite number"),
     ],
     ids=["no answer", "a proxy's page", "a sign-in page", "another shape", "a failed metric"],
@@ -177,7 +180,7 @@ def test_a_generator_alone_shows_sources_and_no_scores(pages: Any) -> None:
         page = pages.open(running)
         expect(page.get_by_role("button", name="Score")).to_be_hidden()
         page.get_by_label("Medical text").fill(ORIGINALS[0])
-        page.get_by_label("Summaries to choose from", exact=True).select_option("2")
+        page.get_by_label("Number of summaries to choose from", exact=True).select_option("2")
         page.get_by_role("button", name="Generate").click()
         expect(page.locator("#candidates > li")).to_have_count(2)
         expect(page.locator("#candidates-hint")).to_contain_text("choose by reading")
@@ -262,7 +265,7 @@ def test_a_hostile_answer_stays_text(pages: Any, url: str) -> None:
         answer["models"] = {"relevance": HOSTILE}
         proxy.scripted["/evaluate"] = [Answer(200, json.dumps(answer).encode(), JSON)]
         page.get_by_label("Medical text").fill(ORIGINALS[0])
-        page.get_by_label("Summaries to choose from", exact=True).select_option("2")
+        page.get_by_label("Number of summaries to choose from", exact=True).select_option("2")
         page.get_by_role("button", name="Generate").click()
         expect(page.locator("#candidates")).to_contain_text(HOSTILE)
         expect(page.locator("#sentences")).to_contain_text(HOSTILE)

@@ -10,16 +10,7 @@ from hypothesis import strategies as st
 
 from serve_app.api.endpoints import ENDPOINTS
 from serve_app.api.request_stats import GROWTH, SLOT_S, WINDOW_S, RequestStats, Tally, together
-
-
-class Clock:
-    """Seconds as the test says."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.support.backends import Clock
 
 
 def test_only_routes_that_compute_are_counted_by_how_they_ended() -> None:

@@ -170,7 +170,7 @@ def test_a_summary_is_generated_and_scored(page: Any, http: httpx.Client) -> Non
 
 def test_of_several_candidates_one_is_chosen(page: Any, http: httpx.Client) -> None:
     page.get_by_label("Medical text").fill(ORIGINALS[0])
-    page.get_by_label("Summaries to choose from", exact=True).select_option("4")
+    page.get_by_label("Number of summaries to choose from", exact=True).select_option("4")
     page.get_by_role("button", name="Generate").click()
     cards = page.locator("#candidates > li")
     expect(cards).to_have_count(4)
