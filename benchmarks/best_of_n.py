@@ -36,7 +36,6 @@ from serve_app.generation.protocol import GenerationParams, Summary
 from serve_app.metrics.evaluation import evaluate
 from serve_app.metrics.loss import METRICS, LossFunction
 from serve_app.metrics.suite import MetricSuite
-from serve_app.metrics.targets import load_targets
 from serve_app.offline.calibration import Pair, read_pairs
 
 COUNTS = (1, 2, 4, 8, 16)
@@ -195,7 +194,7 @@ def main(
     torch.set_num_threads(threads)
     # Without the cache of originals, which would make every count after the first cheaper.
     settings = load_settings(bertscore_cache_mb=0)
-    loss = LossFunction(load_targets(settings), settings.loss_steepness, settings.loss_direction)
+    loss = LossFunction.of(settings)
     bench = Bench(settings, MetricSuite.from_settings(settings), loss, seed)
     pairs = some(read_pairs(SHARED / "cochrane_pls.csv", "test"), limit)
     groups = [bench.written(pair.source, COUNTS[-1]) for pair in shown(pairs, len(pairs))]

@@ -33,7 +33,7 @@ import typer
 from benchmarks import report, texts
 from serve_app.metrics.readability import readability
 from serve_app.offline.corpus import ModelNames, RowScores, ScoreJob, Scorer
-from serve_app.offline.corpus.local_engine import LocalEngine
+from serve_app.offline.corpus.job import LocalEngine
 from serve_app.offline.corpus.ray_engine import RayEngine, RayOptions
 
 app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)

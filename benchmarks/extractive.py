@@ -32,7 +32,6 @@ from serve_app.generation.extractive.passages import Passage, split_passages
 from serve_app.generation.protocol import GenerationParams
 from serve_app.metrics.loss import METRICS, LossFunction
 from serve_app.metrics.suite import MetricSuite
-from serve_app.metrics.targets import load_targets
 from serve_app.offline.calibration import Pair, read_pairs
 from serve_app.text.glossary import Glossary
 
@@ -55,7 +54,7 @@ def some(pairs: list[Pair], limit: int) -> list[Pair]:
 
 
 def engine_for(settings: Settings, suite: MetricSuite, coverage: float) -> ExtractiveGenerator:
-    loss = LossFunction(load_targets(settings), settings.loss_steepness, settings.loss_direction)
+    loss = LossFunction.of(settings)
     return ExtractiveGenerator(
         suite, loss, Glossary.load(), max_words=settings.extractive_max_words, coverage=coverage
     )
@@ -89,7 +88,7 @@ def compare(
         torch.set_num_threads(settings.torch_num_threads)
     suite = MetricSuite.from_settings(settings)
     engine = engine_for(settings, suite, coverage)
-    loss = LossFunction(load_targets(settings), settings.loss_steepness, settings.loss_direction)
+    loss = LossFunction.of(settings)
     pairs = some(read_pairs(path, split), limit)
     rng = random.Random(seed)
     values, words, to_human, wall, cpu = [], [], [], [], []

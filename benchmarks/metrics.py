@@ -17,7 +17,7 @@ from benchmarks import machine, peers, texts
 from benchmarks.measure import Row, interleave
 from serve_app.metrics.alignscore import AlignScorer
 from serve_app.metrics.bertscore import BertScorer
-from serve_app.metrics.readability import readability_batch
+from serve_app.metrics.readability import readability as read
 from serve_app.models.encoder_runtime import Batch, EncoderRuntime, TokenSequence
 from serve_app.storage.artifacts import resolve
 
@@ -150,7 +150,7 @@ def readability(found: texts.Texts, rounds: int) -> Iterator[Row]:
     timings = interleave(
         {
             "peer": lambda: peers.textstat_scores(summaries),
-            "ours": lambda: [(r.fkgl, r.smog, r.dale_chall) for r in readability_batch(summaries)],
+            "ours": lambda: [(r.fkgl, r.smog, r.dale_chall) for r in map(read, summaries)],
         },
         rounds,
     )

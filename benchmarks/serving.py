@@ -13,7 +13,6 @@ from serve_app.core.settings import Settings
 from serve_app.metrics.evaluation import evaluate
 from serve_app.metrics.loss import LossFunction
 from serve_app.metrics.suite import MetricSuite
-from serve_app.metrics.targets import load_targets
 from serve_app.text.sentences import split_sentences
 
 CLIENTS, PAIRS = 16, 8
@@ -49,7 +48,7 @@ def library() -> Callable[[list[tuple[str, str]]], list[float]]:
     """Losses from our library in this process, all pairs in one call."""
     settings = Settings()
     suite = MetricSuite.from_settings(settings)
-    loss = LossFunction(load_targets(settings), settings.loss_steepness, settings.loss_direction)
+    loss = LossFunction.of(settings)
 
     def run(pairs: list[tuple[str, str]]) -> list[float]:
         originals, generated = [list(side) for side in zip(*pairs, strict=True)]

@@ -26,7 +26,7 @@ from benchmarks import servers, serving, texts
 from serve_app import app as graph
 from serve_app.core.context import RequestContext
 from serve_app.core.settings import Settings, load_settings
-from serve_app.metrics.results import AlignScoreResult, BertScoreResult, ClaimSentence
+from serve_app.metrics.evaluation import AlignScoreResult, BertScoreResult, ClaimSentence
 from serve_app.serving.deployments import metrics
 from serve_app.serving.deployments.gateway import Gateway
 from serve_app.serving.deployments.loss import Loss

@@ -24,13 +24,12 @@ from serve_app.metrics.bertscore import BertScorer
 from serve_app.metrics.evaluation import evaluate
 from serve_app.metrics.loss import LossFunction, combine
 from serve_app.metrics.suite import MetricSuite
-from serve_app.metrics.targets import load_targets
 
 
 def reference_losses() -> Any:
     """Losses from the packages the earlier system called."""
     settings = Settings()
-    loss = LossFunction(load_targets(settings), settings.loss_steepness, settings.loss_direction)
+    loss = LossFunction.of(settings)
     relevance = peers.BertScorePeer(BertScorer.from_reference(peers.ENCODER).layer)
     factuality = peers.AlignScoreReference()
     config = factuality.config
@@ -54,7 +53,7 @@ def own_losses() -> Any:
     """Losses from our library in this process."""
     settings = Settings()
     suite = MetricSuite.from_settings(settings)
-    loss = LossFunction(load_targets(settings), settings.loss_steepness, settings.loss_direction)
+    loss = LossFunction.of(settings)
 
     def run(originals: list[str], generated: list[str]) -> list[float]:
         return [item.loss for item in evaluate(suite.measure(originals, generated), loss)]

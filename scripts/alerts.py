@@ -1,7 +1,7 @@
 """Writes helm/plainmed/templates/prometheusrule.yaml, the alerts of the chart, from the list below.
 
-The expressions are `promql.Queries`, as those of the dashboard; a test holds every metric they name
-against what the running application exports. Thresholds are values of the chart.
+The expressions are `promql.Queries`, like the dashboard's; a test compares every metric they name
+with those that the running application exports. Thresholds are values of the chart.
 
     python scripts/alerts.py           # writes the file
     python scripts/alerts.py --check   # exit status 1 where it is stale
@@ -9,12 +9,11 @@ against what the running application exports. Thresholds are values of the chart
 
 from __future__ import annotations
 
-import argparse
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from promql import COMPUTING, Queries
+from promql import COMPUTING, Queries, write_or_check
 
 FILE = Path(__file__).resolve().parent.parent / "helm" / "plainmed" / "templates"
 FILE /= "prometheusrule.yaml"
@@ -31,12 +30,12 @@ class Alert:
 
     Attributes:
         name: of the alert.
-        expr: raises it while it has series; may hold values of the chart.
-        minutes: for how long it must; 0: at once.
+        expr: fires while it has series; may contain values of the chart.
+        minutes: how long it must fire first; 0: at once.
         severity: `critical` or `warning`.
         summary: what is wrong; `[label]` stands for a label of the series.
         action: what to do.
-        running: whether it makes no sense for a release that is stopped on purpose.
+        running: whether to leave it out for a release that is stopped on purpose.
     """
 
     name: str
@@ -51,7 +50,7 @@ class Alert:
 _OVERLOADED = 'code="overloaded"'
 _STATUS = "ray_serve_deployment_status"
 _RUNNING = "ray_serve_replica_processing_queries"
-# A client's own errors are no answers: a flood of them must not hide what fails.
+# A client's own errors do not count: a flood of them must not hide failures.
 _FAILURES = Q.rate("plainmed_requests", "", f'{COMPUTING},status=~"5.."')
 _REQUESTS = Q.rate("plainmed_requests", "", f'{COMPUTING},status!~"4.."')
 _FAILED = 'code=~"metric_failed|generation_failed|internal_error"'
@@ -204,19 +203,5 @@ def _with_labels(summary: str) -> str:
     return f"{before}{{{{ `{{{{ $labels.{label} }}}}` }}}}{after}"
 
 
-def main() -> int:
-    """Writes or checks the file."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing")
-    wanted = template()
-    if parser.parse_args().check:
-        stale = FILE.read_text(encoding="utf-8") != wanted
-        if stale:
-            print(f"{FILE.name} is stale: run python scripts/alerts.py", file=sys.stderr)
-        return int(stale)
-    FILE.write_text(wanted, encoding="utf-8")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(write_or_check(FILE, template()))

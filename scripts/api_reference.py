@@ -4,9 +4,9 @@
     python scripts/api_reference.py --examples http://127.0.0.1:8000 # and the examples, asked there
     python scripts/api_reference.py --check                          # exit 1 where it is stale
 
-The reference is made from the OpenAPI document that the application serves, so it needs neither Ray
-nor a model. The examples are requests sent to a running server of the default settings, and its
-answers. What stands between other headings of the page is written by hand.
+The reference comes from the application's OpenAPI document, so it needs neither Ray nor a model.
+The examples are requests to a running server with default settings, and its answers. The rest of
+the page is written by hand.
 """
 
 from __future__ import annotations

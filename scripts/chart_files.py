@@ -1,4 +1,4 @@
-"""Writes what is generated in helm/plainmed and k8s, or says what is out of step.
+"""Writes the generated files of helm/plainmed and k8s, or names those that are out of step.
 
     python scripts/chart_files.py            # write
     python scripts/chart_files.py --check    # exit 1 and name the files that differ
@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CHART = ROOT / "helm" / "plainmed"
 GOLDEN = ROOT / "tests" / "fixtures" / "helm"
 NAMESPACE = "plainmed"
-# Address and cache are the chart's to set, and a secret is never a plain value.
+# The chart sets address and cache itself, and a secret is never a plain value.
 NOT_SETTABLE = {"host", "port", "cache_dir", "hf_token", "openai_api_key"}
 NOT_SETTABLE |= {"api_keys", "api_keys_file", "allow_no_keys"}  # by the chart's apiKeys
 _SAID_ELSEWHERE = {"title", "default"}
@@ -52,7 +52,7 @@ RENDERED: dict[str, tuple[str, list[str], dict[str, Any]]] = {
 
 
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """`over` laid on `base` as Helm lays values files: maps are merged, all else replaced."""
+    """`over` merged into `base` as Helm merges values files: maps are merged, all else replaced."""
     merged = dict(base)
     for key, value in over.items():
         old = merged.get(key)
@@ -127,7 +127,7 @@ def schema(text: str, serve_config: dict[str, Any]) -> str:
 
 
 def generated() -> dict[Path, str]:
-    """Every generated file and what should be in it."""
+    """Every generated file and its wanted content."""
     source = (ROOT / "serve_config.yaml").read_text(encoding="utf-8")
     schema_file = CHART / "values.schema.json"
     template = (CHART / "README.md.tmpl").read_text(encoding="utf-8")
@@ -145,7 +145,7 @@ def renderings() -> dict[Path, str]:
 
 
 def out_of_step(files: dict[Path, str]) -> list[str]:
-    """Names of the files that do not hold what they should."""
+    """Names of the files whose content differs from the wanted."""
     return [
         str(path.relative_to(ROOT))
         for path, text in files.items()

@@ -9,7 +9,6 @@ python scripts/dashboard.py --check   # exit status 1 where it is stale
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from promql import COMPUTING, Queries
+from promql import COMPUTING, Queries, write_or_check
 
 FILE = Path(__file__).resolve().parent.parent / "helm" / "plainmed" / "files"
 FILE /= "grafana-dashboard.json"
@@ -153,19 +152,5 @@ def _panel(number: int, panel: Panel) -> dict[str, Any]:
     }
 
 
-def main() -> int:
-    """Writes or checks the file."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing")
-    wanted = json.dumps(document(), indent=2) + "\n"
-    if parser.parse_args().check:
-        stale = FILE.read_text(encoding="utf-8") != wanted
-        if stale:
-            print(f"{FILE.name} is stale: run python scripts/dashboard.py", file=sys.stderr)
-        return int(stale)
-    FILE.write_text(wanted, encoding="utf-8")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(write_or_check(FILE, json.dumps(document(), indent=2) + "\n"))

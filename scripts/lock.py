@@ -3,13 +3,12 @@
     python scripts/lock.py             # write
     python scripts/lock.py --check     # exit 1 and name those that no longer fit; asks the index
 
-requirements.lock is for the image target `cpu`, without torch: its CPU build comes from PyTorch's
-own index. requirements-cuda.lock is for `gpu`, with torch and its CUDA libraries as the package
-index has them, requirements-vllm.lock for `vllm`. All have the exporter of traces, which a setting
-turns on. All for Linux x86-64 with Python 3.11. Versions
-are those of constraints.txt and constraints-vllm.txt; those files name none for what only CUDA
-needs, so a lock once written keeps its own. What a lock was made of stands in its first lines as a
-checksum, by which a stale one is seen without a package index.
+requirements.lock is for the image target `cpu`, without torch, whose CPU build comes from PyTorch's
+own index; requirements-cuda.lock is for `gpu`, with torch and its CUDA libraries from the package
+index; requirements-vllm.lock is for `vllm`. All are for Linux x86-64 with Python 3.11 and include
+the trace exporter, which a setting turns on. Versions come from constraints.txt and
+constraints-vllm.txt; CUDA-only packages are not in them, so a lock keeps its own versions of those.
+A lock's first lines hold a checksum of its inputs, so a stale one shows without a package index.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ _ENTRY = re.compile(r"^(?=[a-z0-9])", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Lock:
-    """One lock: its file, the versions it keeps to, and what it is for."""
+    """One lock: its file, its constraints, and the extras it includes."""
 
     name: str
     constraints: str
@@ -52,7 +51,7 @@ class Lock:
         )
 
     def made_of(self) -> str:
-        """SHA-256 of what is asked for and the versions it is held to, as both are now."""
+        """SHA-256 of the present requirements and constraints."""
         asked = "\n".join(requirements(self)).encode()
         return hashlib.sha256(asked + (ROOT / self.constraints).read_bytes()).hexdigest()
 
@@ -65,7 +64,7 @@ LOCKS = (
 
 
 def requirements(lock: Lock) -> list[str]:
-    """What PlainMed asks for in that image."""
+    """PlainMed's requirements in that image."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
     return [*project["dependencies"], *(one for name in lock.extras for one in extras[name])]

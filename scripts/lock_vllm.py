@@ -2,9 +2,9 @@
 
     python scripts/lock_vllm.py
 
-On Linux x86-64 with Python 3.11, as the image has. What pyproject.toml names has the version of
-constraints.txt, but for what vLLM wants otherwise (LOOSE); the rest is what pip finds. From an
-index that has no metadata files pip downloads the packages to read them, CUDA libraries too.
+Run it on Linux x86-64 with Python 3.11, as in the image. Packages in pyproject.toml get the version
+of constraints.txt, except where vLLM needs another (LOOSE); pip chooses the rest. From an index
+without metadata files pip downloads the packages to read them, CUDA libraries included.
 """
 
 from __future__ import annotations

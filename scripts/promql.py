@@ -1,13 +1,16 @@
-"""Prometheus expressions over the metrics that there are, for dashboard.py and alerts.py.
+"""Prometheus expressions over the exported metrics, for dashboard.py and alerts.py.
 
-Our own metrics are named by `serve_app.core.observability.instruments` and checked for their kind,
-so no expression can name one that is not there. Those of Ray, and the labels of all, are held
-against a running application by a test (tests/serving/live/test_telemetry.py).
+Our own metrics come from `serve_app.core.observability.instruments` and are checked for their kind,
+so no expression can name a missing one. A test compares Ray's metrics, and all labels, with a
+running application (tests/serving/live/test_telemetry.py).
 """
 
 from __future__ import annotations
 
+import argparse
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 from serve_app.api.endpoints import ENDPOINTS
 from serve_app.core.observability.instruments import SPECS, exported
@@ -34,13 +37,13 @@ class Queries:
     def of(self, name: str, more: str = "") -> str:
         """The series of an exported metric; `more` selects further, as `status=~"5.."`.
 
-        Of Serve's own those of our application: another may run beside it, as with vLLM.
+        Serve's own metrics are limited to our application: another may run beside it, as vLLM does.
         """
         ours = _APPLICATION if name.startswith(_SERVE) else ""
         return f"{name}{{{','.join(filter(None, (self.release, ours, more)))}}}"
 
     def rate(self, name: str, by: str = "", more: str = "") -> str:
-        """A counter's increase a second."""
+        """A counter's increase per second."""
         _must_be(name, "counter")
         return self.ray_rate(exported(name), by, more)
 
@@ -63,17 +66,17 @@ class Queries:
         return self.ray(exported(name), by)
 
     def ray(self, name: str, by: str) -> str:
-        """A metric as it is exported, summed."""
+        """The sum of a metric, by its exported name."""
         return f"sum{_by(by)}({self.of(name)})"
 
     def ray_rate(self, name: str, by: str = "", more: str = "") -> str:
-        """A counter as it is exported, its increase a second."""
+        """A counter's increase per second, by its exported name."""
         return f"sum{_by(by)}(rate({self.of(name, more)}[{self.window}]))"
 
     def started(self, time: str) -> str:
-        """A series of each replica that was started within `time`, as `30m`.
+        """One series for each replica that started within `time`, as `30m`.
 
-        Every replica has its own, which stays while its node does, so what is new is counted.
+        A replica's series lives as long as its node, so new ones are counted.
         """
         series = self.of("ray_serve_deployment_replica_starts_total")
         return f"count_over_time({series}[{time}]) unless {series} offset {time}"
@@ -81,8 +84,21 @@ class Queries:
 
 def _must_be(name: str, kind: str) -> None:
     if SPECS[name].kind != kind:
-        raise ValueError(f"{name} is no {kind}")
+        raise ValueError(f"{name} is not a {kind}")
 
 
 def _by(labels: str) -> str:
     return f" by ({labels}) " if labels else ""
+
+
+def write_or_check(file: Path, wanted: str) -> int:
+    """Writes a generated file, or with --check says whether it is stale; the exit status."""
+    parser = argparse.ArgumentParser(description=f"Writes {file.name}.")
+    parser.add_argument("--check", action="store_true", help="write nothing")
+    if not parser.parse_args().check:
+        file.write_text(wanted, encoding="utf-8")
+        return 0
+    stale = file.read_text(encoding="utf-8") != wanted
+    if stale:
+        print(f"{file.name} is stale: run python scripts/{Path(sys.argv[0]).name}", file=sys.stderr)
+    return int(stale)

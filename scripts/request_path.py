@@ -160,7 +160,7 @@ def from_s3(recorder: Recorder) -> None:
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
-    os.environ |= {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x"}
+    os.environ |= {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x"}  # nosec B105
     os.environ |= {"AWS_REGION": "us-east-1", "AWS_ENDPOINT_URL": f"http://{host}:{port}"}
     client = boto3.client("s3", region_name="us-east-1", endpoint_url=f"http://{host}:{port}")
     client.create_bucket(Bucket="models")

@@ -4,10 +4,10 @@ runs it.
     python scripts/sbom.py                                  # requirements.lock, into build/
     python scripts/sbom.py requirements-vllm.lock -o FILE
 
-Each package with version, package URL and the hashes of the files that pip accepts. torch's CPU
-build is not in requirements.lock (scripts/lock.py says why), so it is added without hashes. What
-the base image brings, Python and Debian's packages, is not in the document, which is checked
-against CycloneDX's own schema before it is written.
+Lists each package with version, package URL and the hashes of the files that pip accepts. torch's
+CPU build is not in requirements.lock (scripts/lock.py says why), so it is added without hashes. The
+base image's Python and Debian packages are left out. The document is checked against CycloneDX's
+schema before it is written.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
     python scripts/security.py            # exit 1 and a line for each finding
     python scripts/security.py serve_app  # below these paths only
 
-What bandit leaves out, and why, stands in pyproject.toml. What looks like a secret and is none is
-in ALLOWED by its hash, with what it is, so that another in its place is found. Known holes of
-dependencies (pip-audit) are not looked for: that asks a service on the network.
+pyproject.toml says what bandit skips, and why. ALLOWED explains false alarms by their hash, so that
+a secret in the same place is found. It does not look for known vulnerabilities of dependencies
+(pip-audit): that asks a service on the network.
 """
 
 from __future__ import annotations
@@ -56,12 +56,12 @@ ALLOWED: dict[str, str] = {
     "sha1:8c3181ee796c391854275c43ffb47d87ab263884": f"another: {_FAKE}",
     "sha1:ab9be5ac820e09c15e5b372d531573176c1878dd": f"the start of an AWS key: {_FAKE}",
 }
-"""The hash of what looks like a secret and is none, as a finding gives it, and what it is."""
+"""False alarms: the hash that a finding gives, and what it is."""
 
 
 @dataclass(frozen=True, order=True)
 class Finding:
-    """What looks like a secret, without its value."""
+    """A possible secret, without its value."""
 
     line: int
     kind: str
@@ -69,14 +69,14 @@ class Finding:
 
 
 def tracked(below: Iterable[str] = ()) -> list[str]:
-    """What git tracks, relative to the root; all, or below some paths."""
+    """Files that git tracks, relative to the root; all, or below some paths."""
     command = ["git", "-C", str(ROOT), "ls-files", "-z", "--", *below]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return [name for name in done.stdout.split("\0") if name and (ROOT / name).is_file()]
 
 
 def secrets_in(names: Iterable[str], root: Path = ROOT) -> dict[str, list[Finding]]:
-    """Whatever looks like a secret, by file."""
+    """Possible secrets, by file."""
     found: dict[str, list[Finding]] = defaultdict(list)
     # With the defaults nothing is asked of a network: no verification.
     with default_settings():

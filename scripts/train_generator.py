@@ -55,13 +55,13 @@ def main(
     out: Annotated[
         Path | None, typer.Option(help="unset: outputs/, named after base and stage")
     ] = None,
-    stage: Annotated[Stages, typer.Option(help="which stages")] = "both",
-    adapter: Annotated[Path | None, typer.Option(help="go on from this LoRA adapter")] = None,
+    stage: Annotated[Stages, typer.Option(help="stages to run")] = "both",
+    adapter: Annotated[Path | None, typer.Option(help="continue from this LoRA adapter")] = None,
     split: Annotated[str, typer.Option(help="rows to train on; 'all': every row")] = "train",
     eval_split: Annotated[
         str | None, typer.Option(help="rows summarised and scored before and after; unset: none")
     ] = None,
-    eval_rows: Annotated[int, typer.Option(help="most of them")] = D.eval_rows,
+    eval_rows: Annotated[int, typer.Option(help="how many of them at most")] = D.eval_rows,
     rank: Annotated[int, typer.Option(help="of the adapter")] = D.rank,
     alpha: Annotated[int, typer.Option(help="of the adapter")] = D.alpha,
     dropout: Annotated[float, typer.Option(help="of the adapter")] = D.dropout,
@@ -79,7 +79,7 @@ def main(
     num_generations: Annotated[
         int, typer.Option(help="completions of a prompt")
     ] = D.num_generations,
-    temperature: Annotated[float, typer.Option(help="completions are drawn at")] = D.temperature,
+    temperature: Annotated[float, typer.Option(help="of sampling")] = D.temperature,
     beta: Annotated[float, typer.Option(help="weight of the KL divergence")] = D.beta,
     accumulation: Annotated[int, typer.Option(help="batches in a step")] = D.accumulation,
     max_length: Annotated[
@@ -103,11 +103,11 @@ def main(
     save_steps: Annotated[int, typer.Option(help="steps between checkpoints")] = D.save_steps,
     logging_steps: int = D.logging_steps,
     log_to: Annotated[LogTo, typer.Option(help="none, tensorboard or mlflow")] = D.log_to,
-    resume: Annotated[bool, typer.Option(help="go on with the run in --out")] = False,
-    dry_run: Annotated[bool, typer.Option(help="check everything, say the plan, stop")] = False,
+    resume: Annotated[bool, typer.Option(help="continue the run in --out")] = False,
+    dry_run: Annotated[bool, typer.Option(help="check everything, print the plan, stop")] = False,
 ) -> None:
     """Train an adapter for --base on DATA."""
-    # Of several processes the first speaks for all, but each of its own errors.
+    # The first process speaks for all; each reports its own errors.
     console = Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0")
     try:
         settings = load_settings()
@@ -165,7 +165,7 @@ def main(
 
 
 def default_name(base: str, stage: Stages) -> str:
-    """What merge_and_upload takes for a name: organisation, model and run."""
+    """A name that merge_and_upload accepts: organisation, model and run."""
     return f"{derive_model_name(base)}-{'sft-grpo' if stage == 'both' else stage}"
 
 
@@ -177,7 +177,7 @@ def describe(console: Console, plan: TrainPlan) -> None:
     new = f"new: rank {options.rank}, alpha {options.alpha}, on {modules}"
     lines = {
         "base": options.base,
-        "adapter": f"{options.adapter}, gone on with" if options.adapter else new,
+        "adapter": f"{options.adapter}, continued" if options.adapter else new,
         "data": f"{options.data}: {_count(len(examples.used), 'row')}, {tokens:,} tokens of "
         f"summaries, longest row {longest} of {plan.context or 'any number of'} tokens",
         "stages": ", ".join(f"{stage}, {count} steps" for stage, count in plan.steps.items()),
@@ -185,7 +185,7 @@ def describe(console: Console, plan: TrainPlan) -> None:
         + f", {_count(plan.processes, 'process', 'processes')}",
     }
     if "grpo" in options.stages:
-        where = options.reward_url or "the models of the settings, in this process"
+        where = options.reward_url or "the settings' models, in this process"
         lines["reward"] = f"{options.reward}, by {where}"
         lines["a GRPO step"] = (
             f"{_count(options.prompts_a_step(plan.processes), 'prompt')} x "

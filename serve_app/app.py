@@ -1,14 +1,14 @@
-"""Builds the application graph from settings: what talks to what, and nothing else.
+"""Builds the application graph from settings: which deployment calls which, and nothing else.
 
-`serve run serve_config.yaml` calls `build`. Replicas, autoscaling, resources and queue
-lengths are in that file, by deployment name; what stands here are defaults for one laptop.
+`serve run serve_config.yaml` calls `build`. That file has replicas, autoscaling, resources and
+queue lengths by deployment name; this module has their defaults for one laptop.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ray.serve.config import BackpressureConfig
 from ray.serve.deployment import Application
 
@@ -16,10 +16,10 @@ from serve_app.api.endpoints import Service
 from serve_app.core.errors import RETRY_AFTER_S, ConfigError
 from serve_app.core.settings import load_settings
 from serve_app.serving.deployments.gateway import Gateway
-from serve_app.serving.tracers import check_traces
+from serve_app.serving.observability import check_traces
 
 ANSWER_S = 5.0
-"""What a replica that stops has beyond the longest request, for the answer's way back."""
+"""Seconds a stopping replica has beyond the longest request, for the answer's way back."""
 
 
 class BuildArgs(BaseModel):
@@ -28,19 +28,12 @@ class BuildArgs(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     services: list[Service] = Field(
-        default=["metrics", "generator"], description="Which halves are built."
+        default=["metrics", "generator"], min_length=1, description="Which halves are built."
     )
     settings: dict[str, Any] = Field(
         default_factory=dict,
         description="Fields of serve_app.core.settings.Settings, in lower case.",
     )
-
-    @field_validator("services")
-    @classmethod
-    def _some_service(cls, services: list[Service]) -> list[Service]:
-        if not services:
-            raise ValueError("name at least one of: metrics, generator")
-        return services
 
 
 def build(arguments: dict[str, Any]) -> Application:
@@ -70,11 +63,12 @@ def build(arguments: dict[str, Any]) -> Application:
             Relevance,
         )
 
-        nodes["Relevance"] = _options(Relevance, "Relevance", 0.4, longest_s).bind(settings)
-        nodes["Factuality"] = _options(Factuality, "Factuality", 0.4, longest_s).bind(settings)
-        nodes["Readability"] = _options(ReadabilityDeployment, "Readability", 0.1, longest_s).bind(
-            settings
-        )
+        for name, deployment, cpus in (
+            ("Relevance", Relevance, 0.4),
+            ("Factuality", Factuality, 0.4),
+            ("Readability", ReadabilityDeployment, 0.1),
+        ):
+            nodes[name] = _options(deployment, name, cpus, longest_s).bind(settings)
         nodes["Loss"] = _options(Loss, "Loss", 0.1, longest_s).bind(
             settings, nodes["Relevance"], nodes["Factuality"], nodes["Readability"]
         )
@@ -83,7 +77,7 @@ def build(arguments: dict[str, Any]) -> Application:
 
         nodes["Generator"] = _options(Generator, "Generator", 0.4, longest_s).bind(settings)
     retry = BackpressureConfig(retry_after_s=RETRY_AFTER_S)
-    # Its own gate refuses what is too much, in JSON and by the wait; Serve's limit lies far above.
+    # Its own gate refuses overload, in JSON and by expected wait; Serve's limit lies far above.
     gateway = _options(Gateway, "Gateway", 0.1, longest_s).options(
         backpressure_config=retry, user_config={"draining": False}, max_ongoing_requests=4096
     )
@@ -91,12 +85,12 @@ def build(arguments: dict[str, Any]) -> Application:
 
 
 def _options(deployment: Any, name: str, num_cpus: float, longest_s: float = 30.0) -> Any:
-    """A deployment under its name; an update lets it end what takes at most `longest_s` seconds."""
+    """A deployment under its name; an update waits `longest_s` seconds for its requests to end."""
     return deployment.options(
         name=name,
         ray_actor_options={"num_cpus": num_cpus},
         max_ongoing_requests=256,
-        max_queued_requests=-1,  # what the gateway has let in is not refused further on
+        max_queued_requests=-1,  # requests that the gateway let in are not refused later
         health_check_period_s=5,
         health_check_timeout_s=30,
         graceful_shutdown_wait_loop_s=1,

@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 from serve_app.core import schemas
 from serve_app.core.context import current_context
 from serve_app.core.errors import InvalidInput, Unavailable
+from serve_app.core.sampling import GenerationParams, SamplingOptions
 from serve_app.core.settings import Settings
-from serve_app.generation.protocol import GenerationParams
 from serve_app.text.validation import require_same_length, require_text
 
 Result = TypeVar("Result")
@@ -152,19 +152,11 @@ def params_of(body: schemas.Sampling, settings: Settings) -> GenerationParams:
         InvalidInput: more tokens than the server allows.
     """
 
-    def chosen(value: Any, default: Any) -> Any:
-        return default if value is None else value
-
-    wanted = chosen(body.max_new_tokens, settings.max_new_tokens)
-    if wanted > settings.max_new_tokens:
+    given = body.model_dump(include=set(SamplingOptions.__annotations__))
+    params = GenerationParams.over(settings, given)
+    if params.max_new_tokens > settings.max_new_tokens:
         raise InvalidInput(
             f"max_new_tokens is at most {settings.max_new_tokens} on this server",
             field="max_new_tokens",
         )
-    return GenerationParams(
-        max_new_tokens=wanted,
-        temperature=chosen(body.temperature, settings.temperature),
-        top_p=chosen(body.top_p, settings.top_p),
-        repeat_penalty=chosen(body.repeat_penalty, settings.repeat_penalty),
-        seed=body.seed,
-    )
+    return params

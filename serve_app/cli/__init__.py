@@ -1,6 +1,6 @@
-"""The command `plainmed`: one module a command, which only parses and prints.
+"""The command `plainmed`: one module per command, which parses, calls the library and prints.
 
-How anything is computed is known to the packages that the commands import when they run.
+Knows nothing of how anything is computed.
 """
 
 from serve_app.cli.main import main

@@ -1,4 +1,4 @@
-"""`plainmed calibrate`: targets from human-written summaries. Computes nothing itself."""
+"""`plainmed calibrate`: targets from human-written summaries. Parses options only."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ def calibrate(
             metavar="INPUT",
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Where to write the targets file.")],
+    out: Annotated[Path, typer.Option(help="Targets file to write.")],
     subset: Annotated[
-        float, typer.Option(help="Share of the rows to use, at random, in (0, 1].")
+        float, typer.Option(help="Random share of the rows to use, in (0, 1].")
     ] = 1.0,
     chunk_size: Annotated[int, typer.Option(help="Pairs measured at once.", min=1)] = 16,
     split: Annotated[
-        str, typer.Option(help="Use the rows with this value in the column split.")
+        str, typer.Option(help="Use rows with this value in the column split.")
     ] = "train",
     all_rows: Annotated[
-        bool, typer.Option("--all-rows", help="Use every row; no column split is needed.")
+        bool, typer.Option("--all-rows", help="Use all rows; no column split is needed.")
     ] = False,
-    seed: Annotated[int, typer.Option(help="Of the subset and the intervals.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed, for reproducible targets.", min=0)] = 0,
     plot: Annotated[
         Path | None,
-        typer.Option(help="Also draw each metric's distribution with its target band, as SVG."),
+        typer.Option(help="Also write an SVG chart of each metric's distribution and target band."),
     ] = None,
     engine: Annotated[
         Engine,
@@ -46,7 +46,7 @@ def calibrate(
 ) -> None:
     """Compute targets from human-written summaries: means, deviations, quantiles, intervals.
 
-    A run that was stopped goes on where it was when the same command is given again.
+    To resume a stopped run, give the same command again.
     """
     from serve_app.offline.calibration import calibrate_targets
 
@@ -68,8 +68,8 @@ def calibrate(
             plot=plot,
         )
     except KeyboardInterrupt:
-        typer.echo("stopped; give the same command to go on with the rest", err=True)
+        typer.echo("stopped; give the same command again to resume", err=True)
         raise
     typer.echo(f"targets of {targets.details['n']} pairs written to {out}", err=True)
     if plot is not None:
-        typer.echo(f"their distributions drawn in {plot}", err=True)
+        typer.echo(f"chart of their distributions written to {plot}", err=True)

@@ -1,7 +1,7 @@
 """`plainmed demo`: starts a server, summarises and scores a sample abstract over HTTP, stops it.
 
-Knows processes and the client, not what the server does. It ends only what it started: the
-server by its process id, and what is left in the process group made for it.
+Knows processes and the client, not what the server does. It ends only its own processes: the
+server by its id, and then what is left in the process group made for it.
 """
 
 from __future__ import annotations
@@ -23,11 +23,10 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.panel import Panel
 
-from serve_app.cli.tables import metrics_table
+from serve_app.cli.score import metrics_table
 from serve_app.client.clients import PlainMedAPIError, PlainMedClient, PlainMedConnectionError
 from serve_app.core.errors import PlainMedError, Unavailable
-from serve_app.core.schemas import HealthResponse
-from serve_app.text.sample import sample_abstract
+from serve_app.core.resources import sample_abstract
 
 HEAD_WORDS = 60
 STOP_TIMEOUT_S = 90.0
@@ -66,11 +65,11 @@ def running(
         yield process
     finally:
         try:
-            # To the process alone: it must stay able to stop its own children in order.
+            # To the process alone, which stops its own children in order.
             process.terminate()
             with suppress(subprocess.TimeoutExpired):
                 process.wait(stop_timeout_s)
-        finally:  # a second Ctrl-C cuts the wait short
+        finally:  # also after a second Ctrl-C
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
@@ -95,20 +94,17 @@ def wait_until_ready(
             state = "starting the server"
             with suppress(PlainMedAPIError, PlainMedConnectionError):
                 health = client.health()
-                if health.components and all(c.ready for c in health.components.values()):
+                waiting = [name for name, one in health.components.items() if not one.ready]
+                if health.components and not waiting:
                     return time.monotonic() - started
-                state = _state(health)
+                if waiting:
+                    state = f"waiting for {', '.join(waiting)}"
             status.update(f"{state} ({elapsed:.0f} s)")
             time.sleep(_POLL_S)
 
 
-def _state(health: HealthResponse) -> str:
-    waiting = [name for name, component in health.components.items() if not component.ready]
-    return f"waiting for {', '.join(waiting)}" if waiting else "starting the server"
-
-
 def show(client: PlainMedClient, console: Console) -> None:
-    """Sends the sample to `/generate` and `/evaluate` and prints what comes back.
+    """Sends the sample to `/generate` and `/evaluate` and prints the answers.
 
     Raises:
         PlainMedError: a call failed.
@@ -138,7 +134,7 @@ def show(client: PlainMedClient, console: Console) -> None:
 
 def run_demo(command: Sequence[str], url: str, timeout_s: float, console: Console) -> int:
     """The whole demo with the server that `command` starts at `url`; returns the exit status."""
-    # `kill` must run the clean-up below as Ctrl-C does.
+    # `kill` must clean up as Ctrl-C does.
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     folder = Path(tempfile.mkdtemp(prefix="plainmed-demo-"))
     log = folder / "server.log"
@@ -152,15 +148,12 @@ def run_demo(command: Sequence[str], url: str, timeout_s: float, console: Consol
     except PlainMedError as error:
         console.print(f"error: {escape(str(error))}", style="red")
         console.print(f"The end of the server's log, {log}:")
-        console.print(Padding(escape(_tail(log)), (0, 0, 0, 2)))
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+        end = "\n".join(lines[-_LOG_LINES:]) or "(empty)"
+        console.print(Padding(escape(end), (0, 0, 0, 2)))
         return 1
     finally:
         signal.signal(signal.SIGTERM, before)
     console.print("Stopped the server. `plainmed serve` leaves one running.")
     shutil.rmtree(folder, ignore_errors=True)
     return 0
-
-
-def _tail(log: Path) -> str:
-    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    return "\n".join(lines[-_LOG_LINES:]) or "(empty)"

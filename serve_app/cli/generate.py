@@ -1,6 +1,6 @@
-"""`plainmed generate`: a summary, or the best of several, from this process's engine or a server.
+"""`plainmed generate`: a summary, or the best of several, from an engine loaded here or a server.
 
-Both sources are seen as what `generate_stream` of the client gives: pieces, then the answer.
+Both sources yield what the client's `generate_stream` yields: pieces, then the answer.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from serve_app.client.clients import PlainMedClient, SamplingOptions
+from serve_app.client.clients import PlainMedClient
 from serve_app.core.documents import read_input
 from serve_app.core.errors import InvalidInput
+from serve_app.core.sampling import GenerationParams, SamplingOptions
 from serve_app.core.schemas import GenerateResponse, Select
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class BestOf:
-    """How many candidates are wanted, and what selects among them, as in `/generate`."""
+    """How many candidates to write and how to select among them, as in `/generate`."""
 
     n: int | None = None
     select: Select | None = None
@@ -51,7 +52,7 @@ def read_source(name: str) -> str:
 def generate_there(
     client: PlainMedClient, text: str, sampling: SamplingOptions, stream: bool, best: BestOf
 ) -> Iterator[str | GenerateResponse]:
-    """Pieces (where streamed) and the answer of a server."""
+    """Pieces, if streamed, and the answer of a server."""
     if stream:
         yield from client.generate_stream(text, **sampling)
     else:
@@ -61,31 +62,24 @@ def generate_there(
 def generate_here(
     text: str, sampling: SamplingOptions, stream: bool, best: BestOf
 ) -> Iterator[str | GenerateResponse]:
-    """Pieces (where streamed) and the answer of the engine the settings name, loaded now.
+    """Pieces, if streamed, and the answer of the engine that the settings name, loaded now.
 
     Raises:
         ConfigError: a setting or model is wrong.
-        InvalidInput: the text cannot be summarised, or the weights are none.
+        InvalidInput: the text cannot be summarised, or the weights are wrong.
     """
-    # Seconds of imports, so not before they are needed.
+    # Importing these takes seconds.
     from serve_app.api.serializers import generate_out, summary_out
     from serve_app.core.settings import load_settings
     from serve_app.generation import best_of
     from serve_app.generation.loading import load_generator
-    from serve_app.generation.protocol import GenerationParams
     from serve_app.metrics.loss import check_weights
     from serve_app.text.validation import require_text
 
     require_text(text, "text")
     weights = None if best.select is None else check_weights(best.weights).tolist()
     settings = load_settings()
-    params = GenerationParams(
-        max_new_tokens=sampling.get("max_new_tokens", settings.max_new_tokens),
-        temperature=sampling.get("temperature", settings.temperature),
-        top_p=sampling.get("top_p", settings.top_p),
-        repeat_penalty=sampling.get("repeat_penalty", settings.repeat_penalty),
-        seed=sampling.get("seed"),
-    )
+    params = GenerationParams.over(settings, sampling)
     engine = load_generator(settings)
     if stream:
         for item in engine.stream(text, params):
@@ -101,14 +95,13 @@ def generate_here(
 def _ranked(
     text: str, groups: list[Candidates], settings: Settings, weights: Sequence[float] | None
 ) -> list[Candidates]:
-    """The one text's candidates, scored with the metrics of the settings, loaded now."""
+    """The candidates of the text, scored with the metrics of the settings, loaded now."""
     from serve_app.generation import best_of
     from serve_app.metrics.evaluation import evaluate
     from serve_app.metrics.loss import LossFunction
     from serve_app.metrics.suite import MetricSuite
-    from serve_app.metrics.targets import load_targets
 
-    loss = LossFunction(load_targets(settings), settings.loss_steepness, settings.loss_direction)
+    loss = LossFunction.of(settings)
     places = best_of.to_score(groups)
     measured = MetricSuite.from_settings(settings).measure(
         [text] * len(places), [summary for _, summary in places]

@@ -1,4 +1,4 @@
-"""`plainmed keys`: makes, lists and removes API keys in a file. Starts nothing."""
+"""`plainmed keys`: creates, lists and removes API keys in a file. Starts nothing."""
 
 from __future__ import annotations
 
@@ -7,18 +7,16 @@ import stat
 import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
 
-from serve_app.api.auth.api_keys import KeyEntry, dump_keys, new_key, parse_keys
-from serve_app.api.endpoints import Service
 from serve_app.core.errors import ConfigError
 
-app = typer.Typer(name="keys", help="Makes, lists and removes API keys.", no_args_is_help=True)
+if TYPE_CHECKING:  # so that `plainmed --help` does not load pydantic
+    from serve_app.api.auth.api_keys import KeyEntry
+
+app = typer.Typer(name="keys", help="Creates, lists and removes API keys.", no_args_is_help=True)
 
 KeysFile = Annotated[Path, typer.Argument(metavar="FILE", help="The keys file.", dir_okay=False)]
 
@@ -26,41 +24,51 @@ KeysFile = Annotated[Path, typer.Argument(metavar="FILE", help="The keys file.",
 @app.command()
 def new(
     file: KeysFile,
-    name: Annotated[str, typer.Option(help="Whose key it is; shown in lists only.")] = "",
+    name: Annotated[str, typer.Option(help="Whose key it is, for `plainmed keys list`.")] = "",
     days: Annotated[
         float | None, typer.Option(help="Days until it expires; default: never.", min=0.001)
     ] = None,
     service: Annotated[
         list[str] | None,
-        typer.Option(help="It may call only this: metrics or generator; default: both."),
+        typer.Option(help="A service it may call: metrics or generator; default: both."),
     ] = None,
     requests_per_minute: Annotated[
-        int | None, typer.Option(help="Most requests a minute; default: no limit.", min=1)
+        int | None, typer.Option(help="Maximum requests per minute; default: no limit.", min=1)
     ] = None,
     concurrency: Annotated[
-        int | None, typer.Option(help="Most requests under way; default: no limit.", min=1)
+        int | None, typer.Option(help="Maximum concurrent requests; default: no limit.", min=1)
     ] = None,
 ) -> None:
-    """Make a key, add what is kept of it to FILE, and print the key: it is shown only now."""
+    """Create a key, add its hash to FILE, and print the key: it is shown only once."""
+    from serve_app.api.auth.api_keys import new_key
+    from serve_app.api.endpoints import Service
+
+    allowed = [one for one in get_args(Service) if one in (service or ())]
+    if set(service or ()) - set(allowed):
+        raise ConfigError("--service takes metrics or generator")
     entries = _read(file) if file.exists() else ()
     expires = None if days is None else datetime.now(UTC) + timedelta(days=days)
     made = new_key(
         name,
         expires=expires,
-        services=None if not service else [_service(one) for one in service],
+        services=allowed or None,
         requests_per_minute=requests_per_minute,
         concurrency=concurrency,
     )
     _write(file, (*entries, made.entry))
     typer.echo(made.key)
-    typer.echo(f"kept in {file} as {made.entry.id}; the key itself is kept nowhere", err=True)
+    typer.echo(f"added to {file} as {made.entry.id}; the key itself is stored nowhere", err=True)
 
 
 @app.command("list")
 def list_keys(file: KeysFile) -> None:
-    """Show what FILE keeps of each key."""
+    """Show the keys of FILE, with their limits."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table(box=SIMPLE_HEAD)
-    for head in ("Id", "Name", "Expires", "Services", "Requests a minute", "At once"):
+    for head in ("Id", "Name", "Expires", "Services", "Requests/min", "Concurrent"):
         table.add_column(head)
     now = datetime.now(UTC)
     for one in _read(file):
@@ -80,9 +88,10 @@ def list_keys(file: KeysFile) -> None:
 
 @app.command()
 def remove(
-    file: KeysFile, identity: Annotated[str, typer.Argument(metavar="ID", help="As listed.")]
+    file: KeysFile,
+    identity: Annotated[str, typer.Argument(metavar="ID", help="From `plainmed keys list`.")],
 ) -> None:
-    """Take a key out of FILE; servers that read FILE refuse it within a second."""
+    """Remove a key from FILE; servers that read FILE refuse it within a second."""
     entries = _read(file)
     kept = tuple(one for one in entries if one.id != identity)
     if len(kept) == len(entries):
@@ -90,15 +99,9 @@ def remove(
     _write(file, kept)
 
 
-def _service(name: str) -> Service:
-    if name == "metrics":
-        return "metrics"
-    if name == "generator":
-        return "generator"
-    raise ConfigError(f"there is no service {name!r}; --service takes metrics or generator")
-
-
 def _read(file: Path) -> tuple[KeyEntry, ...]:
+    from serve_app.api.auth.api_keys import parse_keys
+
     try:
         return parse_keys(file.read_text(encoding="utf-8"), str(file))
     except (OSError, UnicodeDecodeError) as error:
@@ -108,6 +111,8 @@ def _read(file: Path) -> tuple[KeyEntry, ...]:
 def _write(file: Path, entries: tuple[KeyEntry, ...]) -> None:
     """Complete or not at all. A new file is readable by nobody else, since mkstemp makes it with
     mode 0600; one that is there keeps its owner and mode, by which a server may read it."""
+    from serve_app.api.auth.api_keys import dump_keys
+
     fresh = None
     try:
         descriptor, fresh = tempfile.mkstemp(dir=file.parent, prefix=f"{file.name}.")

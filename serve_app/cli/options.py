@@ -1,4 +1,4 @@
-"""Options that several commands of `plainmed` take alike."""
+"""Options shared by several commands of `plainmed`."""
 
 from __future__ import annotations
 
@@ -9,22 +9,28 @@ import typer
 
 
 class Engine(StrEnum):
-    """Who scores a table or a corpus."""
+    """What scores a table or a corpus."""
 
     AUTO = "auto"
     LOCAL = "local"
     RAY = "ray"
 
 
+Url = Annotated[
+    str | None,
+    typer.Option(help="Call the server at this URL; default: load the models in this process."),
+]
 Address = Annotated[
     str | None,
     typer.Option(help="A running Ray cluster: auto, HOST:PORT or ray://HOST:PORT."),
 ]
 Workers = Annotated[
     int | None,
-    typer.Option(help="Most sets of models on Ray; default: one for each CPU (or GPU).", min=1),
+    typer.Option(
+        help="Maximum number of model copies on Ray; default: one per CPU (or GPU).", min=1
+    ),
 ]
-Restart = Annotated[bool, typer.Option("--restart", help="Forget what a killed run has finished.")]
+Restart = Annotated[bool, typer.Option("--restart", help="Discard saved progress and start over.")]
 OriginalColumn = Annotated[
     str | None, typer.Option(help="Default: original, source_text or texts_original.")
 ]
@@ -34,5 +40,5 @@ GeneratedColumn = Annotated[
 ]
 Weights = Annotated[
     str | None,
-    typer.Option(help="relevance,factuality,fkgl,smog,dale_chall; default 0.2 each."),
+    typer.Option(help="Loss weights: relevance,factuality,fkgl,smog,dale_chall; default 0.2 each."),
 ]

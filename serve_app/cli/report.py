@@ -1,7 +1,7 @@
-"""`plainmed report` and `plainmed compare`: systems side by side. Only parses, reads and writes.
+"""`plainmed report` and `plainmed compare`: systems side by side. Parses, reads and writes.
 
-`report` writes a page and may let the models of the settings read a few texts; `compare` prints the
-same numbers of files that may have no texts at all, and loads no model.
+`report` writes a page, for which the models of the settings may read a few texts; `compare` prints
+the same numbers, of files that may have no texts, and loads no model.
 """
 
 from __future__ import annotations
@@ -17,16 +17,15 @@ import typer
 from serve_app.cli.options import GeneratedColumn, OriginalColumn, Weights
 
 if TYPE_CHECKING:
-    from serve_app.metrics.loss import LossFunction
     from serve_app.metrics.suite import MetricSuite
-    from serve_app.offline.report.analysis import Choices, Report
+    from serve_app.offline.report.analysis import Choices
     from serve_app.offline.report.biolaysumm import Submission
     from serve_app.offline.report.rouge import SuiteScores
     from serve_app.offline.report.systems import System
 
 
 class Suite(StrEnum):
-    """What a shared task reports besides."""
+    """A shared task whose own measures are reported too."""
 
     BIOLAYSUMM = "biolaysumm"
 
@@ -42,17 +41,21 @@ Files = Annotated[
 ]
 Names = Annotated[
     list[str] | None,
-    typer.Option("--name", help="Name of the system in each file, in order; once a file."),
+    typer.Option("--name", help="Name of the system in a file: in order, one per file."),
 ]
 Id = Annotated[
     str | None,
-    typer.Option("--id", help="Column that pairs rows; default: id, doc_id, ..., else originals."),
+    typer.Option(
+        "--id", help="Column that pairs rows; default: id, doc_id, ..., else the originals."
+    ),
 ]
 ModelColumn = Annotated[
     str | None,
-    typer.Option(help="Column that names a row's system; default: model or system, if there."),
+    typer.Option(
+        help="Column with each row's system; default: model or system, where there is one."
+    ),
 ]
-Prefix = Annotated[str, typer.Option(help="What stands before the names of the scores.")]
+Prefix = Annotated[str, typer.Option(help="Prefix of the score columns.")]
 TargetsFile = Annotated[
     Path | None, typer.Option(help="Targets of the loss; default: those of the settings.")
 ]
@@ -71,17 +74,17 @@ def report(
     prefix: Prefix = "",
     targets: TargetsFile = None,
     weights: Weights = None,
-    worst: Annotated[int, typer.Option(help="Worst examples a system.", min=0, max=100)] = 5,
+    worst: Annotated[int, typer.Option(help="Worst examples per system.", min=0, max=100)] = 5,
     models: Annotated[
         bool,
         typer.Option(
-            help="Let the models of the settings read what a file does not say: factuality of the "
+            help="Let the models of the settings compute what a file lacks: factuality of the "
             "worst examples' sentences, truncation of a sample."
         ),
     ] = True,
     suite: Annotated[
         Suite | None,
-        typer.Option(help="FILEs are folders of that shared task; score and report them."),
+        typer.Option(help="FILEs are folders of this shared task; score and report them."),
     ] = None,
     references: Annotated[
         Path | None, typer.Option(help="Folder of the suite's .jsonl; default: each FILE's own.")
@@ -89,12 +92,15 @@ def report(
     markdown: MarkdownFile = None,
     json_file: JsonFile = None,
 ) -> None:
-    """Compare scored systems: one page that needs no network, and a summary here.
+    """Compare scored systems: writes one page that needs no network, prints a summary.
 
     Distributions beside the targets, the loss and its parts, paired differences with intervals and
     effect sizes, win rates, correlations, worst examples, length and truncation.
     """
-    from serve_app.offline.report.reader import Columns
+    from dataclasses import replace
+
+    from serve_app.offline.report.examples import SuiteReader
+    from serve_app.offline.report.reader import Columns, read_systems
 
     if references is not None and suite is None:
         raise typer.BadParameter("--references is for --suite biolaysumm")
@@ -102,8 +108,6 @@ def report(
     outputs.check()
     columns = Columns(id_column, model_column, original_column, generated_column, prefix)
     if suite is None:
-        from serve_app.offline.report.reader import read_systems
-
         systems = read_systems(files, name or (), columns)
         loaded = _loaded(models and any(one.has_texts for one in systems))
         choices = _choices(targets, weights, id_column, worst)
@@ -116,10 +120,13 @@ def report(
         loaded = _loaded(models)
         choices = _choices(targets, weights, id_column, worst)
         systems, scores = _score(submissions, loaded)
-        choices = _with_suite(choices, scores, loaded)
+        notes = ["Without models: no BERTScore, no AlignScore, no loss."]
+        if loaded is not None:
+            notes = choices.loss.targets.made_with_other_models(loaded.models)
+        choices = replace(choices, suite=scores, notes=tuple(notes))
     if loaded is not None:
         typer.echo("the models read the worst examples; --no-models leaves that out", err=True)
-        choices = _with_models(choices, loaded)
+        choices = replace(choices, reader=SuiteReader(loaded))
     _finish(systems, choices, outputs)
     typer.echo(f"the report is in {out}", err=True)
 
@@ -135,9 +142,9 @@ def compare(
     markdown: MarkdownFile = None,
     json_file: JsonFile = None,
 ) -> None:
-    """Compare scored systems in the terminal: as report, from metrics alone, without a page.
+    """Compare scored systems in the terminal: as report, but from metrics alone, without a page.
 
-    Takes the CSV of the earlier system too: model, doc_id, relevance, factuality, fkgl, smog,
+    Also takes the CSV of the earlier system: model, doc_id, relevance, factuality, fkgl, smog,
     dale_chall. The loss is computed from the metrics. No model is loaded.
     """
     from serve_app.offline.report.reader import Columns, read_systems
@@ -156,7 +163,7 @@ class _Outputs:
     json: Path | None
 
     def check(self) -> None:
-        """Raises `InvalidInput` before the work where one cannot be written."""
+        """Raises `InvalidInput`, before the work, where a file cannot be written."""
         from serve_app.storage.locate import locate
 
         for path in (self.page, self.markdown, self.json):
@@ -178,19 +185,12 @@ def _choices(
     targets: Path | None, weights: str | None, id_column: str | None, worst: int
 ) -> Choices:
     from serve_app.cli.score import parse_weights
-    from serve_app.offline.report.analysis import Choices
-
-    return Choices(_loss(targets), parse_weights(weights), id_column, worst)
-
-
-def _loss(path: Path | None) -> LossFunction:
     from serve_app.core.settings import load_settings
     from serve_app.metrics.loss import LossFunction, Targets
-    from serve_app.metrics.targets import load_targets
+    from serve_app.offline.report.analysis import Choices
 
-    settings = load_settings()
-    targets = load_targets(settings) if path is None else Targets.load(path)
-    return LossFunction(targets, settings.loss_steepness, settings.loss_direction)
+    loss = LossFunction.of(load_settings(), Targets.load(targets) if targets else None)
+    return Choices(loss, parse_weights(weights), id_column, worst)
 
 
 def _score(
@@ -207,49 +207,21 @@ def _score(
         return score_submissions(submissions, suite, lambda count: progress.advance(bar, count))
 
 
-def _with_suite(choices: Choices, scores: SuiteScores, suite: MetricSuite | None) -> Choices:
-    from dataclasses import replace
-
-    if suite is None:
-        notes: tuple[str, ...] = ("Without models: no BERTScore, no AlignScore, no loss.",)
-    else:
-        notes = tuple(choices.loss.targets.made_with_other_models(suite.models))
-    return replace(choices, suite=scores, notes=notes)
-
-
-def _with_models(choices: Choices, suite: MetricSuite) -> Choices:
-    from dataclasses import replace
-
-    from serve_app.offline.report.evidence import SuiteReader
-
-    return replace(choices, reader=SuiteReader(suite))
-
-
 def _finish(systems: Sequence[System], choices: Choices, outputs: _Outputs) -> None:
-    """Computes, prints the summary, writes the files."""
+    """Computes, writes the files, prints the summary."""
     from serve_app.offline.report.analysis import analyse
-    from serve_app.offline.report.to_markdown import to_markdown
+    from serve_app.offline.report.render import to_html, to_json, to_markdown
+    from serve_app.storage.locate import locate
 
     found = analyse(systems, choices)
     summary = to_markdown(found)
-    _write(outputs, found, summary)
+    for path, render in (
+        (outputs.page, to_html),
+        (outputs.markdown, to_markdown),
+        (outputs.json, to_json),
+    ):
+        if path is not None:
+            # A lone surrogate of a corpus has no UTF-8 form.
+            with locate(path).written() as file:
+                file.write(render(found).encode("utf-8", "backslashreplace"))
     typer.echo(summary, nl=False)
-
-
-def _write(outputs: _Outputs, found: Report, summary: str) -> None:
-    from serve_app.offline.report.to_json import to_json
-    from serve_app.storage.locate import locate
-
-    written = {}
-    if outputs.page is not None:
-        from serve_app.offline.report.to_html import to_html
-
-        written[outputs.page] = to_html(found)
-    if outputs.markdown is not None:
-        written[outputs.markdown] = summary
-    if outputs.json is not None:
-        written[outputs.json] = to_json(found)
-    for path, text in written.items():
-        # A lone surrogate of a corpus has no UTF-8 form.
-        with locate(path).written() as file:
-            file.write(text.encode("utf-8", "backslashreplace"))

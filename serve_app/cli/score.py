@@ -1,71 +1,119 @@
-"""`plainmed score`: the five metrics and the loss of pairs of texts, here, on Ray or on a server.
+"""`plainmed score`: the five metrics and the loss of a table or of one pair. Parses and shows.
 
-Chooses who scores and shows how far it is; how a table is read, scored and written is in
-`serve_app.offline.corpus`.
+Chooses who scores: the models of the settings, here or on Ray, or a server. How a table is read,
+scored and written is in `serve_app.offline.corpus`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+import typer
 
-from serve_app.client.clients import PlainMedAPIError, PlainMedClient
+from serve_app.cli.options import (
+    Address,
+    Engine,
+    GeneratedColumn,
+    OriginalColumn,
+    Restart,
+    Url,
+    Weights,
+    Workers,
+)
 from serve_app.core.errors import InvalidInput, PlainMedError
-from serve_app.core.schemas import EvaluateResponse
-from serve_app.metrics.loss import METRICS, LossFunction, check_weights
-from serve_app.offline.corpus import Engine, ModelNames, Outcome, RowError, RowScores, ScoreJob
-from serve_app.offline.corpus.job import RAY_ROWS
-from serve_app.offline.corpus.local_engine import LocalEngine
 
-Scorer = Callable[[Sequence[str], Sequence[str]], EvaluateResponse]
-Warn = Callable[[str], None]
-EngineName = Literal["auto", "local", "ray"]
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+    from rich.table import Table
 
-
-# --- one pair ---------------------------------------------------------------------------
+    from serve_app.client.clients import PlainMedClient
+    from serve_app.core.schemas import EvaluateResponse, EvaluationOut
+    from serve_app.offline.corpus import Engine as CorpusEngine
+    from serve_app.offline.corpus import ModelNames, Outcome, RowError, RowScores, ScoreJob
 
 
-def scorer_here(weights: Sequence[float] | None, warn: Warn) -> Scorer:
-    """RowScores with the models and targets of the settings, loaded now.
+def score(
+    table: Annotated[
+        str | None,
+        typer.Argument(
+            help="A .csv, .jsonl or .parquet file with a pair per row: a path or s3://BUCKET/KEY.",
+            metavar="INPUT",
+        ),
+    ] = None,
+    out: Annotated[str | None, typer.Option(help="File for the rows with their scores.")] = None,
+    url: Url = None,
+    engine: Annotated[
+        Engine,
+        typer.Option(help="Score in this process or on Ray; auto: Ray from 2,000 rows."),
+    ] = Engine.AUTO,
+    address: Address = None,
+    workers: Workers = None,
+    restart: Restart = False,
+    original_column: OriginalColumn = None,
+    generated_column: GeneratedColumn = None,
+    prefix: Annotated[str, typer.Option(help="Prefix of the new columns' names.")] = "",
+    batch_size: Annotated[int, typer.Option(help="Pairs per batch.", min=1, max=1024)] = 16,
+    weights: Weights = None,
+    original_file: Annotated[
+        Path | None, typer.Option(help="One original, as a text file.")
+    ] = None,
+    generated_file: Annotated[
+        Path | None, typer.Option(help="Its summary, as a text file.")
+    ] = None,
+    json_output: Annotated[
+        bool, typer.Option("--json", help="Print the result of a single pair as JSON.")
+    ] = False,
+) -> None:
+    """Score pairs of originals and summaries: five metrics and the loss.
 
-    Raises:
-        ConfigError: a setting, model or targets file is wrong.
-        InvalidInput: bad weights.
+    A table: plainmed score INPUT --out OUTPUT. Column `error` says why a row could not be scored;
+    the exit status is then 1. To resume a stopped run, give the same command again. A single pair:
+    plainmed score --original-file A --generated-file B.
     """
-    # Seconds of imports, so not before they are needed.
-    from serve_app.api.serializers import evaluation_out
-    from serve_app.core.settings import load_settings
-    from serve_app.metrics.evaluation import evaluate
-    from serve_app.metrics.suite import MetricSuite
-    from serve_app.metrics.targets import load_targets
-
-    used = check_weights(weights).tolist()
-    settings = load_settings()
-    targets = load_targets(settings)
-    loss = LossFunction(targets, settings.loss_steepness, settings.loss_direction)
-    suite = MetricSuite.from_settings(settings)
-    for warning in targets.made_with_other_models(suite.models):
-        warn(warning)
-
-    def score(originals: Sequence[str], generated: Sequence[str]) -> EvaluateResponse:
-        results = evaluate(suite.measure(originals, generated), loss, weights=used)
-        return EvaluateResponse(
-            results=[evaluation_out(*pair) for pair in zip(generated, results, strict=True)],
-            weights=used,
-            models=suite.models,
+    pair = original_file is not None and generated_file is not None
+    if (table is None) != (out is None) or (table is None) != pair:
+        raise typer.BadParameter("give INPUT and --out, or --original-file and --generated-file")
+    if (pair or url is not None) and (engine is not Engine.AUTO or address or workers):
+        raise typer.BadParameter(
+            "--engine, --address and --workers are for a table scored without --url"
         )
+    numbers = parse_weights(weights)
+    if original_file is not None and generated_file is not None:
+        _score_pair(original_file, generated_file, url, numbers, json_output)
+        return
+    from rich.console import Console
 
-    return score
+    from serve_app.client.clients import PlainMedClient
+    from serve_app.offline.corpus import ScoreJob
 
-
-def scorer_of(client: PlainMedClient, weights: Sequence[float] | None) -> Scorer:
-    """RowScores on the client's server."""
-    check_weights(weights)
-    return lambda originals, generated: client.evaluate(originals, generated, weights=weights)
+    job = ScoreJob.prepare(
+        str(table),
+        str(out),
+        original=original_column,
+        generated=generated_column,
+        prefix=prefix,
+        batch_size=batch_size,
+    )
+    with ExitStack() as stack:
+        if url is None:
+            choice = with_models(job, numbers, engine, address, workers)
+        else:
+            choice = on_server(stack.enter_context(PlainMedClient(url)), url, numbers)
+        try:
+            outcome = run_job(job, choice, restart, Console(stderr=True))
+        except KeyboardInterrupt:
+            typer.echo("stopped; give the same command to go on with the rest", err=True)
+            raise
+    scored = outcome.rows - outcome.failed
+    typer.echo(f"{scored} of {outcome.rows} rows scored, written to {out}", err=True)
+    if outcome.failed:
+        typer.echo(f"{outcome.failed} rows have no score; see their column {prefix}error", err=True)
+        raise typer.Exit(1)
 
 
 def parse_weights(text: str | None) -> list[float] | None:
@@ -76,12 +124,88 @@ def parse_weights(text: str | None) -> list[float] | None:
     """
     if text is None:
         return None
+    from serve_app.metrics.loss import check_weights
+
     try:
-        weights = [float(part) for part in text.split(",")]
-    except ValueError:
+        return check_weights([float(part) for part in text.split(",")]).tolist()
+    except ValueError as error:
+        if isinstance(error, InvalidInput):
+            raise
         raise InvalidInput(f"weights must be numbers with commas between, not {text!r}") from None
-    check_weights(weights)
-    return weights
+
+
+def _warn(text: str) -> None:
+    typer.echo(f"warning: {text}", err=True)
+
+
+# --- one pair ---------------------------------------------------------------------------
+
+
+def _score_pair(
+    original: Path, generated: Path, url: str | None, weights: Sequence[float] | None, as_json: bool
+) -> None:
+    from serve_app.client.clients import PlainMedClient
+    from serve_app.core.documents import read_input
+
+    texts = ([read_input(original)], [read_input(generated)])
+    if url is None:
+        answer = _evaluate_here(*texts, weights)
+    else:
+        with PlainMedClient(url) as client:
+            answer = client.evaluate(*texts, weights=weights)
+    if as_json:
+        typer.echo(answer.model_dump_json(indent=2))
+        return
+    from rich.console import Console
+
+    Console().print(metrics_table(answer.results[0], answer.weights, answer.models))
+
+
+def _evaluate_here(
+    originals: Sequence[str], generated: Sequence[str], weights: Sequence[float] | None
+) -> EvaluateResponse:
+    """Scores with the models and targets of the settings, loaded now."""
+    # Seconds of imports, so not before they are needed.
+    from serve_app.api.serializers import evaluation_out
+    from serve_app.core.schemas import EvaluateResponse
+    from serve_app.core.settings import load_settings
+    from serve_app.metrics.evaluation import evaluate
+    from serve_app.metrics.loss import LossFunction, check_weights
+    from serve_app.metrics.suite import MetricSuite
+
+    used = check_weights(weights).tolist()
+    settings = load_settings()
+    loss = LossFunction.of(settings)
+    suite = MetricSuite.from_settings(settings)
+    for warning in loss.targets.made_with_other_models(suite.models):
+        _warn(warning)
+    results = evaluate(suite.measure(originals, generated), loss, weights=used)
+    return EvaluateResponse(
+        results=[evaluation_out(*pair) for pair in zip(generated, results, strict=True)],
+        weights=used,
+        models=suite.models,
+    )
+
+
+def metrics_table(
+    result: EvaluationOut, weights: Sequence[float], models: Mapping[str, str]
+) -> Table:
+    """The five metrics of one summary beside their targets, and the loss."""
+    from rich.table import Table
+
+    from serve_app.metrics.loss import METRIC_NAMES
+
+    table = Table(show_footer=True)
+    table.add_column("Metric", footer="Loss (0 is best, 1 worst)")
+    for name in ("Value", "Target", "Error", "Weight"):
+        table.add_column(name, justify="right")
+    table.columns[3].footer = f"{result.loss:.4f}"
+    table.add_column("Model")
+    for (metric, label), weight in zip(METRIC_NAMES.items(), weights, strict=True):
+        numbers = (result.metrics, result.targets, result.errors)
+        cells = [f"{getattr(one, metric):.4f}" for one in numbers]
+        table.add_row(label, *cells, f"{weight:g}", models.get(metric, ""))
+    return table
 
 
 # --- a table ----------------------------------------------------------------------------
@@ -93,18 +217,19 @@ class Choice:
 
     Attributes:
         make_engine: makes the engine, where there is anything left to score.
-        scoring: what the numbers depend on besides the input.
-        warnings: what to tell the user of the models that scored.
+        scoring: everything the numbers depend on besides the input.
+        warnings: for the user, about the models that scored.
     """
 
-    make_engine: Callable[[], Engine]
+    make_engine: Callable[[], CorpusEngine]
     scoring: Mapping[str, Any]
     warnings: Callable[[ModelNames], Sequence[str]] = lambda models: ()
 
 
 def on_server(client: PlainMedClient, url: str, weights: Sequence[float] | None) -> Choice:
     """A running server scores."""
-    check_weights(weights)
+    from serve_app.offline.corpus import LocalEngine
+
     scoring = {"url": url, "weights": None if weights is None else list(weights)}
     return Choice(lambda: LocalEngine(_ServerScorer(client, weights)), scoring)
 
@@ -112,7 +237,7 @@ def on_server(client: PlainMedClient, url: str, weights: Sequence[float] | None)
 def with_models(
     job: ScoreJob,
     weights: Sequence[float] | None,
-    engine: EngineName,
+    engine: Engine,
     address: str | None,
     workers: int | None,
 ) -> Choice:
@@ -122,37 +247,28 @@ def with_models(
         ConfigError: a setting or the targets file is wrong.
         InvalidInput: bad weights, or options that do not go together.
     """
-    on_ray = engine == "ray" or address is not None or workers is not None
-    if engine == "local" and on_ray:
-        raise InvalidInput("--address and --workers are for Ray; leave --engine local out")
-    if engine == "auto" and job.corpus.rows >= RAY_ROWS:
-        on_ray = True
-
     from serve_app.core.settings import load_settings
-    from serve_app.metrics.targets import load_targets
+    from serve_app.metrics.loss import LossFunction, check_weights
+    from serve_app.offline.corpus.job import RAY_ROWS
     from serve_app.offline.corpus.scorer import LossTerms, SuiteRecipe
 
+    on_ray = engine is Engine.RAY or address is not None or workers is not None
+    if engine is Engine.LOCAL and on_ray:
+        raise InvalidInput("--address and --workers are for Ray; leave --engine local out")
+    if engine is Engine.AUTO and job.corpus.rows >= RAY_ROWS:
+        on_ray = True
     settings = load_settings()
-    targets = load_targets(settings)
-    function = LossFunction(targets, settings.loss_steepness, settings.loss_direction)
-    recipe = SuiteRecipe(settings, LossTerms(function, tuple(check_weights(weights).tolist())))
-
-    def make() -> Engine:
-        if not on_ray:
-            return LocalEngine(recipe())
-        from serve_app.offline.corpus.ray_engine import RayEngine, RayOptions
-
-        return RayEngine(recipe, RayOptions.of(settings, address, workers))
-
+    loss = LossFunction.of(settings)
+    recipe = SuiteRecipe(settings, LossTerms(loss, tuple(check_weights(weights).tolist())))
     return Choice(
-        make,
+        lambda: recipe.engine(on_ray, address, workers),
         recipe.describe(),
-        lambda models: targets.made_with_other_models(models.names),
+        lambda models: loss.targets.made_with_other_models(models.names),
     )
 
 
-def run_job(job: ScoreJob, choice: Choice, restart: bool, console: Console, warn: Warn) -> Outcome:
-    """RowScores the table, with a progress bar on a terminal.
+def run_job(job: ScoreJob, choice: Choice, restart: bool, console: Console) -> Outcome:
+    """Scores the table, with a progress bar on a terminal.
 
     Raises:
         PlainMedError: what went wrong; finished blocks are kept.
@@ -163,11 +279,11 @@ def run_job(job: ScoreJob, choice: Choice, restart: bool, console: Console, warn
         def started(done: int, total: int) -> None:
             progress.update(bar, completed=done, total=total)
             if done:
-                warn(f"{done} of {total} rows were finished by an earlier run and are kept")
+                _warn(f"{done} of {total} rows were finished by an earlier run and are kept")
 
         def warn_of(models: ModelNames) -> None:
             for warning in choice.warnings(models):
-                warn(warning)
+                _warn(warning)
 
         return job.run(
             choice.make_engine,
@@ -180,9 +296,11 @@ def run_job(job: ScoreJob, choice: Choice, restart: bool, console: Console, warn
 
 
 class _ServerScorer:
-    """RowScores on a server; once that is gone for good, the other rows get that as their error."""
+    """Scores on a server; once it is gone for good, the remaining rows get that as their error."""
 
     def __init__(self, client: PlainMedClient, weights: Sequence[float] | None) -> None:
+        from serve_app.offline.corpus import ModelNames
+
         self._client = client
         self._weights = weights
         self._lost: RowError | None = None
@@ -191,33 +309,38 @@ class _ServerScorer:
     def __call__(
         self, originals: Sequence[str], generated: Sequence[str]
     ) -> Sequence[RowScores | RowError]:
+        from serve_app.client.clients import PlainMedAPIError
+        from serve_app.metrics.loss import METRICS
+        from serve_app.offline.corpus import ModelNames, RowError, RowScores
+
         if self._lost is None:
             try:
                 answer = self._client.evaluate(originals, generated, weights=self._weights)
             except PlainMedError as error:
-                if _about_texts(error):
+                status = error.status if isinstance(error, PlainMedAPIError) else None
+                if isinstance(error, InvalidInput) or status in (400, 413, 422, 500):
+                    # About these texts, not about the server.
                     raise InvalidInput(error.message, field=error.field, code=error.code) from error
                 self._lost = RowError(error.code, str(error))
             else:
                 self.models = ModelNames(answer.models)
                 return [
-                    RowScores(
-                        tuple(getattr(result.metrics, name) for name in METRICS),
-                        result.loss,
-                    )
-                    for result in answer.results
+                    RowScores(tuple(getattr(one.metrics, name) for name in METRICS), one.loss)
+                    for one in answer.results
                 ]
         return [self._lost] * len(originals)
 
 
-def _about_texts(error: PlainMedError) -> bool:
-    if isinstance(error, PlainMedAPIError):
-        return error.status in (400, 413, 422, 500)
-    return isinstance(error, InvalidInput)
-
-
 def progress_bar(console: Console) -> Progress:
     """Rows done of all; only on a terminal."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),

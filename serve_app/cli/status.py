@@ -1,6 +1,6 @@
-"""`plainmed status`: one screen of what a server runs and does, asked of its `/status`.
+"""`plainmed status`: one screen of a server's models, replicas and rates, from its `/status`.
 
-Knows no Ray: the rates are over all gateway replicas, as the server put them together.
+Knows no Ray: the server has added up the rates of its gateway replicas.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ if TYPE_CHECKING:
 
 URL = "http://127.0.0.1:8000"
 TIMEOUT_S = 15.0
-"""Longest wait for an answer: the server itself waits at most some ten seconds for its parts."""
+"""Longest wait for an answer; the server itself waits at most ten seconds for its parts."""
 
 
 def status(
-    url: Annotated[str, typer.Argument(help="Where the server is.")] = URL,
+    url: Annotated[str, typer.Argument(help="The server's URL.")] = URL,
     watch: Annotated[
-        float | None, typer.Option(help="Ask again every so many seconds, until Ctrl-C.", min=0.5)
+        float | None, typer.Option(help="Refresh every so many seconds, until Ctrl-C.", min=0.5)
     ] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")] = False,
 ) -> None:
     """Show a server's health, models, targets, replicas and the rates of the last five minutes.
 
-    Exit status: 0 ready, 1 not ready, 2 no answer. A server that asks for an API key gets the one
-    in PLAINMED_API_KEY.
+    Exit status: 0 ready, 1 not ready, 2 no answer. Set PLAINMED_API_KEY where the server asks for a
+    key.
     """
     from rich.console import Console
 
@@ -36,7 +36,7 @@ def status(
     from serve_app.client.clients import PlainMedAPIError, PlainMedClient, PlainMedConnectionError
 
     if watch is not None and json_output:
-        raise typer.BadParameter("--json prints one answer; leave --watch out")
+        raise typer.BadParameter("--json prints one answer; omit --watch")
     with PlainMedClient(url, timeout=TIMEOUT_S, retries=0) as client:
         if watch is not None:
             _watch(client, watch)
@@ -54,7 +54,7 @@ def status(
 
 
 def _watch(client: PlainMedClient, seconds: float) -> None:
-    """Draws until Ctrl-C; a server that does not answer is asked again."""
+    """Refreshes until Ctrl-C, also while the server does not answer."""
     from rich.console import Group, RenderableType
     from rich.live import Live
     from rich.text import Text

@@ -1,4 +1,4 @@
-"""Draws what `/status` answered, for a terminal, and says what to do where it did not answer."""
+"""Renders the answer of `/status` for a terminal, or what to do where there was none."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from serve_app.core.schemas import Rates, StatusResponse
 
 
 def advice(error: PlainMedAPIError | PlainMedConnectionError) -> str:
-    """What to do when the server gave no status."""
+    """What to do about an error."""
     if isinstance(error, PlainMedConnectionError):
         return "Is it running there? `plainmed serve` starts one; give the URL of another."
     if error.status in (401, 403):
         return "Set PLAINMED_API_KEY to a key of that server (`plainmed keys new` makes one)."
     if error.status == 404:
         return "It has no /status: it is older than this command, or the URL lacks its prefix."
-    return "Look for that request in the server's log."
+    return "Find that request in the server's log."
 
 
 def screen(url: str, found: StatusResponse) -> RenderableType:

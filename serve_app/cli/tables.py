@@ -1,42 +1,20 @@
-"""What the command line prints: metrics of a pair, candidates, settings. Computes nothing."""
+"""Tables that the command line prints: candidates, settings."""
 
 from __future__ import annotations
 
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from serve_app.core.schemas import CandidateOut, EvaluationOut
+from serve_app.core.schemas import CandidateOut
 from serve_app.core.settings import Settings
 from serve_app.metrics.loss import METRIC_NAMES
 
 _HEADS = ("Relevance", "Factuality", "FKGL", "SMOG", "Dale-\nChall")
-
-
-def metrics_table(
-    result: EvaluationOut, weights: Sequence[float], models: Mapping[str, str]
-) -> Table:
-    """The five metrics of one summary beside their targets, and the loss."""
-    table = Table(show_footer=True)
-    table.add_column("Metric", footer="Loss (0 is best, 1 worst)")
-    for name in ("Value", "Target", "Error", "Weight"):
-        table.add_column(name, justify="right")
-    table.columns[3].footer = f"{result.loss:.4f}"
-    table.add_column("Model")
-    for (metric, label), weight in zip(METRIC_NAMES.items(), weights, strict=True):
-        table.add_row(
-            label,
-            f"{getattr(result.metrics, metric):.4f}",
-            f"{getattr(result.targets, metric):.4f}",
-            f"{getattr(result.errors, metric):.4f}",
-            f"{weight:g}",
-            models.get(metric, ""),
-        )
-    return table
 
 
 def candidates_table(candidates: Sequence[CandidateOut]) -> Table:

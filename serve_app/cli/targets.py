@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from serve_app.metrics.loss import Targets
     from serve_app.offline.calibration.diff import TargetsDifference
 
-app = typer.Typer(name="targets", help="Shows and compares targets files.", no_args_is_help=True)
+app = typer.Typer(name="targets", help="Show and compare targets files.", no_args_is_help=True)
 
-_TOLERANCE = 1e-3  # as serve_app.offline.calibration.diff, which takes a moment to import
+_TOLERANCE = 1e-3  # as in serve_app.offline.calibration.diff, which is slow to import
 
 File = Annotated[Path, typer.Argument(help="A targets file.", metavar="FILE")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -25,7 +25,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 @app.command()
 def show(file: File, json_output: Json = False) -> None:
-    """Show what a targets file holds: targets, intervals, quantiles, how they were made."""
+    """Show a targets file: targets, intervals, quantiles, how they were made."""
     from serve_app.metrics.loss import Targets
 
     targets = Targets.load(file)
@@ -41,8 +41,8 @@ def show(file: File, json_output: Json = False) -> None:
 
 @app.command()
 def diff(
-    a: Annotated[Path, typer.Argument(help="The targets that were.", metavar="A")],
-    b: Annotated[Path, typer.Argument(help="The targets to be.", metavar="B")],
+    a: Annotated[Path, typer.Argument(help="The old targets.", metavar="A")],
+    b: Annotated[Path, typer.Argument(help="The new targets.", metavar="B")],
     tolerance: Annotated[
         float,
         typer.Option(help="How far a number may move, in A's standard deviations.", min=0),
@@ -58,22 +58,26 @@ def diff(
     from serve_app.metrics.loss import Targets, steepness_factor
     from serve_app.offline.calibration.diff import difference
 
-    steepness = load_settings().loss_steepness
-    found = difference(Targets.load(a), Targets.load(b), steepness_factor(steepness))
+    factor = steepness_factor(load_settings().loss_steepness)
+    found = difference(Targets.load(a), Targets.load(b), factor)
     if json_output:
         typer.echo(json.dumps(found.to_dict(tolerance), indent=2, ensure_ascii=False))
     else:
         console = Console()
         for table in _compared(found):
             console.print(table)
-        for line in _remarked(found):
-            typer.echo(line)
+        for text in found.other_models:
+            typer.echo(f"other models: {text}")
+        if found.other_texts is not None:
+            typer.echo(found.other_texts)
+        for text in found.remarks:
+            typer.echo(f"note: {text}")
     if not found.same(tolerance):
         raise typer.Exit(1)
 
 
 def _table(title: str, *columns: str) -> Table:
-    # Several narrow tables: one with every column would not fit a terminal.
+    # Several narrow tables, since one with every column would not fit a terminal.
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("Metric", no_wrap=True)
     for name in columns:
@@ -82,28 +86,22 @@ def _table(title: str, *columns: str) -> Table:
 
 
 def _shown(targets: Targets) -> list[Table]:
-    from serve_app.metrics.loss import METRICS
-    from serve_app.metrics.targets_schema import QUANTILES
+    from serve_app.metrics.targets import METRICS, QUANTILES
 
-    numbers = dict(zip(METRICS, zip(targets.mean, targets.sigma, strict=True), strict=True))
+    numbers = list(zip(METRICS, targets.mean, targets.sigma, strict=True))
     calibration = targets.calibration
     if calibration is None:
         table = _table("Targets", "Target", "Sigma")
-        for metric, (mean, sigma) in numbers.items():
+        for metric, mean, sigma in numbers:
             table.add_row(metric, _number(mean), _number(sigma))
         return [table]
     interval = f"{calibration.bootstrap.confidence:.0%} interval"
     first = _table("Targets", "Target", interval, "Sigma", interval)
     second = _table("Quantiles", *(f"{percent} %" for percent in QUANTILES))
-    for metric, (mean, sigma) in numbers.items():
+    for metric, mean, sigma in numbers:
         one = getattr(calibration.distributions, metric)
-        first.add_row(
-            metric,
-            _number(mean),
-            _ends(one.mean_interval),
-            _number(sigma),
-            _ends(one.sd_interval),
-        )
+        means, sds = _ends(one.mean_interval), _ends(one.sd_interval)
+        first.add_row(metric, _number(mean), means, _number(sigma), sds)
         second.add_row(metric, *map(_number, one.quantiles.values()))
     return [first, second]
 
@@ -154,13 +152,6 @@ def _compared(found: TargetsDifference) -> list[Table]:
             *(("", "") if one.k is None else map(_number, one.k)),
         )
     return [means, sds]
-
-
-def _remarked(found: TargetsDifference) -> list[str]:
-    lines = [f"other models: {text}" for text in found.other_models]
-    if found.other_texts is not None:
-        lines.append(found.other_texts)
-    return [*lines, *(f"note: {text}" for text in found.remarks)]
 
 
 def _number(value: float) -> str:

@@ -5,7 +5,8 @@ Knows the HTTP contract (`serve_app.core.schemas`); knows nothing of how anythin
 
 from serve_app.client.clients import AsyncPlainMedClient, PlainMedClient
 from serve_app.client.errors import PlainMedAPIError, PlainMedConnectionError
-from serve_app.client.wire import SamplingOptions, Texts
+from serve_app.client.wire import Texts
+from serve_app.core.sampling import SamplingOptions
 
 __all__ = [
     "AsyncPlainMedClient",

@@ -1,31 +1,27 @@
 """Python clients of the HTTP API: `PlainMedClient` and its asynchronous twin.
 
-They only send and wait. What is sent and how answers are read is `serve_app.client.wire`; time
-limits and what is repeated, `serve_app.client.retry_policy`.
+They only send and wait. `serve_app.client.wire` has what is sent, how answers are read, and what
+each method does; `serve_app.client.retry_policy`, time limits and what is repeated.
 """
 
 from __future__ import annotations
 
+import inspect
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
-from typing import Self, TypeVar, Unpack
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from functools import update_wrapper
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack
 
 import httpx
 from tenacity import AsyncRetrying, Retrying
 
 from serve_app.client import wire
 from serve_app.client.errors import PlainMedAPIError, PlainMedConnectionError
-from serve_app.client.retry_policy import ClientCore, cut_short, named
+from serve_app.client.retry_policy import ClientCore, cut_short
 from serve_app.client.sse import EventParser
-from serve_app.client.wire import Call, SamplingOptions, Texts
-from serve_app.core.schemas import (
-    EvaluateResponse,
-    GenerateResponse,
-    HealthResponse,
-    ReadabilityResponse,
-    Select,
-    StatusResponse,
-)
+from serve_app.client.wire import Call
+from serve_app.core.sampling import SamplingOptions
+from serve_app.core.schemas import GenerateResponse
 
 __all__ = [
     "AsyncPlainMedClient",
@@ -35,7 +31,36 @@ __all__ = [
     "SamplingOptions",
 ]
 
+P = ParamSpec("P")
 T = TypeVar("T")
+
+
+def _documented(method: Any, build: Callable[..., Any]) -> Any:
+    """`method` with the name, docstring and (after `self`) parameters of `build`."""
+    own = inspect.signature(build)
+    first = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
+    method.__signature__ = own.replace(parameters=[first, *own.parameters.values()])
+    return update_wrapper(method, build)
+
+
+def _blocking(build: Callable[P, Call[T]]) -> Callable[Concatenate[PlainMedClient, P], T]:
+    def method(self: PlainMedClient, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self._send(build(*args, **kwargs))
+
+    made: Callable[Concatenate[PlainMedClient, P], T] = _documented(method, build)
+    return made
+
+
+def _awaited(
+    build: Callable[P, Call[T]],
+) -> Callable[Concatenate[AsyncPlainMedClient, P], Coroutine[Any, Any, T]]:
+    async def method(self: AsyncPlainMedClient, *args: P.args, **kwargs: P.kwargs) -> T:
+        return await self._send(build(*args, **kwargs))
+
+    made: Callable[Concatenate[AsyncPlainMedClient, P], Coroutine[Any, Any, T]] = _documented(
+        method, build
+    )
+    return made
 
 
 class PlainMedClient(ClientCore):
@@ -52,94 +77,18 @@ class PlainMedClient(ClientCore):
         InvalidInput: an argument no server would accept, such as a text that is no str.
     """
 
+    relevance = _blocking(wire.relevance)
+    factuality = _blocking(wire.factuality)
+    readability = _blocking(wire.readability)
+    loss = _blocking(wire.loss)
+    evaluate = _blocking(wire.evaluate)
+    generate = _blocking(wire.generate)
+    generate_many = _blocking(wire.generate_many)
+    health = _blocking(wire.health)
+    status = _blocking(wire.status)
+
     def _connect(self) -> None:
         self._http = httpx.Client(**self._options)
-
-    def relevance(
-        self, originals: Texts, generated: Texts, *, request_id: str | None = None
-    ) -> list[float]:
-        """BERTScore F1 of each pair."""
-        return self._send(wire.relevance(originals, generated), request_id)
-
-    def factuality(
-        self, originals: Texts, generated: Texts, *, request_id: str | None = None
-    ) -> list[float]:
-        """AlignScore of each pair."""
-        return self._send(wire.factuality(originals, generated), request_id)
-
-    def readability(self, texts: Texts, *, request_id: str | None = None) -> ReadabilityResponse:
-        """FKGL, SMOG and Dale-Chall of each text."""
-        return self._send(wire.readability(texts), request_id)
-
-    def loss(
-        self,
-        originals: Texts,
-        generated: Texts,
-        humans: Texts | None = None,
-        weights: Sequence[float] | None = None,
-        *,
-        request_id: str | None = None,
-    ) -> list[float]:
-        """The loss of each pair, in [0, 1]; a list even for one pair.
-
-        `weights` are relevance, factuality, fkgl, smog, dale_chall, with sum 1.
-        """
-        call = wire.loss(originals, generated, humans, weights)
-        return self._send(call, request_id)
-
-    def evaluate(
-        self,
-        originals: Texts,
-        generated: Texts | None = None,
-        humans: Texts | None = None,
-        weights: Sequence[float] | None = None,
-        *,
-        n: int | None = None,
-        seed: int | None = None,
-        explain: bool = False,
-        request_id: str | None = None,
-    ) -> EvaluateResponse:
-        """All about each pair; without `generated` the server writes the summaries.
-
-        It then writes `n` candidates of each (default 1) and evaluates the one of least loss.
-        With `explain` each result has an `explanation`.
-        """
-        call = wire.evaluate(originals, generated, humans, weights, n, seed, explain)
-        return self._send(call, request_id)
-
-    def generate(
-        self,
-        text: str,
-        *,
-        n: int | None = None,
-        select: Select | None = None,
-        weights: Sequence[float] | None = None,
-        request_id: str | None = None,
-        **sampling: Unpack[SamplingOptions],
-    ) -> GenerateResponse:
-        """A summary of one text; with `n`, the answer's `candidates` has so many.
-
-        With `select="loss"` they are scored, the best comes first, and the answer is that one's;
-        `weights` are of that loss.
-        """
-        call = wire.generate(
-            text, stream=False, sampling=sampling, n=n, select=select, weights=weights
-        )
-        return self._send(call, request_id)
-
-    def generate_many(
-        self,
-        texts: Texts,
-        *,
-        n: int | None = None,
-        select: Select | None = None,
-        weights: Sequence[float] | None = None,
-        request_id: str | None = None,
-        **sampling: Unpack[SamplingOptions],
-    ) -> list[GenerateResponse]:
-        """What `generate` gives, for each text, in one request."""
-        call = wire.generate_many(texts, sampling=sampling, n=n, select=select, weights=weights)
-        return self._send(call, request_id)
 
     def generate_stream(
         self, text: str, *, request_id: str | None = None, **sampling: Unpack[SamplingOptions]
@@ -148,16 +97,7 @@ class PlainMedClient(ClientCore):
 
         Retried only until the stream begins; one that breaks off raises.
         """
-        call = wire.generate(text, stream=True, sampling=sampling)
-        return self._events(named(call, request_id))
-
-    def health(self, *, request_id: str | None = None) -> HealthResponse:
-        """The state of the server, ready or not; never retried."""
-        return self._send(wire.health(), request_id)
-
-    def status(self, *, request_id: str | None = None) -> StatusResponse:
-        """Models, replicas and the rates of the last minutes, ready or not; never retried."""
-        return self._send(wire.status(), request_id)
+        return self._events(wire.generate_stream(text, request_id=request_id, **sampling))
 
     def close(self) -> None:
         """Closes the connections."""
@@ -169,19 +109,23 @@ class PlainMedClient(ClientCore):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _send(self, call: Call[T], request_id: str | None) -> T:
-        call = named(call, request_id)
-        answer: T = Retrying(**self._policy(call))(self._once, call, time.monotonic())
+    def _send(self, call: Call[T]) -> T:
+        answer: T = Retrying(**self._policy(call))(self._attempt, call, time.monotonic())
         return answer
 
-    def _once(self, call: Call[T], started: float) -> T:
+    def _attempt(self, call: Call[Any], started: float, stream: bool = False) -> Any:
+        """The call's value; of a stream that has begun, the open response."""
         with self._translated(call):
-            response = self._http.request(**self._request(call, started))
-        return wire.read_answer(call, response.status_code, response.headers, response.content)
+            request = self._http.build_request(**self._request(call, started, stream=stream))
+            response = self._http.send(request, stream=stream)
+            if stream and response.status_code == 200:
+                return response
+            content = response.read()
+        return wire.read_answer(call, response.status_code, response.headers, content)
 
     def _events(self, call: Call[GenerateResponse]) -> Iterator[str | GenerateResponse]:
         retrying = Retrying(**self._policy(call))
-        response: httpx.Response = retrying(self._begin, call, time.monotonic())
+        response: httpx.Response = retrying(self._attempt, call, time.monotonic(), True)
         parser = EventParser()
         try:
             with self._translated(call):
@@ -195,16 +139,6 @@ class PlainMedClient(ClientCore):
             response.close()
         raise cut_short(call)
 
-    def _begin(self, call: Call[GenerateResponse], started: float) -> httpx.Response:
-        """Sends the request and returns once the stream has begun."""
-        with self._translated(call):
-            request = self._http.build_request(**self._request(call, started, stream=True))
-            response = self._http.send(request, stream=True)
-            if response.status_code == 200:
-                return response
-            content = response.read()
-        raise wire.error_of(call, response.status_code, response.headers, content)
-
 
 class AsyncPlainMedClient(ClientCore):
     """As `PlainMedClient`, for asyncio: the same arguments, methods and errors, to be awaited.
@@ -212,100 +146,24 @@ class AsyncPlainMedClient(ClientCore):
     Use it with `async with`, or call `aclose`. `generate_stream` is for `async for`.
     """
 
+    relevance = _awaited(wire.relevance)
+    factuality = _awaited(wire.factuality)
+    readability = _awaited(wire.readability)
+    loss = _awaited(wire.loss)
+    evaluate = _awaited(wire.evaluate)
+    generate = _awaited(wire.generate)
+    generate_many = _awaited(wire.generate_many)
+    health = _awaited(wire.health)
+    status = _awaited(wire.status)
+
     def _connect(self) -> None:
         self._http = httpx.AsyncClient(**self._options)
-
-    async def relevance(
-        self, originals: Texts, generated: Texts, *, request_id: str | None = None
-    ) -> list[float]:
-        """As `PlainMedClient.relevance`."""
-        return await self._send(wire.relevance(originals, generated), request_id)
-
-    async def factuality(
-        self, originals: Texts, generated: Texts, *, request_id: str | None = None
-    ) -> list[float]:
-        """As `PlainMedClient.factuality`."""
-        return await self._send(wire.factuality(originals, generated), request_id)
-
-    async def readability(
-        self, texts: Texts, *, request_id: str | None = None
-    ) -> ReadabilityResponse:
-        """As `PlainMedClient.readability`."""
-        return await self._send(wire.readability(texts), request_id)
-
-    async def loss(
-        self,
-        originals: Texts,
-        generated: Texts,
-        humans: Texts | None = None,
-        weights: Sequence[float] | None = None,
-        *,
-        request_id: str | None = None,
-    ) -> list[float]:
-        """As `PlainMedClient.loss`."""
-        call = wire.loss(originals, generated, humans, weights)
-        return await self._send(call, request_id)
-
-    async def evaluate(
-        self,
-        originals: Texts,
-        generated: Texts | None = None,
-        humans: Texts | None = None,
-        weights: Sequence[float] | None = None,
-        *,
-        n: int | None = None,
-        seed: int | None = None,
-        explain: bool = False,
-        request_id: str | None = None,
-    ) -> EvaluateResponse:
-        """As `PlainMedClient.evaluate`."""
-        call = wire.evaluate(originals, generated, humans, weights, n, seed, explain)
-        return await self._send(call, request_id)
-
-    async def generate(
-        self,
-        text: str,
-        *,
-        n: int | None = None,
-        select: Select | None = None,
-        weights: Sequence[float] | None = None,
-        request_id: str | None = None,
-        **sampling: Unpack[SamplingOptions],
-    ) -> GenerateResponse:
-        """As `PlainMedClient.generate`."""
-        call = wire.generate(
-            text, stream=False, sampling=sampling, n=n, select=select, weights=weights
-        )
-        return await self._send(call, request_id)
-
-    async def generate_many(
-        self,
-        texts: Texts,
-        *,
-        n: int | None = None,
-        select: Select | None = None,
-        weights: Sequence[float] | None = None,
-        request_id: str | None = None,
-        **sampling: Unpack[SamplingOptions],
-    ) -> list[GenerateResponse]:
-        """As `PlainMedClient.generate_many`."""
-        call = wire.generate_many(texts, sampling=sampling, n=n, select=select, weights=weights)
-        return await self._send(call, request_id)
 
     def generate_stream(
         self, text: str, *, request_id: str | None = None, **sampling: Unpack[SamplingOptions]
     ) -> AsyncIterator[str | GenerateResponse]:
         """As `PlainMedClient.generate_stream`."""
-        call = wire.generate(text, stream=True, sampling=sampling)
-        return self._events(named(call, request_id))
-
-    async def health(self, *, request_id: str | None = None) -> HealthResponse:
-        """As `PlainMedClient.health`."""
-        return await self._send(wire.health(), request_id)
-
-    async def status(self, *, request_id: str | None = None) -> StatusResponse:
-        """As `PlainMedClient.status`."""
-        return await self._send(wire.status(), request_id)
+        return self._events(wire.generate_stream(text, request_id=request_id, **sampling))
 
     async def aclose(self) -> None:
         """Closes the connections."""
@@ -317,19 +175,23 @@ class AsyncPlainMedClient(ClientCore):
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
-    async def _send(self, call: Call[T], request_id: str | None) -> T:
-        call = named(call, request_id)
-        answer: T = await AsyncRetrying(**self._policy(call))(self._once, call, time.monotonic())
+    async def _send(self, call: Call[T]) -> T:
+        answer: T = await AsyncRetrying(**self._policy(call))(self._attempt, call, time.monotonic())
         return answer
 
-    async def _once(self, call: Call[T], started: float) -> T:
+    async def _attempt(self, call: Call[Any], started: float, stream: bool = False) -> Any:
+        """The call's value; of a stream that has begun, the open response."""
         with self._translated(call):
-            response = await self._http.request(**self._request(call, started))
-        return wire.read_answer(call, response.status_code, response.headers, response.content)
+            request = self._http.build_request(**self._request(call, started, stream=stream))
+            response = await self._http.send(request, stream=stream)
+            if stream and response.status_code == 200:
+                return response
+            content = await response.aread()
+        return wire.read_answer(call, response.status_code, response.headers, content)
 
     async def _events(self, call: Call[GenerateResponse]) -> AsyncIterator[str | GenerateResponse]:
         retrying = AsyncRetrying(**self._policy(call))
-        response: httpx.Response = await retrying(self._begin, call, time.monotonic())
+        response: httpx.Response = await retrying(self._attempt, call, time.monotonic(), True)
         parser = EventParser()
         try:
             with self._translated(call):
@@ -342,13 +204,3 @@ class AsyncPlainMedClient(ClientCore):
         finally:
             await response.aclose()
         raise cut_short(call)
-
-    async def _begin(self, call: Call[GenerateResponse], started: float) -> httpx.Response:
-        """Sends the request and returns once the stream has begun."""
-        with self._translated(call):
-            request = self._http.build_request(**self._request(call, started, stream=True))
-            response = await self._http.send(request, stream=True)
-            if response.status_code == 200:
-                return response
-            content = await response.aread()
-        raise wire.error_of(call, response.status_code, response.headers, content)

@@ -1,11 +1,11 @@
-"""The exceptions that the clients raise."""
+"""The exceptions that the clients raise: RuntimeErrors, as the earlier module raised."""
 
 from __future__ import annotations
 
 from serve_app.core.errors import PlainMedError
 
 
-class PlainMedAPIError(PlainMedError):
+class PlainMedAPIError(PlainMedError, RuntimeError):
     """The server answered with an error, or with something that is no PlainMed answer.
 
     Attributes:
@@ -45,7 +45,7 @@ class PlainMedAPIError(PlainMedError):
         return f"{self.message} ({known})"
 
 
-class PlainMedConnectionError(PlainMedError):
+class PlainMedConnectionError(PlainMedError, RuntimeError):
     """No answer came: the server is not there, hung up, or took longer than the timeout.
 
     Attributes:

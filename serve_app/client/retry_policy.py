@@ -1,4 +1,4 @@
-"""What both Python clients share: where the server is, time limits, what is worth repeating.
+"""What both Python clients share: the server's address, time limits, the retry policy.
 
 Sends nothing itself. Every call only computes, so repeating one is safe: connection errors,
 the statuses 429, 502, 503 and 504, and a 500 that is not PlainMed's own (a Serve without our
@@ -16,7 +16,6 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any, NoReturn, TypeVar
 
 import httpx
@@ -112,8 +111,8 @@ class ClientCore(ABC):
             left = max(0.001, self._deadline - (time.monotonic() - started))
         patience = min(self._timeout, left)
         timeout = httpx.Timeout(patience, connect=min(self._connect_timeout, left))
-        # The server then computes for nobody who has given up. A stream, all of it, may take longer
-        # than any silence in it.
+        # So the server stops when the caller has given up. A whole stream may take longer than any
+        # silence in it.
         limit = left if stream else patience
         told = {"X-Request-Timeout": f"{limit:.3f}"} if limit < math.inf else {}
         headers = {**call.headers, **told}
@@ -167,11 +166,6 @@ def _give_up(state: RetryCallState) -> NoReturn:
     if isinstance(error, PlainMedAPIError | PlainMedConnectionError):
         error.attempts = state.attempt_number
     raise error or RuntimeError("a retry ended without an outcome")
-
-
-def named(call: Call[T], request_id: str | None) -> Call[T]:
-    """The call under the caller's own request id, where there is one."""
-    return call if request_id is None else replace(call, request_id=request_id)
 
 
 def cut_short(call: Call[T]) -> PlainMedConnectionError:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, Generic, TypedDict, TypeVar
+from typing import Any, Generic, TypeVar, Unpack
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError
@@ -19,6 +19,7 @@ from pydantic_core import PydanticSerializationError
 from serve_app.client.errors import PlainMedAPIError
 from serve_app.core.documents import has_surrogate
 from serve_app.core.errors import InvalidInput, MetricFailed, NotServed, Unavailable
+from serve_app.core.sampling import SamplingOptions
 from serve_app.core.schemas import (
     ErrorDetail,
     ErrorResponse,
@@ -51,16 +52,6 @@ _STATUS_OF_CODE = {
 } | {"timeout": Unavailable.status}
 
 
-class SamplingOptions(TypedDict, total=False):
-    """Optional settings of one generation, as in `serve_app.core.schemas.Sampling`."""
-
-    max_new_tokens: int
-    temperature: float
-    top_p: float
-    repeat_penalty: float
-    seed: int
-
-
 @dataclass(frozen=True)
 class Call(Generic[T]):
     """One request and how its answer is read.
@@ -68,7 +59,7 @@ class Call(Generic[T]):
     Attributes:
         method: `GET` or `POST`.
         path: the route.
-        parse: the answer's JSON to the value the caller gets; raises ValueError.
+        parse: turns the answer's JSON into the value the caller gets; raises ValueError.
         body: JSON, or None.
         readable: statuses whose body `parse` reads.
         retried: whether it may be sent again.
@@ -90,157 +81,198 @@ class Call(Generic[T]):
         return {"X-Request-ID": self.request_id, **kind}
 
 
-def relevance(originals: Texts, generated: Texts) -> Call[list[float]]:
-    """`POST /metrics/relevance`."""
-    count, body = _pairs(originals, generated)
+def _post(path: str, parse: Callable[[bytes], T], body: str, request_id: str | None) -> Call[T]:
+    return Call("POST", path, parse, body, request_id=request_id or uuid.uuid4().hex)
+
+
+def _get(path: str, parse: Callable[[bytes], T], request_id: str | None) -> Call[T]:
+    """Not ready (503) is an answer here, not an error; never retried."""
+    read = frozenset({200, 503})
+    identity = request_id or uuid.uuid4().hex
+    return Call("GET", path, parse, readable=read, retried=False, request_id=identity)
+
+
+def relevance(
+    originals: Texts, generated: Texts, *, request_id: str | None = None
+) -> Call[list[float]]:
+    """BERTScore F1 of each pair."""
+    return _of_pairs("relevance", RelevanceResponse, originals, generated, request_id)
+
+
+def factuality(
+    originals: Texts, generated: Texts, *, request_id: str | None = None
+) -> Call[list[float]]:
+    """AlignScore of each pair."""
+    return _of_pairs("factuality", FactualityResponse, originals, generated, request_id)
+
+
+def _of_pairs(
+    metric: str,
+    answer: type[BaseModel],
+    originals: Texts,
+    generated: Texts,
+    request_id: str | None,
+) -> Call[list[float]]:
+    texts = _texts(originals)
 
     def parse(content: bytes) -> list[float]:
-        return _counted(RelevanceResponse.model_validate_json(content).relevance, count)
+        return _counted(getattr(answer.model_validate_json(content), metric), texts)
 
-    return Call("POST", "/metrics/relevance", parse, body)
-
-
-def factuality(originals: Texts, generated: Texts) -> Call[list[float]]:
-    """`POST /metrics/factuality`."""
-    count, body = _pairs(originals, generated)
-
-    def parse(content: bytes) -> list[float]:
-        return _counted(FactualityResponse.model_validate_json(content).factuality, count)
-
-    return Call("POST", "/metrics/factuality", parse, body)
+    body = _body(PairsRequest, texts_original=texts, texts_generated=generated)
+    return _post(f"/metrics/{metric}", parse, body, request_id)
 
 
-def readability(texts: Texts) -> Call[ReadabilityResponse]:
-    """`POST /metrics/readability`."""
-    body = _body(TextsRequest, texts=_texts(texts))
-    return Call("POST", "/metrics/readability", ReadabilityResponse.model_validate_json, body)
+def readability(texts: Texts, *, request_id: str | None = None) -> Call[ReadabilityResponse]:
+    """FKGL, SMOG and Dale-Chall of each text."""
+    body = _body(TextsRequest, texts=texts)
+    return _post("/metrics/readability", ReadabilityResponse.model_validate_json, body, request_id)
 
 
 def loss(
-    originals: Texts, generated: Texts, humans: Texts | None, weights: Sequence[float] | None
+    originals: Texts,
+    generated: Texts,
+    humans: Texts | None = None,
+    weights: Sequence[float] | None = None,
+    *,
+    request_id: str | None = None,
 ) -> Call[list[float]]:
-    """`POST /loss`; the bare number of one pair becomes a list of one."""
-    left = _texts(originals)
+    """The loss of each pair, in [0, 1]; a list even for one pair.
+
+    `weights` are relevance, factuality, fkgl, smog, dale_chall, with sum 1.
+    """
+    texts = _texts(originals)
     body = _body(
         LossRequest,
-        texts_original=left,
-        texts_generated=_texts(generated),
-        texts_human=None if humans is None else _texts(humans),
-        weights=_numbers(weights),
+        texts_original=texts,
+        texts_generated=generated,
+        texts_human=humans,
+        weights=weights,
     )
 
     def parse(content: bytes) -> list[float]:
         value = _ONE_OR_MANY.validate_json(content)
-        return _counted(value if isinstance(value, list) else [value], len(left))
+        return _counted(value if isinstance(value, list) else [value], texts)
 
-    return Call("POST", "/loss", parse, body)
+    return _post("/loss", parse, body, request_id)
+
+
+def evaluate(
+    originals: Texts,
+    generated: Texts | None = None,
+    humans: Texts | None = None,
+    weights: Sequence[float] | None = None,
+    *,
+    n: int | None = None,
+    seed: int | None = None,
+    explain: bool = False,
+    request_id: str | None = None,
+) -> Call[EvaluateResponse]:
+    """Metrics, errors and loss of each pair; without `generated` the server writes the summaries.
+
+    It then writes `n` candidates of each (default 1) and evaluates the one of least loss. With
+    `explain` each result has an `explanation`.
+    """
+    body = _body(
+        EvaluateRequest,
+        texts_original=originals,
+        texts_generated=generated,
+        texts_human=humans,
+        weights=weights,
+        n=n,
+        seed=seed,
+        explain=explain,
+    )
+    return _post("/evaluate", EvaluateResponse.model_validate_json, body, request_id)
 
 
 def generate(
     text: str,
     *,
-    stream: bool,
-    sampling: SamplingOptions,
     n: int | None = None,
     select: Select | None = None,
     weights: Sequence[float] | None = None,
+    request_id: str | None = None,
+    **sampling: Unpack[SamplingOptions],
 ) -> Call[GenerateResponse]:
-    """`POST /generate` of one text."""
-    if not isinstance(text, str):
-        raise InvalidInput(f"text: give a str, not {type(text).__name__}", field="text")
+    """A summary of one text; with `n`, the answer's `candidates` has so many.
+
+    With `select="loss"` they are scored, the best comes first, and the answer is that one's;
+    `weights` are of that loss.
+    """
     body = _body(
         GenerateRequest,
-        text=text,
-        stream=stream,
+        text=_text(text),
+        stream=False,
         n=n,
         select=select,
-        weights=_numbers(weights),
+        weights=weights,
         **sampling,
     )
-    return Call("POST", "/generate", GenerateResponse.model_validate_json, body)
+    return _post("/generate", GenerateResponse.model_validate_json, body, request_id)
+
+
+def generate_stream(
+    text: str, *, request_id: str | None = None, **sampling: Unpack[SamplingOptions]
+) -> Call[GenerateResponse]:
+    """The summary's pieces as they are written, then the whole answer.
+
+    Retried only until the stream begins; one that breaks off raises.
+    """
+    body = _body(GenerateRequest, text=_text(text), stream=True, **sampling)
+    return _post("/generate", GenerateResponse.model_validate_json, body, request_id)
 
 
 def generate_many(
     texts: Texts,
     *,
-    sampling: SamplingOptions,
-    n: int | None,
-    select: Select | None,
-    weights: Sequence[float] | None,
+    n: int | None = None,
+    select: Select | None = None,
+    weights: Sequence[float] | None = None,
+    request_id: str | None = None,
+    **sampling: Unpack[SamplingOptions],
 ) -> Call[list[GenerateResponse]]:
-    """`POST /generate` of several texts."""
+    """What `generate` gives, for each text, in one request."""
     originals = _texts(texts)
-    body = _body(
-        GenerateRequest,
-        texts=originals,
-        n=n,
-        select=select,
-        weights=_numbers(weights),
-        **sampling,
-    )
+    body = _body(GenerateRequest, texts=originals, n=n, select=select, weights=weights, **sampling)
 
     def parse(content: bytes) -> list[GenerateResponse]:
-        results = GenerateListResponse.model_validate_json(content).results
-        return _counted(results, len(originals))
+        return _counted(GenerateListResponse.model_validate_json(content).results, originals)
 
-    return Call("POST", "/generate", parse, body)
-
-
-def evaluate(
-    originals: Texts,
-    generated: Texts | None,
-    humans: Texts | None,
-    weights: Sequence[float] | None,
-    n: int | None = None,
-    seed: int | None = None,
-    explain: bool = False,
-) -> Call[EvaluateResponse]:
-    """`POST /evaluate`."""
-    body = _body(
-        EvaluateRequest,
-        texts_original=_texts(originals),
-        texts_generated=None if generated is None else _texts(generated),
-        texts_human=None if humans is None else _texts(humans),
-        weights=_numbers(weights),
-        n=n,
-        seed=seed,
-        explain=explain,
-    )
-    return Call("POST", "/evaluate", EvaluateResponse.model_validate_json, body)
+    return _post("/generate", parse, body, request_id)
 
 
-def health() -> Call[HealthResponse]:
-    """`GET /healthz`; not ready (503) is an answer here, not an error."""
-    parse = HealthResponse.model_validate_json
-    return Call("GET", "/healthz", parse, readable=frozenset({200, 503}), retried=False)
+def health(*, request_id: str | None = None) -> Call[HealthResponse]:
+    """The state of the server, ready or not; never retried."""
+    return _get("/healthz", HealthResponse.model_validate_json, request_id)
 
 
-def status() -> Call[StatusResponse]:
-    """`GET /status`; not ready (503) is an answer here, not an error."""
-    parse = StatusResponse.model_validate_json
-    return Call("GET", "/status", parse, readable=frozenset({200, 503}), retried=False)
+def status(*, request_id: str | None = None) -> Call[StatusResponse]:
+    """Models, replicas and the rates of the last minutes, ready or not; never retried."""
+    return _get("/status", StatusResponse.model_validate_json, request_id)
 
 
-def _pairs(originals: Texts, generated: Texts) -> tuple[int, str]:
-    left = _texts(originals)
-    return len(left), _body(PairsRequest, texts_original=left, texts_generated=_texts(generated))
+def _text(text: str) -> str:
+    if not isinstance(text, str):
+        raise InvalidInput(f"text: give a str, not {type(text).__name__}", field="text")
+    return text
 
 
 def _texts(texts: Texts) -> list[str]:
     return [texts] if isinstance(texts, str) else list(texts)
 
 
-def _numbers(weights: Sequence[float] | None) -> list[float] | None:
-    # numpy scalars are not the floats that JSON and the strict schema want.
-    return None if weights is None else [float(weight) for weight in weights]
-
-
 def _body(model: type[BaseModel], **values: Any) -> str:
-    """The request as JSON, unset fields left out.
+    """The request as JSON without the values that are None; `texts...` and `weights` as lists.
 
     Raises:
-        InvalidInput: a value the contract refuses whatever the server's settings are.
+        InvalidInput: a value that the contract refuses whatever the server's settings.
     """
+    for name, value in values.items():
+        if name.startswith("texts") and value is not None:
+            values[name] = _texts(value)
+        elif name == "weights" and value is not None:
+            # numpy scalars are not the floats that JSON and the strict schema want.
+            values[name] = [float(weight) for weight in value]
     try:
         request = model.model_validate(values)
     except ValidationError as error:
@@ -265,9 +297,9 @@ def _not_unicode(values: Mapping[str, Any]) -> str:
     return next(place for place, text in places if has_surrogate(str(text)))
 
 
-def _counted(values: list[T], count: int) -> list[T]:
-    if len(values) != count:
-        raise ValueError(f"{len(values)} values for {count} texts")
+def _counted(values: list[T], texts: list[str]) -> list[T]:
+    if len(values) != len(texts):
+        raise ValueError(f"{len(values)} values for {len(texts)} texts")
     return values
 
 

@@ -10,10 +10,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
 
+from serve_app.core.sampling import MaxNewTokens, RepeatPenalty, Seed, Temperature, TopP
+
 Text = StrictStr
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Count = Annotated[StrictInt, Field(ge=1)]
-Seed = Annotated[StrictInt, Field(ge=0, le=2**63 - 1)]
 Select = Literal["loss"]
 
 
@@ -62,20 +63,16 @@ class LossRequest(PairsRequest):
 class Sampling(Request):
     """Sampling settings of one generation; unset ones come from the server's settings."""
 
-    max_new_tokens: Annotated[StrictInt, Field(ge=1, le=32768)] | None = Field(
-        None, description="Longest summary, in tokens; at most MAX_NEW_TOKENS."
+    max_new_tokens: MaxNewTokens | None = Field(
+        None, strict=True, description="Longest summary, in tokens; at most MAX_NEW_TOKENS."
     )
-    temperature: Annotated[Number, Field(ge=0, le=2)] | None = Field(
-        None, description="0 decodes greedily."
-    )
-    top_p: Annotated[Number, Field(gt=0, le=1)] | None = Field(
-        None, description="Top-p (nucleus) sampling threshold."
-    )
-    repeat_penalty: Annotated[Number, Field(gt=0, le=10)] | None = Field(
-        None, description="Repetition penalty; 1 is none."
+    temperature: Temperature | None = Field(None, strict=True, description="0 decodes greedily.")
+    top_p: TopP | None = Field(None, strict=True, description="Top-p (nucleus) sampling threshold.")
+    repeat_penalty: RepeatPenalty | None = Field(
+        None, strict=True, description="Repetition penalty; 1 is none."
     )
     seed: Seed | None = Field(
-        None, description="Random seed, for reproducible output where the engine allows it."
+        None, strict=True, description="Random seed, for reproducible output."
     )
 
 
@@ -112,7 +109,9 @@ class EvaluateRequest(Request):
         description="Candidates the generator writes for each original; the one of least loss is "
         "evaluated. At most MAX_CANDIDATES; default 1. Only without `texts_generated`.",
     )
-    seed: Seed | None = Field(None, description="Of the generator. Only without `texts_generated`.")
+    seed: Seed | None = Field(
+        None, strict=True, description="Of the generator. Only without `texts_generated`."
+    )
     explain: StrictBool = Field(
         False,
         description="Add `explanation` to each result: positions of each sentence and of the "

@@ -24,6 +24,13 @@ from pydantic_settings import (
 )
 
 from serve_app.core.errors import ConfigError
+from serve_app.core.sampling import (
+    GenerationParams,
+    MaxNewTokens,
+    RepeatPenalty,
+    Temperature,
+    TopP,
+)
 
 logger = logging.getLogger("ray.serve")
 
@@ -191,12 +198,17 @@ class Settings(BaseSettings):
         description="Seconds after which a summary is cut off, with finish_reason time; keep it "
         "below REQUEST_TIMEOUT_S.",
     )
-    max_new_tokens: int = Field(
-        512, ge=1, description="Longest summary, in tokens; a request that asks for more gets 422."
+    max_new_tokens: MaxNewTokens = Field(
+        GenerationParams.max_new_tokens,
+        description="Longest summary, in tokens; a request that asks for more gets 422.",
     )
-    temperature: float = Field(0.2, ge=0.0, le=2.0, description="0 decodes greedily.")
-    top_p: float = Field(0.9, gt=0.0, le=1.0, description="Top-p (nucleus) sampling threshold.")
-    repeat_penalty: float = Field(1.015, gt=0.0, le=10.0, description="Repetition penalty.")
+    temperature: Temperature = Field(
+        GenerationParams.temperature, description="0 decodes greedily."
+    )
+    top_p: TopP = Field(GenerationParams.top_p, description="Top-p (nucleus) sampling threshold.")
+    repeat_penalty: RepeatPenalty = Field(
+        GenerationParams.repeat_penalty, description="Repetition penalty; 1 is none."
+    )
     system_prompt: str = Field(
         "You rewrite medical text as a plain-language summary that a reader without medical "
         "training understands. Keep every fact, number and direction of effect; add nothing.",

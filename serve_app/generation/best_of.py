@@ -1,8 +1,8 @@
-"""Best of n: several summaries of one text, and which of them has the least loss.
+"""Best of n: several summaries of one text, ranked by loss.
 
-Knows candidates and their scores; generates nothing, measures nothing, and no HTTP or Ray. Whoever
-has an engine and the metrics asks `jobs` what to generate, `to_score` what to measure, and gives
-the evaluations to `best_first`.
+Knows candidates and their scores; generates and measures nothing. A caller with an engine and the
+metrics takes from `jobs` what to generate, from `to_score` what to measure, and gives the
+evaluations to `best_first`.
 """
 
 from __future__ import annotations
@@ -23,10 +23,9 @@ class Candidate:
     """One of several summaries of a text.
 
     Attributes:
-        variant: its number in the order of writing, from 0.
+        variant: its index in the order of writing.
         summary: what the engine wrote.
-        evaluation: what it scored; None where it was not scored, and for a summary without a
-            word, which no metric takes.
+        evaluation: its scores; None where it was not scored, and for a summary without a word.
     """
 
     variant: int
@@ -37,16 +36,16 @@ class Candidate:
 Candidates = list[Candidate]
 """All candidates of one text."""
 
-Place = tuple[int, str]
-"""A text's position in the request, and a summary of it."""
+ScoredPair = tuple[int, str]
+"""The index of a text in the request, and a summary of it."""
 
 
 def jobs(
     texts: Sequence[str], params: GenerationParams, n: int
 ) -> tuple[list[str], list[GenerationParams]]:
-    """What to generate for n candidates of each text: texts and settings, one of each a summary.
+    """The texts and settings, one of each per summary, for n candidates of each text.
 
-    A text's candidates stand side by side, so that an engine can share what they have in common.
+    The candidates of a text are adjacent, so that an engine can share work between them.
 
     Raises:
         ValueError: n is below 1.
@@ -60,7 +59,7 @@ def jobs(
 def parts(
     texts: Sequence[str], params: Sequence[GenerationParams], *, together: bool
 ) -> list[slice]:
-    """The lists of `jobs` cut into what is written in one turn: a text, with all its candidates.
+    """Slices the lists of `jobs` into units of scheduling: a text, with all its candidates.
 
     >>> one, other = GenerationParams(), GenerationParams(variant=1)
     >>> parts(["a", "a", "b"], [one, other, one], together=True)
@@ -69,13 +68,13 @@ def parts(
     Args:
         texts: as `jobs` gives them.
         params: one for each text.
-        together: whether the candidates of a text belong together; else each is a turn.
+        together: whether the candidates of a text form one unit; else each is a unit.
 
     Raises:
         ValueError: not one params for each text.
     """
     wanted = list(zip(texts, params, strict=True))
-    # The same text again with the same variant is another text of the request.
+    # The same text with the same variant again is another text of the request.
     starts = [
         at
         for at, (text, one) in enumerate(wanted)
@@ -90,7 +89,7 @@ def parts(
 
 
 def grouped(summaries: Sequence[Summary], n: int) -> list[Candidates]:
-    """The summaries of `jobs`, in its order, as the candidates of each text.
+    """The summaries written for `jobs`, in its order, as the candidates of each text.
 
     Raises:
         MetricFailed: `generation_failed`, where a text lacks a candidate.
@@ -106,8 +105,8 @@ def grouped(summaries: Sequence[Summary], n: int) -> list[Candidates]:
     ]
 
 
-def to_score(groups: Sequence[Candidates]) -> list[Place]:
-    """Each summary that has something to score, once a text however many candidates are equal.
+def to_score(groups: Sequence[Candidates]) -> list[ScoredPair]:
+    """The summaries to score, each with its text's index; equal candidates of a text once.
 
     Raises:
         MetricFailed: `generation_failed`, where no candidate of a text has a word.
@@ -119,17 +118,12 @@ def to_score(groups: Sequence[Candidates]) -> list[Place]:
                 "more of them, or for a higher temperature",
                 code="generation_failed",
             )
-    places = [
-        (index, one.summary.text)
-        for index, group in enumerate(groups)
-        for one in group
-        if has_word(one.summary.text)
-    ]
-    return list(dict.fromkeys(places))
+    pairs = ((index, one.summary.text) for index, group in enumerate(groups) for one in group)
+    return list(dict.fromkeys(pair for pair in pairs if has_word(pair[1])))
 
 
 def best_first(
-    groups: Sequence[Candidates], places: Sequence[Place], evaluations: Sequence[Evaluation]
+    groups: Sequence[Candidates], pairs: Sequence[ScoredPair], evaluations: Sequence[Evaluation]
 ) -> list[Candidates]:
     """Each text's candidates with their scores, least loss first.
 
@@ -137,15 +131,15 @@ def best_first(
 
     Args:
         groups: the candidates of each text.
-        places: what `to_score` said of them.
-        evaluations: one for each place.
+        pairs: what `to_score` returned for them.
+        evaluations: one for each pair.
 
     Raises:
         MetricFailed: a candidate has no evaluation, or a loss that is not a finite number.
     """
-    if len(evaluations) != len(places):
-        raise MetricFailed(f"{len(evaluations)} scores came back for {len(places)} candidates")
-    known = dict(zip(places, evaluations, strict=True))
+    if len(evaluations) != len(pairs):
+        raise MetricFailed(f"{len(evaluations)} scores came back for {len(pairs)} candidates")
+    known = dict(zip(pairs, evaluations, strict=True))
     ranked = []
     for index, group in enumerate(groups):
         scored = [replace(one, evaluation=known.get((index, one.summary.text))) for one in group]

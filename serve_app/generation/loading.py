@@ -78,11 +78,10 @@ def _extractive(settings: Settings) -> Generator:
     from serve_app.generation.extractive.engine import ExtractiveGenerator
     from serve_app.metrics.loss import LossFunction
     from serve_app.metrics.suite import MetricSuite
-    from serve_app.metrics.targets import load_targets
     from serve_app.text.glossary import Glossary
 
     # The targets first: a wrong file is told at once, not after the models have loaded.
-    loss = LossFunction(load_targets(settings), settings.loss_steepness, settings.loss_direction)
+    loss = LossFunction.of(settings)
     return ExtractiveGenerator(
         MetricSuite.from_settings(settings),
         loss,

@@ -7,27 +7,9 @@ from collections.abc import Generator as PyGenerator
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
+from serve_app.core.sampling import GenerationParams
 
-@dataclass(frozen=True, slots=True)
-class GenerationParams:
-    """How to generate one summary.
-
-    Attributes:
-        max_new_tokens: longest summary in tokens (words, for engines without tokens), >= 1.
-        temperature: 0 decodes greedily; at most 2.
-        top_p: nucleus mass, in (0, 1].
-        repeat_penalty: > 0; 1 is none.
-        seed: makes the output repeatable whatever it is batched with; None draws afresh.
-        variant: index of a best-of-n candidate, >= 0. 0 is the ordinary answer; every other
-            variant is made to differ from it. The same seed and variant give the same output.
-    """
-
-    max_new_tokens: int = 512
-    temperature: float = 0.2
-    top_p: float = 0.9
-    repeat_penalty: float = 1.015
-    seed: int | None = None
-    variant: int = 0
+__all__ = ["GenerationParams", "Generator", "PieceIterator", "Summary", "SummarySentence"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +66,9 @@ class Generator(Protocol):
     name: str
     device: str
     batch_size: int
-    """Most texts worth having under way at once, over all calls."""
+    """Most texts worth running at once, over all calls."""
     candidates_together: bool
-    """Whether the candidates of one text, side by side in a call, cost less than in several."""
+    """Whether the candidates of one text cost less side by side in one call."""
 
     def validate(self, text: str, params: GenerationParams) -> None:
         """Raises what `generate` would raise for this text before it computes.
@@ -109,11 +91,10 @@ class Generator(Protocol):
         Args:
             texts: originals.
             params: one for each text.
-            cancelled: asked again and again, from any thread, with the position of a text; True
-                ends that text soon, with what it has and finish_reason `cancelled`. It must be
-                quick and must not raise.
-            tenant: whose texts they are. Where an engine has a queue of its own, tenants take turns
-                in it; None: a tenant of its own for this call.
+            cancelled: polled from any thread with the position of a text; True ends that text
+                soon, with what it has and finish_reason `cancelled`. Must be quick and not raise.
+            tenant: owner of the texts. Tenants take turns in an engine's own queue; None: this
+                call is a tenant of its own.
 
         Raises:
             InvalidInput: a text cannot be summarised (empty, or over the model's context), or a

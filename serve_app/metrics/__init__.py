@@ -1,8 +1,8 @@
 """The five metrics, their targets and the loss, as a plain library: no Ray, no HTTP, no network.
 
-`bertscore` (relevance), `alignscore` (factuality) and `readability` each stand alone; `loss`
-compares their numbers with targets; `suite` computes all five. Modules are imported by name, so
-that a process which only needs the loss does not load torch.
+`bertscore` (relevance), `alignscore` (factuality) and `readability` are independent; `loss`
+compares their numbers with targets; `suite` computes all five. Import modules by name: a process
+that needs only the loss then loads no torch.
 """
 
 __all__ = [

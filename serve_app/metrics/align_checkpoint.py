@@ -1,9 +1,9 @@
-"""Reads the published AlignScore checkpoints (Lightning `.ckpt`) without running their pickle.
+"""Reads published AlignScore checkpoints (Lightning `.ckpt`) without running their pickle.
 
-A `.ckpt` is a zip that holds a pickle and the weights it points at. Only torch's restricted
-unpickler reads it here, so a file can name no function to call; weights stay on disk until
-they are copied (optimizer states, two thirds of a published file, are never read). This
-module knows files and weight names; the network is `align_model`'s.
+A `.ckpt` is a zip with a pickle and the weights it points at. Only torch's restricted unpickler
+reads it, so a file can call no function; weights stay on disk until they are copied, and optimizer
+states, two thirds of a published file, are never read. Knows files and weight names; the network
+is in `align_model`.
 """
 
 from __future__ import annotations
@@ -38,25 +38,18 @@ from serve_app.models.verification import (
 
 logger = logging.getLogger(__name__)
 
-# Training leaves a masked-language-model head, and older transformers a table of positions;
-# the score uses neither.
+# A masked-language-model head of the training, a position table of older transformers: not used.
 _NOT_NEEDED = re.compile(r"^mlm_head\.|\.position_ids$")
 _OURS = ("base_model.", *(f"{head}." for head in HEADS))
 
-# Lightning's metadata may hold these classes, which torch's unpickler does not know. Each is
-# read as a plain container of the standard library, whatever class the file names: nothing of
-# Lightning is imported, and a container cannot act when it is filled.
+# Classes of Lightning's metadata that torch's unpickler does not know. Each is read as a plain
+# container of the standard library: nothing of Lightning is imported, and filling one runs no code.
 _CONTAINERS: list[Any] = [
     (argparse.Namespace, "argparse.Namespace"),
-    *(
-        (OrderedDict, f"{module}.AttributeDict")
-        for module in (
-            "pytorch_lightning.utilities.parsing",
-            "lightning.pytorch.utilities.parsing",
-            "lightning_fabric.utilities.data",
-            "lightning.fabric.utilities.data",
-        )
-    ),
+    (OrderedDict, "pytorch_lightning.utilities.parsing.AttributeDict"),
+    (OrderedDict, "lightning.pytorch.utilities.parsing.AttributeDict"),
+    (OrderedDict, "lightning_fabric.utilities.data.AttributeDict"),
+    (OrderedDict, "lightning.fabric.utilities.data.AttributeDict"),
 ]
 
 _ADVICE = (
@@ -70,10 +63,10 @@ class CheckpointReport:
     """What became of a checkpoint's weights.
 
     Attributes:
-        used: how many weights were loaded.
-        ignored: names known to be needless for scoring.
-        unexpected: other names the model has no use for.
-        backbone: the encoder the checkpoint says it was trained on, or None.
+        used: number of weights loaded.
+        ignored: names known to be unnecessary for scoring.
+        unexpected: other names the model does not use.
+        backbone: the encoder it was trained on, as the checkpoint says, or None.
     """
 
     used: int
@@ -124,12 +117,11 @@ def load_checkpoint(path: Path, backbone: Path) -> tuple[AlignModel, CheckpointR
 
     Args:
         path: the `.ckpt` file.
-        backbone: directory with the `config.json` of the encoder it was trained on; weights
-            there are not read.
+        backbone: directory with the `config.json` of its encoder; weights there are not read.
 
     Raises:
-        CheckpointError: as `read_checkpoint`; or a weight is missing, of another shape, not a
-            finite number, or of a layer the backbone lacks. The message names each.
+        CheckpointError: as `read_checkpoint`; or a weight is missing, not finite, of another shape,
+            or of a layer the backbone lacks. The message names each.
     """
     state, trained_on = read_checkpoint(path)
     hint = f"it was trained on {trained_on!r}; " if trained_on else ""

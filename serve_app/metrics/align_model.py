@@ -1,9 +1,9 @@
 """The AlignScore network: an encoder with three heads, and how its weights are stored.
 
 Zha et al., "AlignScore: Evaluating Factual Consistency with a Unified Alignment Function",
-ACL 2023: one encoder reads (context, claim); from its pooled first token a binary head says
-aligned or not, a three-way head aligned, neutral or contradicting, and a regression
-head gives a degree. This module knows weights and logits, not text.
+ACL 2023: one encoder reads (context, claim); on its pooled first token stand a binary head
+(aligned or not), a three-way head (aligned, neutral, contradicting) and a regression head (degree).
+This module knows weights and logits, not text.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ DEFAULT_CHUNK_WORDS = 350
 
 
 class AlignLogits(NamedTuple):
-    """Raw outputs, one row a pair: `binary` (n, 2) with column 1 aligned, `three_way` (n, 3)
-    in the order aligned, neutral, contradicting, and `regression` (n, 1)."""
+    """Raw outputs, one row per pair: `binary` (n, 2) with column 1 aligned, `three_way` (n, 3) in
+    the order aligned, neutral, contradicting, and `regression` (n, 1)."""
 
     binary: Tensor
     three_way: Tensor
@@ -58,11 +58,11 @@ class AlignModel(nn.Module):
         return AlignLogits(self.bin_layer(pooled), self.tri_layer(pooled), self.reg_layer(pooled))
 
     def packed(self) -> PackedForward | None:
-        """The network on packed tokens, or None where the encoder has no such form."""
+        """The network on packed tokens, or None where the encoder has no packed form."""
         if not supports(self.base_model):
             return None
         encoder = PackedEncoder(self.base_model, first_only=True)
-        # Only what follows the encoder is kept: holding `self` would hold its layers twice.
+        # Not `self`, which would keep the encoder's layers in memory a second time.
         pooler: nn.Module = self.base_model.pooler
         heads = (self.bin_layer, self.tri_layer, self.reg_layer)
 
@@ -78,10 +78,10 @@ class CompactConfig:
     """`config.json` beside a compact model's `model.safetensors`.
 
     Attributes:
-        name: what results are labelled with.
-        base: the encoder the weights are a difference from: `embedded:NAME` or a local directory;
-            a file does not decide what is downloaded.
-        rank: columns kept of each matrix difference.
+        name: name of the model in results.
+        base: the encoder that the weights are a difference from: `embedded:NAME` or a local
+            directory; a file may not cause a download.
+        rank: rank kept of each matrix difference.
         chunk_words: context chunk size the model was tuned for, in words.
         eval_mode: the mode that does best on development data.
     """
@@ -94,7 +94,7 @@ class CompactConfig:
 
 
 def is_compact(directory: Path) -> bool:
-    """True if the directory holds a compact model rather than an encoder.
+    """Whether the directory holds a compact model rather than an encoder.
 
     Raises:
         CheckpointError: its config.json cannot be read.
@@ -108,8 +108,8 @@ def is_compact(directory: Path) -> bool:
 
 
 def save_compact(model: AlignModel, directory: Path, config: CompactConfig) -> None:
-    """Writes what `model` adds to its base encoder: a truncated SVD of each matrix's difference
-    in bfloat16; vectors and heads whole. Embedding tables must be those of the base.
+    """Writes the difference of `model` to its base encoder: a truncated SVD of each matrix's
+    difference in bfloat16; vectors and heads whole.
 
     Raises:
         CheckpointError: an embedding table differs from the base's.
@@ -144,8 +144,8 @@ def load_compact(directory: Path) -> tuple[AlignModel, CompactConfig, Path]:
     """The model, its config, and the base encoder's directory (which has the tokenizer).
 
     Raises:
-        CheckpointError: a file is missing or malformed, does not fit the base encoder, or the two
-            together lack a weight: transformers would draw it at random.
+        CheckpointError: a file is missing or malformed, does not fit the base encoder, or a weight
+            is in neither (transformers would draw it at random).
     """
     with refusing(f"{directory} is not a compact AlignScore model", CheckpointError):
         config = _read_compact(directory / "config.json")
@@ -168,7 +168,7 @@ def load_compact(directory: Path) -> tuple[AlignModel, CompactConfig, Path]:
         state[name].copy_(tensor)
     for name, left in parts["left"].items():
         right = parts["right"][name]
-        # Before they are multiplied: small factors may claim a product that fills the memory.
+        # Before multiplying: small factors may make a product that fills the memory.
         if left.ndim != 2 or right.ndim != 2 or left.shape[1] != right.shape[0]:
             raise CheckpointError(f"{directory}: the factors of {name} do not fit")
         _require_shape(name, (left.shape[0], right.shape[1]), state, directory)
@@ -178,7 +178,7 @@ def load_compact(directory: Path) -> tuple[AlignModel, CompactConfig, Path]:
 
 
 def _read_compact(path: Path) -> CompactConfig:
-    """Raises `CheckpointError` where a value is of another type, or `ValueError` for no JSON."""
+    """Raises `CheckpointError` for a value of the wrong type, `ValueError` where it is not JSON."""
     document = read_json(path)
     document.pop("plainmed_format")
     for field in fields(CompactConfig):
@@ -188,8 +188,8 @@ def _read_compact(path: Path) -> CompactConfig:
     config = CompactConfig(**document)
     if "://" in config.base:
         raise CheckpointError(
-            f"{path}: base is {config.base!r:.120}, and nothing is downloaded because a file says "
-            "so; fetch it, and put its directory there"
+            f"{path}: base is {config.base!r:.120}, but nothing is downloaded on a file's word; "
+            "download it yourself and give its directory"
         )
     return config
 
@@ -197,11 +197,11 @@ def _read_compact(path: Path) -> CompactConfig:
 def _parts(
     tensors: Mapping[str, Tensor], state: Mapping[str, Tensor], directory: Path, base: str
 ) -> dict[str, dict[str, Tensor]]:
-    """The tensors of a file by kind (`full`, `left`, `right`) and the weight they are of.
+    """The tensors of a file by kind (`full`, `left`, `right`) and weight name.
 
     Raises:
-        CheckpointError: one is of another kind or of no weight, or is not whole: half of its
-            factors, or factors beside the whole.
+        CheckpointError: a tensor has another kind or names no weight, a factor lacks its other
+            half, or a weight is there both whole and in factors.
     """
     parts: dict[str, dict[str, Tensor]] = {"full": {}, "left": {}, "right": {}}
     for name, tensor in tensors.items():

@@ -1,26 +1,26 @@
 """Factuality: AlignScore of a claim (the generated text) against a context (the original).
 
 Zha et al., "AlignScore: Evaluating Factual Consistency with a Unified Alignment Function",
-ACL 2023, as the published inference code (0.1.3) computes it. In the `_sp` modes the context
-is cut into chunks of about 350 words at sentence ends and the claim into sentences; a
-sentence's score is its best over the chunks, a claim's the mean over its sentences. In
-the plain modes one pass scores the whole claim against the whole context. This module knows
-texts, chunks and heads; the network is `align_model`'s, sentence ends are `sentences`'s.
+ACL 2023, as the published inference code (0.1.3) computes it. The `_sp` modes cut the context at
+sentence ends into chunks of about 350 words and the claim into sentences; a sentence scores its
+best over the chunks, a claim the mean over its sentences. The plain modes score the whole claim
+against the whole context in one pass. This module knows texts, chunks and heads; `align_model` has
+the network.
 
-Where the published code depends on what else is in its batch of 32 (a sentence that alone
-fills the encoder makes it cut every pair of the batch by another rule), we give what it gives
-for that pair alone. Where it breaks off with torch's "expected a non-empty list of Tensors"
-(a `_sp` claim without a sentence), or scores an empty string, we refuse the text by name.
+The published code can score a pair differently by what else is in its batch of 32 (a sentence that
+fills the encoder alone changes how every pair of the batch is cut); we give the score of the pair
+alone. Where it fails with torch's "expected a non-empty list of Tensors" (a `_sp` claim without a
+sentence) or scores an empty string, we refuse the text by name.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import product
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Unpack, get_args
 
-import torch
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -34,10 +34,11 @@ from serve_app.metrics.align_model import (
     is_compact,
     load_compact,
 )
+from serve_app.metrics.encoders import RuntimeOptions, encoder_limit
+from serve_app.metrics.evaluation import AlignScoreResult, ClaimSentence
 from serve_app.metrics.pair_tokens import PairEncoder
-from serve_app.metrics.results import AlignScoreResult, ClaimSentence
 from serve_app.models.encoder_runtime import Batch, EncoderRuntime
-from serve_app.models.tokenizer_checks import require_known_ids, token_limit
+from serve_app.models.tokenizer_checks import require_known_ids
 from serve_app.models.verification import refusing
 from serve_app.storage.artifacts import Downloads, resolve
 from serve_app.text.sentences import split_sentences
@@ -46,16 +47,17 @@ from serve_app.text.validation import require_pairs
 __all__ = ["AlignScoreResult", "AlignScorer", "ClaimSentence", "EvalMode", "context_chunks"]
 
 EVAL_MODES: tuple[str, ...] = get_args(EvalMode)
+PairScores = dict[tuple[str, str], tuple[float, bool]]
+"""Score of each distinct (chunk, sentence), and whether either was cut."""
 
-_AT_ONCE = 4096
-"""Pairs whose tokens are in memory together; more gain no speed."""
+_PAIRS_IN_MEMORY = 4096  # pairs whose tokens are held together; more gain no speed
 
 
 def context_chunks(context: str, chunk_words: int = DEFAULT_CHUNK_WORDS) -> list[str]:
-    """The context in runs of whole sentences, each of about `chunk_words` words.
+    """Splits the context into runs of whole sentences, each of about `chunk_words` words.
 
-    Every chunk but the last has the same number of sentences, so a chunk of long sentences
-    has more words; sentences are joined by one space.
+    Every chunk but the last has the same number of sentences, so chunks of long sentences have
+    more words. Sentences are joined by one space.
 
     >>> context_chunks("One two. Three four. Five six.", chunk_words=4)
     ['One two.', 'Three four.', 'Five six.']
@@ -86,16 +88,14 @@ class AlignScorer:
     """Scores claims against contexts with one AlignScore model.
 
     Args:
-        model: the network; moved to `device` and cast to `dtype`.
+        model: the network; moved to the device and cast in place.
         tokenizer: the fast tokenizer of its encoder.
-        name: the label results carry; name the model the weights came from.
-        eval_mode: the mode `score` uses when it is given none.
+        name: name of the model in results.
+        eval_mode: default mode of `score`.
         chunk_words: context chunk size in words, in the `_sp` modes.
-        device: `auto`, `cpu`, `mps`, `cuda` or `cuda:N`.
-        dtype: `float32`, or a faster and inexact `bfloat16` or `float16`.
-        token_budget: most padded tokens a forward pass takes.
-        max_rows: most (chunk, sentence) pairs a forward pass takes, or None.
-        max_pairs: most of them that one context and claim may make in the `_sp` modes, or None.
+        max_rows: most (chunk, sentence) pairs in a forward pass, or None.
+        max_pairs: most such pairs of one context and claim in the `_sp` modes, or None.
+        options: `device`, `dtype`, `token_budget` as for `EncoderRuntime`.
 
     Raises:
         ConfigError: an argument is out of its range, or the tokenizer is not a fast one, has no
@@ -110,11 +110,9 @@ class AlignScorer:
         name: str,
         eval_mode: EvalMode = "nli_sp",
         chunk_words: int = DEFAULT_CHUNK_WORDS,
-        device: str = "auto",
-        dtype: str = "float32",
-        token_budget: int = 8192,
         max_rows: int | None = None,
         max_pairs: int | None = None,
+        **options: Unpack[RuntimeOptions],
     ) -> None:
         if eval_mode not in EVAL_MODES:
             raise ConfigError(f"eval_mode {eval_mode!r} is none of {', '.join(EVAL_MODES)}")
@@ -124,23 +122,14 @@ class AlignScorer:
         self.eval_mode = eval_mode
         self.chunk_words = chunk_words
         self.max_pairs = max_pairs
-        config = model.base_model.config
-        limit = encoder_limit(model, tokenizer)
-        require_known_ids(tokenizer, model.base_model, name)
-        self._pairs = PairEncoder(
-            tokenizer,
-            limit,
-            with_types=getattr(config, "type_vocab_size", 1) > 1,
-        )
+        encoder = model.base_model
+        limit = encoder_limit(encoder, tokenizer)
+        require_known_ids(tokenizer, encoder, name)
+        with_types = getattr(encoder.config, "type_vocab_size", 1) > 1
+        self._pairs = PairEncoder(tokenizer, limit, with_types=with_types)
         pad = tokenizer.pad_token_id
-        self._runtime = EncoderRuntime(
-            model,
-            pad_token_id=config.pad_token_id if pad is None else pad,
-            device=device,
-            dtype=dtype,
-            token_budget=token_budget,
-            max_rows=max_rows,
-        )
+        pad = encoder.config.pad_token_id if pad is None else pad
+        self._runtime = EncoderRuntime(model, pad_token_id=pad, max_rows=max_rows, **options)
         self.device = str(self._runtime.device)
 
     @classmethod
@@ -151,27 +140,25 @@ class AlignScorer:
         ckpt: str | None = None,
         eval_mode: EvalMode | None = None,
         chunk_words: int | None = None,
-        device: str = "auto",
-        dtype: str = "float32",
-        token_budget: int = 8192,
         max_rows: int | None = None,
         max_pairs: int | None = None,
         downloads: Downloads | None = None,
+        **options: Unpack[RuntimeOptions],
     ) -> AlignScorer:
-        """A scorer from weights references (see `serve_app.storage.artifacts`).
+        """Loads a scorer from weights references (see `serve_app.storage.artifacts`).
 
         Args:
-            model: a compact model such as `embedded:alignscore-mini`; with `ckpt`, the encoder
-                directory that checkpoint was trained on (its config and tokenizer are read).
+            model: a compact model such as `embedded:alignscore-mini`; with `ckpt`, the directory
+                of the encoder it was trained on (for its config and tokenizer).
             ckpt: a published Lightning `.ckpt`, or None.
-            eval_mode: None takes the compact model's own, and `nli_sp` for a checkpoint.
-            chunk_words: None takes the compact model's own, and 350 for a checkpoint.
-            device: this and the rest as in the constructor; `downloads` is for references that
-                have to be fetched.
+            eval_mode: None: the compact model's own; `nli_sp` for a checkpoint.
+            chunk_words: None: the compact model's own; 350 for a checkpoint.
+            max_rows, max_pairs, options: as in the constructor.
+            downloads: how to fetch remote references.
 
         Raises:
             ConfigError: a reference cannot be resolved.
-            CheckpointError: what it leads to is not an AlignScore model.
+            CheckpointError: it does not lead to an AlignScore model.
         """
         directory = resolve(model, downloads)
         compact = directory.is_dir() and is_compact(directory)
@@ -198,11 +185,9 @@ class AlignScorer:
             name=name,
             eval_mode=eval_mode or own_mode,  # type: ignore[arg-type]  # the constructor checks
             chunk_words=own_words if chunk_words is None else chunk_words,
-            device=device,
-            dtype=dtype,
-            token_budget=token_budget,
             max_rows=max_rows,
             max_pairs=max_pairs,
+            **options,
         )
 
     @property
@@ -217,11 +202,11 @@ class AlignScorer:
         *,
         eval_mode: EvalMode | None = None,
     ) -> list[AlignScoreResult]:
-        """One result for each (context, claim); none depends on the others in the call.
+        """One result for each (context, claim), independent of the others in the call.
 
         Raises:
-            InvalidInput: the lists are empty or differ in length, a text is empty or has no
-                word, a pair makes more than `max_pairs`, or the mode is unknown.
+            InvalidInput: the lists are empty or differ in length, a text is empty or has no word,
+                a pair exceeds `max_pairs`, or the mode is unknown.
             MetricFailed: the model gave NaN or infinity.
         """
         mode = self.eval_mode if eval_mode is None else eval_mode
@@ -230,37 +215,23 @@ class AlignScorer:
                 f"{mode!r} is none of {', '.join(EVAL_MODES)}", field="eval_mode", code="bad_mode"
             )
         require_pairs(contexts, claims, "contexts", "claims")
-        samples = [
-            self._split(context, claim, mode)
-            for context, claim in zip(contexts, claims, strict=True)
-        ]
+        samples = self._split(contexts, claims, mode)
         for index, (chunks, sentences) in enumerate(samples):
             self._require_few(len(chunks), len(sentences), index)
-        scores = self._score_pairs(
-            dict.fromkeys(
-                (chunk, sentence)
-                for chunks, sentences in samples
-                for chunk in chunks
-                for sentence in sentences
-            ),
-            mode,
-        )
+        pairs = dict.fromkeys(pair for sample in samples for pair in product(*sample))
+        scores = self._score_pairs(list(pairs), mode)
         return [
             _summarise(chunks, sentences, scores, f"claims[{index}]")
             for index, (chunks, sentences) in enumerate(samples)
         ]
 
     def truncates(self, contexts: Sequence[str], claims: Sequence[str]) -> list[bool]:
-        """Whether a part of each pair would not be read, as `score` finds. Tokenises only."""
-        samples = [
-            self._split(context, claim, self.eval_mode)
-            for context, claim in zip(contexts, claims, strict=True)
-        ]
-        texts = list(dict.fromkeys(text for sample in samples for part in sample for text in part))
-        tokens = dict(zip(texts, self._pairs.encode(texts), strict=True))
+        """Whether `score` would cut part of each pair. Tokenises only."""
+        samples = self._split(contexts, claims, self.eval_mode)
+        tokens = self._tokenize(text for sample in samples for part in sample for text in part)
         return [
-            any(self._pairs.join(tokens[c], tokens[s])[1] for c in chunks for s in sentences)
-            for chunks, sentences in samples
+            any(self._pairs.join(tokens[chunk], tokens[s])[1] for chunk, s in product(*sample))
+            for sample in samples
         ]
 
     def _require_few(self, chunks: int, sentences: int, index: int) -> None:
@@ -273,38 +244,40 @@ class AlignScorer:
                 code="too_many_pairs",
             )
 
-    def _split(self, context: str, claim: str, mode: EvalMode) -> tuple[list[str], list[str]]:
-        if mode.endswith("_sp"):
-            return context_chunks(context, self.chunk_words), split_sentences(claim)
-        return [context], [claim]
+    def _split(
+        self, contexts: Sequence[str], claims: Sequence[str], mode: EvalMode
+    ) -> list[tuple[list[str], list[str]]]:
+        """Chunks and sentences of each (context, claim)."""
+        pairs = zip(contexts, claims, strict=True)
+        if not mode.endswith("_sp"):
+            return [([context], [claim]) for context, claim in pairs]
+        return [
+            (context_chunks(context, self.chunk_words), split_sentences(claim))
+            for context, claim in pairs
+        ]
 
-    def _score_pairs(
-        self, pairs: dict[tuple[str, str], None], mode: EvalMode
-    ) -> dict[tuple[str, str], tuple[float, bool]]:
-        """Score and truncation of each distinct (chunk, sentence), in one run."""
-        texts = list(dict.fromkeys(text for pair in pairs for text in pair))
-        tokens = dict(zip(texts, self._pairs.encode(texts), strict=True))
+    def _tokenize(self, texts: Iterable[str]) -> dict[str, list[int]]:
+        distinct = list(dict.fromkeys(texts))
+        return dict(zip(distinct, self._pairs.encode(distinct), strict=True))
+
+    def _score_pairs(self, pairs: list[tuple[str, str]], mode: EvalMode) -> PairScores:
+        tokens = self._tokenize(text for pair in pairs for text in pair)
 
         def consume(logits: AlignLogits, _: Batch) -> list[float]:
             return head_scores(logits, mode)
 
-        found: dict[tuple[str, str], tuple[float, bool]] = {}
-        waiting = list(pairs)
-        for at in range(0, len(waiting), _AT_ONCE):
-            part = waiting[at : at + _AT_ONCE]
+        found: PairScores = {}
+        for at in range(0, len(pairs), _PAIRS_IN_MEMORY):
+            part = pairs[at : at + _PAIRS_IN_MEMORY]
             joined = [self._pairs.join(tokens[chunk], tokens[sentence]) for chunk, sentence in part]
-            sequences = [sequence for sequence, _ in joined]
-            scores = self._runtime.run(sequences, consume)
+            scores = self._runtime.run([sequence for sequence, _ in joined], consume)
             cuts = [cut for _, cut in joined]
             found.update(zip(part, zip(scores, cuts, strict=True), strict=True))
         return found
 
 
 def _summarise(
-    chunks: list[str],
-    sentences: list[str],
-    scores: dict[tuple[str, str], tuple[float, bool]],
-    field: str,
+    chunks: list[str], sentences: list[str], scores: PairScores, field: str
 ) -> AlignScoreResult:
     truncated = False
     best = []
@@ -314,7 +287,7 @@ def _summarise(
         if not all(map(math.isfinite, values)):
             raise MetricFailed(
                 "the AlignScore model gave no finite number for this text; set METRICS_DTYPE to "
-                "float32, and if it is that already, check the weights",
+                "float32; if it is float32 already, check the weights",
                 field=field,
             )
         truncated = truncated or any(cut for _, cut in column)
@@ -324,27 +297,11 @@ def _summarise(
     return AlignScoreResult(score, tuple(best), truncated)
 
 
-def encoder_limit(model: AlignModel, tokenizer: Any) -> int:
-    """Most tokens a pair may have: what the tokenizer says, and the positions there are.
-
-    Raises:
-        CheckpointError: the tokenizer says no number.
-    """
-    limit = token_limit(tokenizer)
-    embeddings = getattr(model.base_model, "embeddings", None)
-    positions = getattr(embeddings, "position_embeddings", None)
-    if isinstance(positions, torch.nn.Embedding):
-        # RoBERTa numbers positions from behind the padding index.
-        unused = 0 if positions.padding_idx is None else positions.padding_idx + 1
-        limit = min(limit, positions.num_embeddings - unused)
-    return limit
-
-
 def load_tokenizer(directory: Path) -> Any:
     """The tokenizer in an encoder's directory.
 
-    `tokenizer.json` is taken as it stands, as transformers 4 took it when scores were
-    published; transformers 5 would rebuild parts of it by class (ALBERT's normaliser).
+    Uses `tokenizer.json` unchanged, as transformers 4 did when scores were published; transformers
+    5 would rebuild parts of it by class (ALBERT's normaliser).
 
     Raises:
         CheckpointError: there is none.

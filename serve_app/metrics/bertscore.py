@@ -1,39 +1,33 @@
 """Relevance: BERTScore of a candidate (the generated text) against a reference (the original).
 
 Zhang et al., "BERTScore: Evaluating Text Generation with BERT", ICLR 2020, as `bert-score`
-0.3.13 computes it without idf and without baseline rescaling. Each token of one text is
-matched with the most similar token of the other by cosine of their hidden states at one
-layer; precision averages over the candidate's tokens, recall over the reference's. The
-tokens the tokenizer adds around a text can be matched but are not averaged over.
+0.3.13 computes it without idf and without baseline rescaling. Each token of one text is matched
+with the most similar token of the other, by cosine of their hidden states at one layer; precision
+averages over the candidate's tokens, recall over the reference's. Special tokens can be matched
+but are not averaged over. docs/relevance.md has what each choice changes.
 
-This module knows encoders, tokenizers and the formula. Batching is the encoder runtime's,
-layer numbers are `bertscore_layers`'s. docs/relevance.md says what each choice changes.
+Knows tokenizers and the formula; `encoders` loads models and knows layers, `EncoderRuntime`
+batches.
 """
 
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, Literal
+from threading import Lock
+from typing import Any, Literal, Unpack
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from serve_app.core.errors import ConfigError, InvalidInput, MetricFailed
-from serve_app.metrics.bertscore_layers import known_layer, reference_name
-from serve_app.metrics.bertscore_model import (
-    config_names,
-    count_layers,
-    encoder_limit,
-    load_encoder,
-    load_tokenizer,
-    truncate_layers,
-)
-from serve_app.metrics.embedding_cache import EmbeddedText, EmbeddingCache
-from serve_app.metrics.results import BertScoreResult
+from serve_app.metrics import encoders
+from serve_app.metrics.encoders import RuntimeOptions
+from serve_app.metrics.evaluation import BertScoreResult
 from serve_app.models.encoder_runtime import Batch, EncoderRuntime, TokenSequence
 from serve_app.models.tokenizer_checks import require_known_ids
 from serve_app.storage.artifacts import Downloads, resolve
@@ -41,8 +35,7 @@ from serve_app.text.validation import require_pairs
 
 LongText = Literal["truncate", "window"]
 
-# Entries of one similarity block: 64 MiB of float32, whatever the texts' lengths.
-_BLOCK = 16_777_216
+_BLOCK = 16_777_216  # entries of a similarity block: 64 MiB of float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +49,11 @@ class TokenWindow:
 
 
 def plan_windows(length: int, size: int, context: int) -> list[TokenWindow]:
-    """Windows that embed each of `length` tokens once, at most `size` tokens a window.
+    """Windows of at most `size` tokens that embed each of `length` tokens once.
 
-    As few equally spread windows as leave every token `context` tokens on each side in its
-    window, or all there are where the text begins or ends nearer. Two neighbours share their
-    overlap half and half. Every window is full, so a text one token over `size` is read almost
-    as if it fitted.
+    The fewest equally spread windows in which every token has `context` tokens on each side (fewer
+    at the text's ends). Neighbours split their overlap in half. Every window is full, so a text
+    one token over `size` is read almost as if it fitted.
 
     Raises:
         ValueError: `length` or `size` is below 1, or `size` leaves no token between contexts.
@@ -87,7 +79,7 @@ take_start=5, take_stop=10)]
 
 @dataclass(frozen=True, slots=True)
 class _Encoded:
-    """One text as token rows. `weighted` is True for tokens that count in the average."""
+    """One text as token rows; `weighted` is True for tokens that count in the average."""
 
     rows: list[TokenSequence]
     windows: list[TokenWindow]
@@ -95,18 +87,83 @@ class _Encoded:
     truncated: bool
 
 
+@dataclass(frozen=True, slots=True)
+class EmbeddedText:
+    """A text's unit embeddings `states`, (tokens, hidden) in float32; `weighted`, (tokens,), marks
+    tokens that count in averages; `truncated` is True if the end of the text was not read."""
+
+    states: Tensor
+    weighted: np.ndarray
+    truncated: bool
+
+
+class EmbeddingCache:
+    """LRU cache of at most `max_bytes` bytes of embeddings and texts; threads may share it.
+
+    Training and best-of-n score the same original again and again. Its embeddings are most of the
+    cost, and they do not depend on the text it is compared with.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self.nbytes = 0
+        self.hits = 0
+        self.misses = 0
+        self._held: OrderedDict[str, EmbeddedText] = OrderedDict()
+        self._lock = Lock()
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def get(self, text: str) -> EmbeddedText | None:
+        """The embeddings of `text`, or None."""
+        with self._lock:
+            found = self._held.get(text)
+            if found is None:
+                self.misses += 1
+                return None
+            self.hits += 1
+            self._held.move_to_end(text)
+            return found
+
+    def clear(self) -> None:
+        """Drops all texts; the counts stay."""
+        with self._lock:
+            self._held.clear()
+            self.nbytes = 0
+
+    def put(self, text: str, embedded: EmbeddedText) -> None:
+        """Keeps the embeddings of `text`, unless they alone exceed the bound."""
+        if _size(text, embedded) > self.max_bytes:
+            return
+        # A view would hold the whole batch it was computed in.
+        own = replace(embedded, states=embedded.states.clone())
+        with self._lock:
+            if text in self._held:
+                self.nbytes -= _size(text, self._held.pop(text))
+            self._held[text] = own
+            self.nbytes += _size(text, own)
+            while self.nbytes > self.max_bytes:
+                self.nbytes -= _size(*self._held.popitem(last=False))
+
+
+def _size(text: str, embedded: EmbeddedText) -> int:
+    # A character takes 4 bytes at most.
+    return embedded.states.nbytes + embedded.weighted.nbytes + 4 * len(text)
+
+
 class BertScorer:
     """Scores pairs of texts with one encoder.
 
     Args:
-        encoder: a bidirectional transformer; taken over: cut to `layer` layers, moved and cast.
+        encoder: a bidirectional transformer; cut to `layer` layers, moved and cast in place.
         tokenizer: its tokenizer.
-        name: label of the model, carried by results.
-        layer: hidden layer read, from 0 (the embeddings) to the encoder's number of layers.
-        long_text: `truncate` reads as much of a text as fits, as `bert-score`; `window` reads
-            all of it in overlapping windows.
-        device, dtype, token_budget: as for `EncoderRuntime`.
+        name: name of the model in results.
+        layer: hidden layer to read, from 0 (the embeddings) to the encoder's number of layers.
+        long_text: `truncate` reads what fits of a text, as `bert-score`; `window` reads all of it
+            in overlapping windows.
         cache_bytes: most bytes of reference embeddings kept between calls; 0 keeps none.
+        options: `device`, `dtype`, `token_budget` as for `EncoderRuntime`.
 
     Raises:
         ConfigError: the layer does not exist, the encoder or a setting cannot be used, or the
@@ -121,10 +178,8 @@ class BertScorer:
         name: str,
         layer: int,
         long_text: LongText = "truncate",
-        device: str = "auto",
-        dtype: str = "float32",
-        token_budget: int = 8192,
         cache_bytes: int = 0,
+        **options: Unpack[RuntimeOptions],
     ) -> None:
         if long_text not in ("truncate", "window"):
             raise ConfigError(f"BERTSCORE_LONG_TEXT: {long_text!r} is not truncate or window")
@@ -135,20 +190,14 @@ class BertScorer:
         self.long_text = long_text
         self.cache = EmbeddingCache(cache_bytes)
         self._tokenizer = tokenizer
-        limit = encoder_limit(encoder, tokenizer)
+        limit = encoders.encoder_limit(encoder, tokenizer)
         require_known_ids(tokenizer, encoder, name)
-        self._runtime = EncoderRuntime(
-            truncate_layers(encoder, layer, name),
-            pad_token_id=tokenizer.pad_token_id,
-            device=device,
-            dtype=dtype,
-            token_budget=token_budget,
-        )
+        cut = encoders.truncate_layers(encoder, layer, name)
+        self._runtime = EncoderRuntime(cut, pad_token_id=tokenizer.pad_token_id, **options)
         self.device = str(self._runtime.device)
-        # Encoding a probe also turns off truncation stored in tokenizer.json, once, so that later
-        # calls do not change the tokenizer and may run in several threads.
-        probe = self._tokenize(["a"], special_tokens_mask=True)
-        mask = probe["special_tokens_mask"][0]
+        # This first call also turns off truncation stored in tokenizer.json, so that later calls do
+        # not change the tokenizer and may run in several threads.
+        mask = self._tokenize(["a"], special_tokens_mask=True)["special_tokens_mask"][0]
         self._before = mask.index(0)
         self._after = mask[::-1].index(0)
         self._content_limit = limit - self._before - self._after
@@ -162,43 +211,41 @@ class BertScorer:
         *,
         layer: int | None = None,
         long_text: LongText = "truncate",
-        device: str = "auto",
-        dtype: str = "float32",
-        token_budget: int = 8192,
         cache_bytes: int = 0,
         downloads: Downloads | None = None,
+        **options: Unpack[RuntimeOptions],
     ) -> BertScorer:
-        """Loads an encoder directory, fetched if `model` is an `s3://` or `hf://` reference.
+        """Loads an encoder from a weights reference (see `serve_app.storage.artifacts`).
 
         Args:
-            model: the reference; see `serve_app.storage.artifacts`.
-            layer: hidden layer; None looks the model up in `bertscore_layers`.
-            downloads: for a reference that has to be fetched; see `resolve`.
+            model: the reference.
+            layer: hidden layer; None looks the model up (`encoders.known_layer`).
+            long_text, cache_bytes, options: as in the constructor.
+            downloads: how to fetch a remote reference.
 
         Raises:
-            ConfigError: the reference or a setting is wrong, or the layer is not known.
-            CheckpointError: the directory holds no encoder with all its weights and tokenizer.
+            ConfigError: the reference or a setting is wrong, or the layer is unknown.
+            CheckpointError: the directory has no encoder with all its weights and tokenizer.
         """
         directory = resolve(model, downloads)
-        name = reference_name(model) or directory.resolve().name
-        encoder = load_encoder(directory)
+        name = encoders.reference_name(model) or directory.resolve().name
+        encoder = encoders.load_encoder(directory)
         if layer is None:
-            layer = known_layer(model, config_names(directory))
+            layer = encoders.known_layer(model, encoders.config_names(directory))
         if layer is None:
             raise ConfigError(
                 f"BERTSCORE_MODEL: no layer is known for {name}; set BERTSCORE_LAYER to a number "
-                f"from 0 to {count_layers(encoder, name)} (the last layers are seldom the best)"
+                f"from 0 to {encoders.count_layers(encoder, name)} (the last layers are seldom the "
+                "best)"
             )
         return cls(
             encoder,
-            load_tokenizer(directory),
+            encoders.load_tokenizer(directory),
             name=name,
             layer=layer,
             long_text=long_text,
-            device=device,
-            dtype=dtype,
-            token_budget=token_budget,
             cache_bytes=cache_bytes,
+            **options,
         )
 
     @property
@@ -209,12 +256,8 @@ class BertScorer:
     def score(self, references: Sequence[str], candidates: Sequence[str]) -> list[BertScoreResult]:
         """BERTScore of each candidate against the reference at its position.
 
-        Texts are stripped; one that occurs several times is encoded once. Memory grows with the
-        call: hidden size x 4 bytes a distinct token, held until it returns.
-
-        Args:
-            references: original texts.
-            candidates: generated texts, as many.
+        Texts are stripped, and each distinct one is encoded once. The call holds hidden size x 4
+        bytes for each token until it returns.
 
         Raises:
             InvalidInput: the lists differ in length or are empty, or a text has nothing to score.
@@ -237,7 +280,7 @@ class BertScorer:
             means = []
             for text in (candidate, reference):
                 weighted = embedded[text].weighted
-                # bert-score's padding has similarity 0 to everything, so below 0 no best stays.
+                # bert-score's padding has similarity 0 to everything, so no best is below 0.
                 best = flat[at : at + len(weighted)].clip(min=0)
                 means.append(float(best[weighted].mean(dtype=np.float64)))
                 at += len(weighted)
@@ -254,7 +297,7 @@ class BertScorer:
         return results
 
     def truncates(self, texts: Sequence[str]) -> list[bool]:
-        """Whether the end of each text would not be read. Tokenises only."""
+        """Whether `score` would cut the end of each text. Tokenises only."""
         return [item.truncated for item in self._encode([text.strip() for text in texts])]
 
     def _tokenize(self, texts: list[str], special_tokens_mask: bool = False) -> Any:
@@ -273,7 +316,7 @@ class BertScorer:
         return [self._rows(ids) for ids in self._tokenize(texts)["input_ids"]]
 
     def _rows(self, ids: list[int]) -> _Encoded:
-        """The rows of one text; `ids` is all of it, with the special tokens around it."""
+        """The rows of one text; `ids` are all its tokens, with the special ones around them."""
         end = len(ids) - self._after
         before, content, after = ids[: self._before], ids[self._before : end], ids[end:]
         size = self._content_limit
@@ -281,13 +324,13 @@ class BertScorer:
         if truncated:
             left = self._tokenizer.truncation_side == "left"
             content = content[-size:] if left else content[:size]
-        # 63 tokens of 510 on each side: docs/relevance.md has what more or less would change.
+        # 63 tokens of 510 on each side; docs/relevance.md has what more or less would change.
         windows = plan_windows(len(content), size, size // 8) if content else []
         rows = [
             TokenSequence([*before, *content[window.start : window.stop], *after])
             for window in windows
         ]
-        # By id, as bert-score has it: a text that spells out "[SEP]" gets no weight for it.
+        # By id, as in bert-score: a text that spells out "[SEP]" gets no weight for it.
         unweighted = [self._tokenizer.cls_token_id, self._tokenizer.sep_token_id]
         whole = np.array([*before, *content, *after])
         return _Encoded(
@@ -295,10 +338,11 @@ class BertScorer:
         )
 
     def _embed_all(self, pairs: list[tuple[str, str]]) -> dict[str, EmbeddedText]:
-        """Every text of `pairs`; references come from the cache where it has them, and go there."""
+        """Embeddings of every text in `pairs`; references are taken from and put into the cache."""
+        references = dict.fromkeys(reference for reference, _ in pairs)
         known = {
             reference: found
-            for reference in dict.fromkeys(reference for reference, _ in pairs)
+            for reference in references
             if (found := self.cache.get(reference)) is not None
         }
         texts = [t for t in dict.fromkeys(t for pair in pairs for t in pair) if t not in known]
@@ -312,7 +356,7 @@ class BertScorer:
                         code="no_words",
                     )
         fresh = self._embed(encoded)
-        for reference in dict.fromkeys(reference for reference, _ in pairs):
+        for reference in references:
             if reference in fresh:
                 self.cache.put(reference, fresh[reference])
         return known | fresh
@@ -329,7 +373,7 @@ class BertScorer:
         return embedded
 
     def _join(self, parts: list[Tensor], windows: list[TokenWindow]) -> Tensor:
-        """One text from its windows: the first's leading special tokens, the last's trailing."""
+        """Joins a text's windows; keeps the special tokens of the first and last one's ends."""
         taken = [
             part[self._before + window.take_start - window.start :][
                 : window.take_stop - window.take_start
@@ -342,16 +386,15 @@ class BertScorer:
 
 def _unit(output: Any, batch: Batch) -> Sequence[Tensor]:
     """Each row's hidden states without padding, scaled to length 1, in float32."""
-    packed = batch.token_states(output).float()
+    states = batch.token_states(output).float()
     # Plain division: a zero or overflown state becomes NaN and is reported, not hidden.
-    return torch.split(
-        packed / torch.linalg.vector_norm(packed, dim=-1, keepdim=True), batch.lengths
-    )
+    units = states / torch.linalg.vector_norm(states, dim=-1, keepdim=True)
+    return torch.split(units, batch.lengths)
 
 
 @torch.inference_mode()
 def _best_cosines(candidate: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
-    """Best cosine of each candidate token, and of each reference token: (c, d), (r, d) -> c, r."""
+    """Best cosine of each candidate and of each reference token: (c, d), (r, d) -> (c,), (r,)."""
     rows = max(1, _BLOCK // len(reference))
     by_candidate, by_reference = [], None
     for block in torch.split(candidate, rows):

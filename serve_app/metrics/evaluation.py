@@ -1,7 +1,6 @@
-"""Puts measurements, targets and loss together into one evaluation of each pair.
+"""Results of the metrics for one pair, and their evaluation against targets: plain data.
 
-Pure assembly of what the metrics and the loss computed, shared by the served graph and by
-anyone who uses the library in process.
+Knows neither torch nor a model, so that a gateway or the loss need not load one.
 """
 
 from __future__ import annotations
@@ -12,15 +11,81 @@ from dataclasses import dataclass
 import numpy as np
 
 from serve_app.metrics.loss import LossFunction, combine
-from serve_app.metrics.results import Measured
+from serve_app.metrics.readability import Readability
+
+
+@dataclass(frozen=True, slots=True)
+class BertScoreResult:
+    """BERTScore of one pair.
+
+    Attributes:
+        precision: mean best cosine of the candidate's tokens (below 0 counts as 0), in [0, 1].
+        recall: the same of the reference's tokens.
+        f1: harmonic mean of both: the relevance metric.
+        truncated_reference: True if the end of the reference was not read.
+        truncated_candidate: True if the end of the candidate was not read.
+    """
+
+    precision: float
+    recall: float
+    f1: float
+    truncated_reference: bool
+    truncated_candidate: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimSentence:
+    """One sentence of a claim; in the plain modes, the claim.
+
+    Attributes:
+        text: the sentence.
+        score: its best score over the chunks; a probability, in the `reg` modes a raw output.
+        chunk_index: the chunk that gave it, the first among equals.
+        chunk: that chunk's text.
+    """
+
+    text: str
+    score: float
+    chunk_index: int
+    chunk: str
+
+
+@dataclass(frozen=True, slots=True)
+class AlignScoreResult:
+    """AlignScore of one (context, claim).
+
+    Attributes:
+        score: mean of the sentences' scores.
+        sentences: each sentence of the claim, in order.
+        truncated: True if a (chunk, sentence) exceeded the encoder's limit and was cut.
+    """
+
+    score: float
+    sentences: tuple[ClaimSentence, ...]
+    truncated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Everything measured of one (original, generated) pair."""
+
+    relevance: BertScoreResult
+    factuality: AlignScoreResult
+    readability: Readability
+
+    @property
+    def values(self) -> tuple[float, float, float, float, float]:
+        """The five metrics in the order of `METRICS`."""
+        read = self.readability
+        return (self.relevance.f1, self.factuality.score, read.fkgl, read.smog, read.dale_chall)
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """One pair: what was measured, the targets it was held against, errors and loss.
+    """One pair: its metrics, the targets they are compared with, errors and loss.
 
-    `targets`, `errors` and `sigmas` (the targets' standard deviations) have five numbers in the
-    order of `serve_app.metrics.loss.METRICS`.
+    `targets`, `errors` and `sigmas` (the targets' standard deviations): five numbers in the order
+    of `METRICS`.
     """
 
     measured: Measured
@@ -37,7 +102,7 @@ def evaluate(
     weights: Sequence[float] | None = None,
     human: Sequence[Measured] | None = None,
 ) -> list[Evaluation]:
-    """Evaluates each measured pair; `human`, one a pair, replaces the corpus means as targets.
+    """Evaluates each measured pair; `human` (one a pair) replaces the corpus means as targets.
 
     Raises:
         InvalidInput: bad weights.

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from serve_app.metrics.results import Measured
+from serve_app.metrics.evaluation import Measured
 from serve_app.text.glossary import Glossary
 from serve_app.text.sentences import sentence_spans
 

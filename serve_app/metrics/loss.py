@@ -1,184 +1,45 @@
-"""Targets, error curves and the combined loss. Knows numbers only: no text, no model.
+"""Error curves and the combined loss. Knows numbers only: no text, no model.
 
-A text's five metrics are compared with targets, the mean and standard deviation of the same
-metrics over human-written summaries. Each metric gives an error in [0, 1] and the loss is
-their weighted sum, so it is in [0, 1] as well and 0 exactly at the targets.
+A text's five metrics are compared with targets (see `targets`). Each metric gives an error in
+[0, 1]; the loss is their weighted sum, so it is in [0, 1] too, and 0 exactly at the targets.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, get_args
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from serve_app.core.documents import read_json
 from serve_app.core.errors import ConfigError, InvalidInput
-from serve_app.metrics.targets_schema import Calibration, read_calibration
+from serve_app.core.settings import Settings
+from serve_app.metrics.targets import METRIC_NAMES as METRIC_NAMES
+from serve_app.metrics.targets import METRICS as METRICS
+from serve_app.metrics.targets import Targets as Targets
+from serve_app.metrics.targets import load_targets
 
-METRICS = ("relevance", "factuality", "fkgl", "smog", "dale_chall")
-METRIC_NAMES = {  # for people
-    "relevance": "Relevance (BERTScore F1)",
-    "factuality": "Factuality (AlignScore)",
-    "fkgl": "Flesch-Kincaid grade",
-    "smog": "SMOG grade",
-    "dale_chall": "Dale-Chall score",
-}
-DEFAULT_WEIGHTS = (0.2,) * len(METRICS)
 WEIGHT_TOLERANCE = 1e-6
 
 # Metrics where more is better; of the others (grade levels) less is.
 _LARGER_IS_BETTER = np.array([True, True, False, False, False])
 CURVED = METRICS[2:]
 """Metrics whose error is a curve of steepness k = `steepness_factor` / sigma."""
-_FILE_KEYS = ("RELEVANCE", "FACTUALITY", "FKGL", "SMOG", "DALECHALL")
 
 Direction = Literal["two_sided", "one_sided"]
 Floats = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Targets:
-    """What human-written summaries score.
-
-    Attributes:
-        mean: five means in the order of `METRICS`.
-        sigma: their standard deviations, each > 0.
-        models: which models made them: keys `relevance` and `factuality`.
-        details: whatever else the file holds (n, corpus, date), kept as it is; `calibration`
-            is what it says.
-    """
-
-    mean: tuple[float, ...]
-    sigma: tuple[float, ...]
-    models: Mapping[str, str] = field(default_factory=dict)
-    details: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for label, values in (("TARGET", self.mean), ("SIGMA", self.sigma)):
-            if len(values) != len(METRICS):
-                raise ConfigError(f"targets need {len(METRICS)} {label}_ values")
-            for key, value in zip(_FILE_KEYS, values, strict=True):
-                if not math.isfinite(value):
-                    raise ConfigError(f"{label}_{key} is not a finite number")
-                if label == "SIGMA" and value <= 0:
-                    raise ConfigError(f"SIGMA_{key} must be above 0, not {value}")
-
-    @property
-    def calibration(self) -> Calibration | None:
-        """Distributions, models' versions and texts; None where the file does not say them.
-
-        Raises:
-            ConfigError: the details are not what their format asks for.
-        """
-        return read_calibration(self.details)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The document of a targets file: `TARGET_*`, `SIGMA_*`, `models` and the details."""
-        document: dict[str, Any] = {}
-        for key, mean in zip(_FILE_KEYS, self.mean, strict=True):
-            document[f"TARGET_{key}"] = mean
-        for key, sigma in zip(_FILE_KEYS, self.sigma, strict=True):
-            document[f"SIGMA_{key}"] = sigma
-        # Twice, so that the numbers come first in the file and no detail can replace one.
-        numbers = {**document, "models": dict(self.models)}
-        return {**numbers, **self.details, **numbers}
-
-    @classmethod
-    def from_dict(cls, document: Mapping[str, Any]) -> Targets:
-        """Reads such a document.
-
-        Raises:
-            ConfigError: a key is missing or a value is not a usable number, or what the file
-                says of its calibration is not what its format asks for; the key is named.
-        """
-        rest = dict(document)
-        values: dict[str, list[float]] = {"TARGET": [], "SIGMA": []}
-        for label, numbers in values.items():
-            for metric in _FILE_KEYS:
-                key = f"{label}_{metric}"
-                if key not in rest:
-                    raise ConfigError(f"{key} is missing from the targets")
-                value = rest.pop(key)
-                if isinstance(value, bool) or not isinstance(value, int | float):
-                    raise ConfigError(f"{key} must be a number, not {value!r}")
-                try:
-                    numbers.append(float(value))
-                except OverflowError:
-                    raise ConfigError(f"{key} is too large a number") from None
-        models = rest.pop("models", {})
-        if not isinstance(models, dict) or not all(isinstance(v, str) for v in models.values()):
-            raise ConfigError("models must map each metric to a model name")
-        read_calibration(rest)
-        return cls(tuple(values["TARGET"]), tuple(values["SIGMA"]), models, rest)
-
-    @classmethod
-    def load(cls, path: Path) -> Targets:
-        """Reads a targets file.
-
-        Raises:
-            ConfigError: the file cannot be read, is not JSON, or lacks a key.
-        """
-        try:
-            document = read_json(path)
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"cannot read targets file {path}: {error}") from error
-        if not isinstance(document, dict):
-            raise ConfigError(f"targets file {path} must hold a JSON object")
-        try:
-            return cls.from_dict(document)
-        except ConfigError as error:
-            raise ConfigError(f"targets file {path}: {error.message}") from error
-
-    def save(self, path: Path) -> None:
-        """Writes the targets file, complete or not at all.
-
-        Raises:
-            ConfigError: the folder is missing or cannot be written.
-        """
-        text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
-        try:
-            # A folder of our own beside the file: two writers never share a temporary file.
-            with tempfile.TemporaryDirectory(dir=path.parent, prefix=".targets-") as folder:
-                temporary = Path(folder) / path.name
-                temporary.write_text(text, encoding="utf-8")
-                temporary.replace(path)
-        except OSError as error:
-            raise ConfigError(f"cannot write targets file {path}: {error}") from error
-
-    def made_with_other_models(self, serving: Mapping[str, str]) -> list[str]:
-        """One sentence for each metric whose serving model is not the one that made the targets.
-
-        `FacebookAI/roberta-large` and plain `roberta-large` count as the same model.
-        """
-        return [
-            f"targets for {metric} were made with {self.models[metric]}, but {model} is serving"
-            for metric, model in serving.items()
-            if metric in self.models and not same_model(self.models[metric], model)
-        ]
-
-
-def same_model(one: str, other: str) -> bool:
-    """True if two names are of one model, where only one of them may name the organisation."""
-    if "/" in one and "/" in other:
-        return one == other
-    return one.rpartition("/")[2] == other.rpartition("/")[2]
-
-
 def check_weights(weights: Sequence[float] | None) -> Floats:
-    """Five weights in the order of `METRICS`; the default where None is given.
+    """Five weights in the order of `METRICS`; None gives 0.2 each.
 
     Raises:
         InvalidInput: not five finite, non-negative numbers that sum to 1 within 1e-6.
     """
     if weights is None:
-        return np.array(DEFAULT_WEIGHTS)
+        return np.full(len(METRICS), 0.2)
     if len(weights) != len(METRICS):
         raise InvalidInput(
             f"weights must be {len(METRICS)} numbers in the order {', '.join(METRICS)}; "
@@ -210,12 +71,9 @@ def steepness_factor(steepness: str | float) -> float:
     Raises:
         ConfigError: neither of these nor a finite number above 0.
     """
-    if steepness == "calibrated":
-        return math.log(0.95 / 0.05)
-    if steepness == "legacy":
-        return 15.0
     try:
-        factor = float(steepness)
+        named = {"calibrated": math.log(0.95 / 0.05), "legacy": 15.0}
+        factor = float(named.get(str(steepness), steepness))
     except ValueError:
         factor = math.nan
     if not 0 < factor < math.inf:
@@ -243,6 +101,16 @@ class LossFunction:
     targets: Targets
     steepness: str | float = "calibrated"
     direction: Direction = "two_sided"
+
+    @classmethod
+    def of(cls, settings: Settings, targets: Targets | None = None) -> LossFunction:
+        """The loss that the settings name, on their targets or the given ones.
+
+        Raises:
+            ConfigError: the targets file is missing or malformed.
+        """
+        targets = targets or load_targets(settings)
+        return cls(targets, settings.loss_steepness, settings.loss_direction)
 
     def __post_init__(self) -> None:
         steepness_factor(self.steepness)

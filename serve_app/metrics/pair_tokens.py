@@ -1,10 +1,9 @@
-"""Token ids of (first, second) text pairs, cut to an encoder's limit; it knows no metric.
+"""Token ids of (first, second) text pairs, cut to an encoder's limit; knows no metric.
 
-Each text is tokenised once however many pairs it is in: fast tokenizers encode the halves of
-a pair apart and join them by a template, so joining here gives the same ids. Cutting follows
-AlignScore's published inference for a pair alone: shorten the first text; where the second
-leaves no room for a token of the first, that call fails, and its fallback cuts the longer of
-the two down ("longest first").
+Each text is tokenised once, however many pairs it is in: fast tokenizers encode the halves of a
+pair apart and join them by a template, so joining here gives the same ids. Cutting follows
+AlignScore's published inference for a pair alone: it shortens the first text; where the second
+leaves no room for the first, it cuts the longer of the two ("longest first").
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from serve_app.models.encoder_runtime import TokenSequence
 
 
 def fit_pair(first: int, second: int, room: int) -> tuple[int, int]:
-    """How many tokens of each text are kept when both may have `room` together.
+    """Number of tokens to keep of each text so that both fit into `room`.
 
     >>> fit_pair(300, 20, 508), fit_pair(600, 20, 508)
     ((300, 20), (488, 20))
@@ -40,7 +39,7 @@ class PairEncoder:
     Args:
         tokenizer: a fast transformers tokenizer; it is copied, not changed.
         limit: most tokens of a pair, special tokens included.
-        with_types: whether the encoder tells the two texts apart by token types.
+        with_types: whether the encoder distinguishes the texts by token types.
 
     Raises:
         ConfigError: the tokenizer is a slow one, or `limit` has no room for text.
@@ -51,7 +50,7 @@ class PairEncoder:
             raise ConfigError(
                 f"{tokenizer.name_or_path} has no fast tokenizer; add its tokenizer.json"
             )
-        # A copy, so that cutting and padding set elsewhere on the tokenizer cannot reach us.
+        # A copy, so that truncation and padding set elsewhere have no effect here.
         self._backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         self._backend.no_truncation()
         self._backend.no_padding()
@@ -64,7 +63,7 @@ class PairEncoder:
         self._read_template()
 
     def _read_template(self) -> None:
-        """Learns what surrounds the texts from one encoded pair."""
+        """Learns the special tokens around the texts from one encoded pair."""
         probe = self._backend.encode("a", "b")
         sides = probe.sequence_ids
         starts = [sides.index(side) for side in (0, 1)]
@@ -80,23 +79,18 @@ class PairEncoder:
         return [encoding.ids for encoding in encoded]
 
     def join(self, first: Sequence[int], second: Sequence[int]) -> tuple[TokenSequence, bool]:
-        """The pair as the encoder takes it, and whether any of its text was cut off."""
-        kept = fit_pair(len(first), len(second), self.room)
-        cut = kept != (len(first), len(second))
-        left, right = (self._cut(ids, n) for ids, n in zip((first, second), kept, strict=True))
+        """The encoder's input for a pair, and whether part of a text was cut off."""
+        lengths = len(first), len(second)
+        kept = fit_pair(*lengths, self.room)
+        cut = kept != lengths
+        left, right = self._cut(first, kept[0]), self._cut(second, kept[1])
         before, between, after = self._special_ids
         ids = [*before, *left, *between, *right, *after]
         if not self._with_types:
             return TokenSequence(ids), cut
         before, between, after = self._special_types
-        types = [
-            *before,
-            *[self._type_of[0]] * len(left),
-            *between,
-            *[self._type_of[1]] * len(right),
-            *after,
-        ]
-        return TokenSequence(ids, types), cut
+        types = [[one] * count for one, count in zip(self._type_of, kept, strict=True)]
+        return TokenSequence(ids, [*before, *types[0], *between, *types[1], *after]), cut
 
     def _cut(self, ids: Sequence[int], count: int) -> Sequence[int]:
         return ids[len(ids) - count :] if self._keep_end else ids[:count]

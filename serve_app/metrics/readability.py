@@ -1,19 +1,17 @@
 """Readability of one text: FKGL, SMOG and Dale-Chall, equal to textstat 0.7.4 to the last digit.
-Also the Coleman-Liau index, which is no part of the loss but which shared tasks report.
+Also the Coleman-Liau index, which the loss does not use but shared tasks report.
 
-Knows English words only: syllables are the American English hyphenation points of pyphen,
-easy words are the packaged Dale-Chall list. Knows no model, no other metric, and keeps no
-state but a cache of syllable counts, so any number of threads may call it. Where textstat
-has a quirk (rounded averages inside the formulas, difficult words counted once however
-often they occur, sentences of two words or fewer not counted), so has this: the numbers
-people publish are textstat's. docs/readability.md lists the quirks.
+Knows English words only: syllables are pyphen's American English hyphenation points, easy words
+are the packaged Dale-Chall list. Knows no model and no other metric; its only state is a cache of
+syllable counts, so any number of threads may call it. textstat's quirks are kept on purpose, since
+the numbers people publish are textstat's: docs/readability.md lists them.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -45,10 +43,7 @@ _HYPHENATION = pyphen.Pyphen(lang="en_US")
 class DifficultWord(NamedTuple):
     """One occurrence of a word that is not on the Dale-Chall list.
 
-    Attributes:
-        word: the word as it was looked up, in lower case. Numbers are words here.
-        start: offset of its first character in the text.
-        end: offset after its last; `text[start:end]` is the word as written.
+    `word` is in lower case, as looked up (numbers count as words); `text[start:end]` as written.
     """
 
     word: str
@@ -67,8 +62,7 @@ class Readability:
         sentences: sentences of three words or more, at least 1.
         words: whitespace-separated words that have a letter or digit, at least 1.
         syllables: over all words.
-        difficult_words: every occurrence, in order of the text. Dale-Chall counts each
-            distinct `word` once: see `distinct_difficult`.
+        difficult_words: every occurrence, in text order.
     """
 
     fkgl: float
@@ -81,7 +75,7 @@ class Readability:
 
     @property
     def distinct_difficult(self) -> int:
-        """The number of difficult words as Dale-Chall counts them."""
+        """Number of distinct difficult words, which is what Dale-Chall counts."""
         return len({found.word for found in self.difficult_words})
 
 
@@ -95,17 +89,17 @@ class ReadabilityScores(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ReadabilityCounts:
-    """What the scores are made of, such that `a + b` is exactly the counts of `a + " " + b`.
+    """Counts behind the scores, such that `a + b` is exactly the counts of `a + " " + b`.
 
-    Counting a text's sentences once and adding lets a summariser score many subsets of
-    them without reading them again. The default value is the counts of the empty text.
+    Counting each sentence once and adding lets a summariser score many subsets of a text's
+    sentences without reading them again. The default is the counts of the empty text.
 
     Attributes:
         words: words with a letter or digit.
         syllables: over all words.
         polysyllables: words of three syllables or more.
         difficult: distinct words, in lower case, that are not on the Dale-Chall list.
-        head: words before the first `.`, `!` or `?` (all words, where there is none).
+        head: words before the first `.`, `!` or `?`; all words, where there is none.
         closed: sentences of three words or more between the first and the last of those.
         tail: words after the last of those, or None where the text has none.
     """
@@ -126,10 +120,7 @@ class ReadabilityCounts:
     @classmethod
     def total(cls, parts: Iterable[ReadabilityCounts]) -> ReadabilityCounts:
         """The counts of the parts joined by spaces, in the order given."""
-        total = cls()
-        for part in parts:
-            total = total + part
-        return total
+        return sum(parts, start=cls())
 
     def __add__(self, other: ReadabilityCounts) -> ReadabilityCounts:
         head, closed, tail = self.head, self.closed, other.tail
@@ -179,7 +170,7 @@ class ReadabilityCounts:
 
 
 def readability(text: str, field: str = "texts") -> Readability:
-    """ReadabilityScores one text; linear in its length.
+    """Scores one text, in time linear in its length.
 
     Equal to textstat 0.7.4's `flesch_kincaid_grade`, `smog_index` and
     `dale_chall_readability_score` for every text.
@@ -200,29 +191,12 @@ def readability(text: str, field: str = "texts") -> Readability:
     require_text(text, field)
     difficult = _find_difficult(text)
     counts = _count(text, frozenset(found.word for found in difficult))
-    fkgl, smog, dale_chall = counts.scores()
-    return Readability(
-        fkgl=fkgl,
-        smog=smog,
-        dale_chall=dale_chall,
-        sentences=counts.sentences,
-        words=counts.words,
-        syllables=counts.syllables,
-        difficult_words=difficult,
-    )
-
-
-def readability_batch(texts: Sequence[str], field: str = "texts") -> list[Readability]:
-    """ReadabilityScores each text, in order.
-
-    Raises:
-        InvalidInput: a text cannot be scored; the error names it, as `texts[3]`.
-    """
-    return [readability(text, f"{field}[{index}]") for index, text in enumerate(texts)]
+    scores = counts.scores()
+    return Readability(*scores, counts.sentences, counts.words, counts.syllables, difficult)
 
 
 def coleman_liau(text: str, field: str = "texts") -> float:
-    """The Coleman-Liau index, equal to textstat 0.7.4's `coleman_liau_index`; linear in the length.
+    """The Coleman-Liau index, equal to textstat 0.7.4's `coleman_liau_index`, in linear time.
 
     Coleman and Liau, "A computer readability formula designed for machine scoring", Journal of
     Applied Psychology 60, 1975: 5.88 letters a word, 29.6 sentences a word, less 15.8.
@@ -236,11 +210,11 @@ def coleman_liau(text: str, field: str = "texts") -> float:
     require_text(text, field)
     counts = _count(text, frozenset())
     letters = len(_PUNCTUATION.sub("", text))
-    per_hundred_words = [
+    letters_per_100, sentences_per_100 = (
         _round(_round(count / counts.words, 100) * 100, 100)
         for count in (letters, counts.sentences)
-    ]
-    return _round(0.058 * per_hundred_words[0] - 0.296 * per_hundred_words[1] - 15.8, 100)
+    )
+    return _round(0.058 * letters_per_100 - 0.296 * sentences_per_100 - 15.8, 100)
 
 
 def _count(text: str, difficult: frozenset[str]) -> ReadabilityCounts:

@@ -1,7 +1,7 @@
-"""The five metrics of (original, generated) pairs in this process, models loaded once.
+"""The five metrics of (original, generated) pairs in this process; loads each model once.
 
-For calibration, offline scoring and the extractive generator; the served graph runs the
-same three parts as separate deployments instead.
+For calibration, offline scoring and the extractive generator; the served graph runs the same three
+parts as separate deployments.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from serve_app.core.settings import Settings
 from serve_app.metrics.alignscore import AlignScorer
 from serve_app.metrics.bertscore import BertScorer
+from serve_app.metrics.evaluation import Measured
 from serve_app.metrics.readability import readability
-from serve_app.metrics.results import Measured
 from serve_app.storage.artifacts import Downloads
 
 
@@ -58,7 +58,7 @@ class MetricSuite:
 
     @property
     def models(self) -> dict[str, str]:
-        """Which model computes each model metric."""
+        """The model of each metric that has one."""
         return {"relevance": self.relevance.name, "factuality": self.factuality.name}
 
     def measure(self, originals: Sequence[str], generated: Sequence[str]) -> list[Measured]:
@@ -70,9 +70,4 @@ class MetricSuite:
         """
         relevance = self.relevance.score(originals, generated)
         factuality = self.factuality.score(originals, generated)
-        return [
-            Measured(pair_relevance, pair_factuality, readability(text))
-            for pair_relevance, pair_factuality, text in zip(
-                relevance, factuality, generated, strict=True
-            )
-        ]
+        return list(map(Measured, relevance, factuality, map(readability, generated)))

@@ -1,14 +1,14 @@
 """Bootstrap confidence intervals of means and standard deviations. Knows numbers only.
 
-The interval is BCa (bias-corrected and accelerated; Efron, 1987): the percentile interval, its
-ends moved by the bias of the resampled statistic and by how its spread depends on its value. A
-standard deviation needs that: its resampled values are skewed and too small.
+Intervals are BCa (bias-corrected and accelerated; Efron, 1987): percentile intervals with their
+ends moved by the bias of the resampled statistic and by how its spread depends on its value.
+Standard deviations need that: their resampled values are skewed and too small.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from statistics import NormalDist
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +23,7 @@ _CELLS = 1 << 20  # draws held at once, about
 _NORMAL = NormalDist()
 
 
-@dataclass(frozen=True)
-class Intervals:
+class Intervals(NamedTuple):
     """Ends of the intervals: (columns, 2) for the means and for the standard deviations."""
 
     mean: Floats
@@ -32,45 +31,37 @@ class Intervals:
 
 
 def intervals(
-    table: Floats,
-    *,
-    resamples: int = RESAMPLES,
-    confidence: float = CONFIDENCE,
-    seed: int = 0,
+    table: Floats, *, resamples: int = RESAMPLES, confidence: float = CONFIDENCE, seed: int = 0
 ) -> Intervals:
     """BCa intervals of each column's mean and sample standard deviation.
 
     Args:
         table: (rows, columns), at least 2 rows, finite. A resample draws whole rows.
-        resamples: how many, >= 1. The time is that of `resamples` passes over the table; the
-            memory does not grow with the rows but for a few columns of numbers.
+        resamples: number of resamples, >= 1. Takes the time of that many passes over the table; of
+            memory a few columns of numbers.
         confidence: the share of the intervals that hold the true value, in (0, 1).
-        seed: of the draws; the same gives the same intervals.
+        seed: of the draws; the same seed gives the same intervals.
     """
-    rng = np.random.default_rng(seed)
-    means, sds = resampled(table, resamples, rng)
-    ends: tuple[list[Floats], list[Floats]] = ([], [])
-    for column in range(table.shape[1]):
-        values = table[:, column]
-        for found, theta, drawn, acceleration in (
-            (ends[0], values.mean(), means[:, column], acceleration_of_mean(values)),
-            (ends[1], values.std(ddof=1), sds[:, column], acceleration_of_sd(values)),
-        ):
-            found.append(bca(float(theta), drawn, acceleration, confidence))
-    return Intervals(np.array(ends[0]), np.array(ends[1]))
+    means, sds = resampled(table, resamples, np.random.default_rng(seed))
+    mean_ends, sd_ends = [], []
+    for values, drawn_means, drawn_sds in zip(table.T, means.T, sds.T, strict=True):
+        mean, sd = float(values.mean()), float(values.std(ddof=1))
+        mean_ends.append(bca(mean, drawn_means, acceleration_of_mean(values), confidence))
+        sd_ends.append(bca(sd, drawn_sds, acceleration_of_sd(values), confidence))
+    return Intervals(np.array(mean_ends), np.array(sd_ends))
 
 
 def resampled(table: Floats, resamples: int, rng: np.random.Generator) -> tuple[Floats, Floats]:
     """Means and sample standard deviations of resampled tables: two (resamples, columns).
 
-    How often each row is drawn is counted slice by slice: first how many draws fall into each
-    slice (multinomial), then on which of its rows. That is the same as drawing from all rows,
-    without a list of all draws. Sums are then a matrix product of counts and values.
+    Counts the draws of each row slice by slice: first those that fall into each slice
+    (multinomial), then those on each of its rows. That equals drawing from all rows, without a list
+    of all draws. Sums are a matrix product of counts and values.
     """
     rows, columns = table.shape
     starts = range(0, rows, _SLICE)
     sizes = np.array([min(_SLICE, rows - start) for start in starts])
-    # Around the mean, so that the difference of squares loses no digits.
+    # Centred on the mean, so that the difference of squares loses no digits.
     centre = table.mean(axis=0)
     means = np.empty((resamples, columns))
     sds = np.empty((resamples, columns))
@@ -97,11 +88,11 @@ def bca(theta: float, drawn: Floats, acceleration: float, confidence: float) -> 
 
     Args:
         theta: the statistic of the rows themselves.
-        drawn: of each resample.
+        drawn: the statistic of each resample.
         acceleration: of the statistic on these rows.
         confidence: in (0, 1).
     """
-    # Ties count half. Of all or no resamples below, no more is known than one in them all.
+    # Ties count half; where all or none are below, assume half a resample on the other side.
     below = ((drawn < theta).mean() + (drawn <= theta).mean()) / 2
     least = 1 / (2 * len(drawn))
     bias = _NORMAL.inv_cdf(float(np.clip(below, least, 1 - least)))
@@ -110,7 +101,7 @@ def bca(theta: float, drawn: Floats, acceleration: float, confidence: float) -> 
     for share in (tail, 1 - tail):
         z = bias + _NORMAL.inv_cdf(share)
         divisor = 1 - acceleration * z
-        # An acceleration this large is that of a handful of rows with an outlier.
+        # So large an acceleration comes from a handful of rows with an outlier.
         moved = bias + z / divisor if divisor > 0 else np.copysign(np.inf, z)
         shares.append(_NORMAL.cdf(float(moved)))
     return np.asarray(np.quantile(drawn, sorted(shares)))
@@ -123,7 +114,7 @@ def acceleration_of_mean(values: Floats) -> float:
 
 
 def acceleration_of_sd(values: Floats) -> float:
-    """The same of the sample standard deviation; 0 for two rows."""
+    """The same for the sample standard deviation; 0 for two rows."""
     rows = len(values)
     if rows < 3:
         return 0.0  # without one of two rows there is no deviation

@@ -1,8 +1,7 @@
 """Histograms as SVG text: bars, a target band, quantiles. Knows numbers and labels only.
 
-Each drawing stands alone: no script, style sheet, font or other file. So it can be a file, or be
-put into a page as it is. Colours are of attributes, and no id is used, since in a page both would
-be the whole page's.
+A drawing needs no script, style sheet, font or other file, so it can be a file or part of a page.
+It has no ids and no style rules, which would apply to the whole page.
 """
 
 from __future__ import annotations
@@ -26,19 +25,11 @@ _SVG = 'xmlns="http://www.w3.org/2000/svg"'
 
 @dataclass(frozen=True)
 class Band:
-    """A target on the axis of values: a line at `centre` in a band from `low` to `high`."""
+    """A target: a line at `centre` in a band from `low` to `high`, in units of the values."""
 
     centre: float
     low: float
     high: float
-
-
-@dataclass(frozen=True)
-class Quantiles:
-    """Five shares of the values: a line from the first to the last, a box between the inner two
-    of them, and a tick at the median."""
-
-    values: tuple[float, float, float, float, float]
 
 
 def histogram(
@@ -47,20 +38,21 @@ def histogram(
     *,
     subtitle: str = "",
     band: Band | None = None,
-    quantiles: Quantiles | None = None,
+    quantiles: Sequence[float] | None = None,
     span: tuple[float, float] | None = None,
     at: tuple[float, float] = (0, 0),
 ) -> str:
     """One histogram as an `<svg>` element.
 
     Args:
-        values: what is counted; at least one number, all finite.
-        title: above it; also what a screen reader says, with the subtitle.
-        subtitle: a second line, smaller.
+        values: at least one number, all finite.
+        title: first line; screen readers read it with the subtitle.
+        subtitle: a second, smaller line.
         band: the target.
-        quantiles: drawn under the bars.
-        span: ends of the axis, so that several are alike; None: of the values and the band.
-        at: its left and upper edge inside another `<svg>`, in pixels.
+        quantiles: five, drawn under the bars: a line from the first to the last, a box between the
+            second and the fourth, a tick at the median.
+        span: ends of the axis, to make several alike; None: those of the values and the band.
+        at: left and upper edge inside another `<svg>`, in pixels.
 
     Raises:
         ValueError: there are no values, or one is not finite.
@@ -68,7 +60,7 @@ def histogram(
     numbers = np.asarray(values, dtype=np.float64).ravel()
     if not numbers.size or not np.isfinite(numbers).all():
         raise ValueError("a histogram needs finite values")
-    low, high = span or _span(numbers, band)
+    low, high = span or axis_span(numbers, band)
     bars = min(_MOST_BARS, max(5, math.ceil(math.sqrt(numbers.size))))
     counts, edges = np.histogram(numbers, bins=bars, range=(low, high))
     base, top = HEIGHT - _BOTTOM, _TOP
@@ -77,10 +69,12 @@ def histogram(
     def x(value: float) -> float:
         return _LEFT + (value - low) / (high - low) * inner
 
-    parts = [f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>']
-    parts.append(_text(_LEFT, 18, title, size=13, weight="600"))
+    parts = [
+        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
+        _text(_LEFT, 18, title, size=13, font_weight="600"),
+    ]
     if subtitle:
-        parts.append(_text(_LEFT, 34, subtitle, size=11, colour=_FAINT))
+        parts.append(_text(_LEFT, 34, subtitle, size=11, fill=_FAINT))
     if band is not None:
         left, right = x(max(low, band.low)), x(min(high, band.high))
         parts.append(_rect("band", left, top, right - left, base - top, _BAND))
@@ -88,16 +82,13 @@ def histogram(
     for count, start, end in zip(counts.tolist(), edges[:-1], edges[1:], strict=True):
         if count:
             height = count / tallest * (base - top)
-            parts.append(
-                _rect(
-                    "bar", x(start) + 0.5, base - height, x(end) - x(start) - 1, height, _BARS, 0.8
-                )
-            )
+            width = x(end) - x(start) - 1
+            parts.append(_rect("bar", x(start) + 0.5, base - height, width, height, _BARS, 0.8))
     if band is not None and low <= band.centre <= high:
         parts.append(_line("centre", x(band.centre), top - 4, x(band.centre), base, _LINE, 2))
     parts += _axis(low, high, base, x)
     if quantiles is not None:
-        parts += _box([x(min(max(value, low), high)) for value in quantiles.values], base + 36)
+        parts += _box([x(min(max(value, low), high)) for value in quantiles], base + 36)
     label = escape(f"{title}. {subtitle}".strip(". "))
     place = f'x="{at[0]:g}" y="{at[1]:g}" ' if at != (0, 0) else ""
     return (
@@ -107,20 +98,13 @@ def histogram(
 
 
 def grid(charts: Sequence[str], title: str, caption: Sequence[str] = (), columns: int = 3) -> str:
-    """Several drawings in rows under one title, as one `<svg>`.
-
-    Args:
-        charts: made with `at` from `cell`.
-        title: above them.
-        caption: lines under the title.
-        columns: drawings a row.
-    """
+    """Drawings made with `at` from `cell`, in rows under a title and caption lines: one `<svg>`."""
     rows = math.ceil(len(charts) / columns)
     width, height = WIDTH * columns, HEIGHT * rows + _head(len(caption))
     parts = [f'<rect width="{width}" height="{height}" fill="white"/>']
-    parts.append(_text(_LEFT, 26, title, size=16, weight="600"))
+    parts.append(_text(_LEFT, 26, title, size=16, font_weight="600"))
     for number, line in enumerate(caption):
-        parts.append(_text(_LEFT, 46 + 17 * number, line, size=12, colour=_FAINT))
+        parts.append(_text(_LEFT, 46 + 17 * number, line, size=12, fill=_FAINT))
     return (
         f'<svg {_SVG} width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
         f"{_FONT}><title>{escape(title)}</title>{''.join([*parts, *charts])}</svg>\n"
@@ -128,7 +112,7 @@ def grid(charts: Sequence[str], title: str, caption: Sequence[str] = (), columns
 
 
 def cell(number: int, captions: int = 0, columns: int = 3) -> tuple[float, float]:
-    """Where the drawing `number` (from 0) of a `grid` with so many caption lines goes."""
+    """Position of drawing `number` (from 0) in a `grid` with that many caption lines."""
     return number % columns * WIDTH, number // columns * HEIGHT + _head(captions)
 
 
@@ -136,12 +120,13 @@ def _head(captions: int) -> int:
     return 40 + 17 * captions
 
 
-def _span(numbers: NDArray[np.float64], band: Band | None) -> tuple[float, float]:
+def axis_span(numbers: NDArray[np.float64], band: Band | None) -> tuple[float, float]:
+    """Ends of an axis with all the numbers and the band on it."""
     ends = [float(numbers.min()), float(numbers.max())]
     if band is not None:
         ends += [band.low, band.high]
     low, high = min(ends), max(ends)
-    # All values alike still need an axis with a length.
+    # Equal values still need an axis with a length.
     margin = 0.04 * (high - low) or max(abs(high), 1.0) * 0.05
     return low - margin, high + margin
 
@@ -151,12 +136,12 @@ def _axis(low: float, high: float, base: float, x: Callable[[float], float]) -> 
     for value in ticks(low, high):
         at = x(value)
         parts.append(_line("tick", at, base, at, base + 4, _INK, 1))
-        parts.append(_text(at, base + 17, f"{value:g}", size=11, anchor="middle"))
+        parts.append(_text(at, base + 17, f"{value:g}", size=11, text_anchor="middle"))
     return parts
 
 
 def ticks(low: float, high: float, about: int = 5) -> list[float]:
-    """Round numbers in [low, high], about so many, in steps of 1, 2 or 5 times a power of ten."""
+    """About that many round numbers in [low, high], in steps of 1, 2 or 5 times a power of ten."""
     rough = (high - low) / about
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
@@ -174,34 +159,23 @@ def _box(places: Sequence[float], middle: float) -> list[str]:
 
 
 def _rect(
-    name: str, x: float, y: float, width: float, height: float, colour: str, opacity: float = 1
+    name: str, x: float, y: float, wide: float, high: float, fill: str, opacity: float = 1
 ) -> str:
     return (
-        f'<rect class="{name}" x="{x:.2f}" y="{y:.2f}" width="{max(width, 0):.2f}" '
-        f'height="{max(height, 0):.2f}" fill="{colour}" fill-opacity="{opacity:g}"/>'
+        f'<rect class="{name}" x="{x:.2f}" y="{y:.2f}" width="{max(wide, 0):.2f}" '
+        f'height="{max(high, 0):.2f}" fill="{fill}" fill-opacity="{opacity:g}"/>'
     )
 
 
-def _line(
-    name: str, x: float, y: float, to_x: float, to_y: float, colour: str, width: float
-) -> str:
+def _line(name: str, x: float, y: float, to_x: float, to_y: float, colour: str, wide: float) -> str:
     return (
         f'<line class="{name}" x1="{x:.2f}" y1="{y:.2f}" x2="{to_x:.2f}" y2="{to_y:.2f}" '
-        f'stroke="{colour}" stroke-width="{width:g}"/>'
+        f'stroke="{colour}" stroke-width="{wide:g}"/>'
     )
 
 
-def _text(
-    x: float,
-    y: float,
-    text: str,
-    *,
-    size: int,
-    colour: str = _INK,
-    weight: str = "400",
-    anchor: str = "start",
-) -> str:
-    return (
-        f'<text x="{x:.2f}" y="{y:.2f}" font-size="{size}" font-weight="{weight}" '
-        f'fill="{colour}" text-anchor="{anchor}">{escape(text)}</text>'
-    )
+def _text(x: float, y: float, text: str, size: int, **options: str) -> str:
+    style = {"font-weight": "400", "fill": _INK, "text-anchor": "start"}
+    style |= {name.replace("_", "-"): value for name, value in options.items()}
+    attributes = " ".join(f'{name}="{value}"' for name, value in style.items())
+    return f'<text x="{x:.2f}" y="{y:.2f}" font-size="{size}" {attributes}>{escape(text)}</text>'

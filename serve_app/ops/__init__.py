@@ -1,9 +1,9 @@
 """Operating PlainMed on EKS: the verbs of `plainmed ops`.
 
-`commands` says how each external program is called, `runner` calls it (or prints it), `aws` and
-`kube` ask the two APIs, `release` knows what a Helm release of ours holds, `preflight` what must be
-so before, `steps` are what verbs are made of, `verbs` puts them in order, `report` prints, `cli`
-parses. The serving code imports nothing of this.
+`cli` parses, `verbs` puts steps in order, `steps` holds what verbs share. `commands` builds
+argument lists and `runner` runs or prints them; `aws` and `kube` query the two APIs; `release`
+reads and writes Helm releases, `state` reads a RayService.
+Knows the chart and the Terraform configuration; nothing of the application's inside.
 """
 
-__all__ = ["aws", "cli", "kube", "release", "runner", "steps", "verbs"]
+__all__ = ["aws", "cli", "kube", "release", "runner", "state", "steps", "verbs"]

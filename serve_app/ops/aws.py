@@ -1,7 +1,6 @@
-"""What the ops commands ask of AWS itself, and the one thing they make there without Terraform.
+"""What the ops commands ask of AWS itself, and the bucket of Terraform's state, which they make.
 
-That is the bucket of Terraform's state, which must be before Terraform can be. Every question has
-an answer that says what to do, or an OpsError that does.
+Terraform cannot make the bucket it needs first. Every failure says what to do.
 """
 
 from __future__ import annotations
@@ -23,8 +22,7 @@ from botocore.exceptions import (
 
 from serve_app.ops.errors import OpsError
 
-# "Running On-Demand G and VT instances", in vCPUs.
-GPU_QUOTA = "L-DB2E81BA"
+GPU_QUOTA = "L-DB2E81BA"  # "Running On-Demand G and VT instances", in vCPUs
 _CONFIG = Config(
     connect_timeout=10, read_timeout=30, retries={"mode": "standard", "total_max_attempts": 3}
 )
@@ -37,7 +35,7 @@ def _session() -> boto3.session.Session:
 
 @dataclass(frozen=True, slots=True)
 class RegistryLogin:
-    """What `docker login` wants; the password is good for twelve hours."""
+    """Arguments of `docker login`; the password is valid for twelve hours."""
 
     registry: str
     password: str
@@ -67,13 +65,25 @@ class Aws:
         except BotoCoreError as error:
             raise _explained(error, f"{service} {operation}") from error
 
-    # --- questions ---------------------------------------------------------------------------
+    def _exists(self, missing: str, what: str, service: str, operation: str, **given: Any) -> bool:
+        """Whether something exists; `missing` is the API's error code where it does not.
+
+        Raises:
+            OpsError: the question is refused.
+        """
+        try:
+            self._ask(service, operation, **given)
+        except ClientError as error:
+            if error.response["Error"]["Code"] == missing:
+                return False
+            raise _explained(error, what) from error
+        return True
 
     def account(self) -> str:
         """The account the credentials belong to.
 
         Raises:
-            OpsError: there are none, or they are refused.
+            OpsError: there are no credentials, or they are refused.
         """
         try:
             return str(self._ask("sts", "get_caller_identity")["Account"])
@@ -121,7 +131,7 @@ class Aws:
         return [item["Prefix"].split("/")[1] for item in prefixes][:20]
 
     def gpu_problem(self, node_vcpus: int) -> str | None:
-        """Why no GPU node of so many vCPUs could start; None if one can."""
+        """Why no GPU node of `node_vcpus` could start; None if one can."""
         try:
             answer = self._ask(
                 "service-quotas", "get_service_quota", ServiceCode="ec2", QuotaCode=GPU_QUOTA
@@ -129,14 +139,13 @@ class Aws:
         except ClientError as error:
             code = error.response["Error"]["Code"]
             if code == "NoSuchResourceException":
-                vcpus = 0.0  # never raised: the account's default, which is none
+                answer = {"Quota": {"Value": 0.0}}  # never raised from the default, which is none
             else:
                 return (
                     f"the GPU quota cannot be read ({code}); allow servicequotas:GetServiceQuota, "
                     f"or check quota {GPU_QUOTA} by hand and use --skip-quota"
                 )
-        else:
-            vcpus = float(answer["Quota"]["Value"])
+        vcpus = float(answer["Quota"]["Value"])
         if vcpus >= node_vcpus:
             return None
         return (
@@ -147,33 +156,18 @@ class Aws:
         )
 
     def cluster_exists(self, name: str) -> bool:
-        """Whether there is an EKS cluster of that name, in whatever state.
-
-        Raises:
-            OpsError: that cannot be told.
-        """
-        try:
-            self._ask("eks", "describe_cluster", name=name)
-        except ClientError as error:
-            if error.response["Error"]["Code"] == "ResourceNotFoundException":
-                return False
-            raise _explained(error, f"look at cluster {name}") from error
-        return True
+        """Whether there is an EKS cluster of that name, in whatever state; else see `_exists`."""
+        missing, what = "ResourceNotFoundException", f"look at cluster {name}"
+        return self._exists(missing, what, "eks", "describe_cluster", name=name)
 
     def image_exists(self, repository: str, tag: str) -> bool:
-        """Whether `ACCOUNT.dkr.ecr.REGION.amazonaws.com/NAME` holds a tag.
-
-        Raises:
-            OpsError: the repository does not exist, or may not be read.
-        """
+        """Whether `ACCOUNT.dkr.ecr.REGION.amazonaws.com/NAME` holds a tag; see `_exists`."""
         name = repository.partition("/")[2]
-        try:
-            self._ask("ecr", "describe_images", repositoryName=name, imageIds=[{"imageTag": tag}])
-        except ClientError as error:
-            if error.response["Error"]["Code"] == "ImageNotFoundException":
-                return False
-            raise _explained(error, f"look into repository {name}") from error
-        return True
+        return self._exists(
+            *("ImageNotFoundException", f"look into repository {name}", "ecr", "describe_images"),
+            repositoryName=name,
+            imageIds=[{"imageTag": tag}],
+        )
 
     def registry_login(self) -> RegistryLogin:
         """A fresh login for this account's registry.
@@ -192,7 +186,7 @@ class Aws:
         """Whether there is such a bucket, and it may be used.
 
         Raises:
-            OpsError: that cannot be told, or it belongs to somebody else.
+            OpsError: it cannot be looked at, or belongs to somebody else.
         """
         try:
             self._ask("s3", "head_bucket", Bucket=name)
@@ -201,8 +195,6 @@ class Aws:
                 return False
             raise OpsError(_bucket_problem(error, name)) from error
         return True
-
-    # --- changes -----------------------------------------------------------------------------
 
     def ensure_state_bucket(self, name: str) -> bool:
         """Makes the bucket of Terraform's state unless it is there: private, versioned, encrypted.
@@ -215,29 +207,17 @@ class Aws:
         """
         if self.bucket_exists(name):
             return False
-        where = (
-            {}
-            if self.region == "us-east-1"
-            else {"CreateBucketConfiguration": {"LocationConstraint": self.region}}
-        )
-        closed = dict.fromkeys(
-            ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets"),
-            True,
-        )
+        where = {"CreateBucketConfiguration": {"LocationConstraint": self.region}}
+        blocked = ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy")
+        closed = dict.fromkeys((*blocked, "RestrictPublicBuckets"), True)
+        steps: dict[str, dict[str, Any]] = {
+            "create_bucket": {} if self.region == "us-east-1" else where,
+            "put_public_access_block": {"PublicAccessBlockConfiguration": closed},
+            "put_bucket_versioning": {"VersioningConfiguration": {"Status": "Enabled"}},
+        }
         try:
-            self._ask("s3", "create_bucket", Bucket=name, **where)
-            self._ask(
-                "s3",
-                "put_public_access_block",
-                Bucket=name,
-                PublicAccessBlockConfiguration=closed,
-            )
-            self._ask(
-                "s3",
-                "put_bucket_versioning",
-                Bucket=name,
-                VersioningConfiguration={"Status": "Enabled"},
-            )
+            for operation, given in steps.items():
+                self._ask("s3", operation, Bucket=name, **given)
         except ClientError as error:
             raise _explained(error, f"make the state bucket {name}") from error
         return True
@@ -255,7 +235,7 @@ def _bucket_problem(error: ClientError, bucket: str) -> str:
 
 
 def _explained(error: Exception, what: str) -> OpsError:
-    """Cause and remedy, with nothing secret in it."""
+    """The cause and its remedy, without secrets."""
     if isinstance(error, NoCredentialsError | PartialCredentialsError | ProfileNotFound):
         return OpsError(
             "no usable AWS credentials; run `aws sso login`, or set AWS_PROFILE, or "

@@ -1,21 +1,21 @@
 """`plainmed ops`: parses, and hands over to `verbs`. Imports only typer until a verb runs.
 
-Exit status: 0 done; 1 an external program failed or a service is not ready; 2 something was not as
-needed, and the message says what to do; 130 interrupted.
+Exit status: 0 done; 1 an external program failed or a service is not ready; 2 a precondition does
+not hold, and the message says what to do; 130 interrupted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import inspect
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import MISSING, fields
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
 from serve_app.ops.errors import CommandFailed, OpsError
 from serve_app.ops.options import Options, Specs, Target
-from serve_app.ops.parameters import takes
 
 if TYPE_CHECKING:
     from serve_app.ops.verbs import Verbs
@@ -26,6 +26,9 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown",
 )
+
+_FIRST, _LAST = ("target", "environment", "region"), ("dry_run", "root")
+"""Options of every verb; the last two, and `yes` before them, end its --help."""
 
 
 @contextmanager
@@ -40,9 +43,8 @@ def _verbs(options: Options) -> Iterator[Verbs]:
         raise OpsError(
             f"the ops commands need {error.name}; run `make ops`, or pip install 'plainmed[ops]'"
         ) from None
-    runner = Runner(options.dry_run, typer.echo)
     try:
-        yield Verbs(options, runner, lambda text: _confirm(text, options.cluster))
+        yield Verbs(options, Runner(options.dry_run, typer.echo), _confirm)
     except CommandFailed as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from None
@@ -57,139 +59,145 @@ def _confirm(text: str, cluster: str) -> bool:
     return bool(typed.strip() == cluster)
 
 
+def _command(*names: str, **defaults: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Registers a function of `Verbs` and of its own options as a command.
+
+    Args:
+        names: fields of `Options` it takes, beside those of every verb.
+        defaults: of these fields where they differ here; `...` makes one required.
+    """
+
+    def decorate(body: Callable[..., None]) -> Callable[..., None]:
+        types, empty = get_type_hints(Options, include_extras=True), inspect.Parameter.empty
+        shared = {}
+        for one in fields(Options):
+            if one.name in (*_FIRST, *names, *_LAST):
+                usual = one.default_factory if one.default is MISSING else one.default
+                default = defaults.get(one.name, usual)
+                shared[one.name] = inspect.Parameter(
+                    one.name,
+                    inspect.Parameter.KEYWORD_ONLY,
+                    default=empty if default in (..., MISSING) else default,
+                    annotation=types[one.name],
+                )
+        signature = inspect.signature(body, eval_str=True, locals={"Verbs": Any})
+        own = [
+            one.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+            for one in list(signature.parameters.values())[1:]
+        ]
+        last = [shared[name] for name in ("yes", *_LAST) if name in shared]
+        first = [one for one in shared.values() if one not in last]
+
+        def command(**given: Any) -> None:
+            options = Options(**{name: given.pop(name) for name in shared})
+            with _verbs(options) as verbs:
+                body(verbs, **given)
+
+        command.__name__, command.__doc__ = body.__name__, body.__doc__
+        order = [*first, *own, *last]
+        command.__annotations__ = {one.name: one.annotation for one in order}
+        command.__signature__ = inspect.Signature(order)  # type: ignore[attr-defined]  # for typer
+        return app.command()(command)
+
+    return decorate
+
+
+_IMAGE = ("model_name", "model_bucket", "profile", "tag", "public", "state_bucket", "base_digest")
 SkipQuota = Annotated[bool, typer.Option("--skip-quota", help="Do not ask for the GPU quota.")]
 
 
-@app.command()
-@takes(
-    "model_name", "model_bucket", "profile", "specs", "tag", "public", "state_bucket",
-    "base_digest", "timeout", "yes",
-)  # fmt: skip
-def deploy(options: Options, skip_quota: SkipQuota = False) -> None:
+@_command(*_IMAGE, "specs", "timeout_s", "yes")
+def deploy(verbs: Verbs, skip_quota: SkipQuota = False) -> None:
     """From whatever there is to services that answer: infrastructure, images, releases."""
-    with _verbs(options) as verbs:
-        verbs.deploy(skip_quota)
+    verbs.deploy(skip_quota)
 
 
-@app.command()
-@takes(
-    "model_name", "model_bucket", "profile", "tag", "public", "state_bucket", "base_digest",
-    "timeout",
-)  # fmt: skip
-def redeploy(options: Options, skip_quota: SkipQuota = False) -> None:
+@_command(*_IMAGE, "timeout_s")
+def redeploy(verbs: Verbs, skip_quota: SkipQuota = False) -> None:
     """Build, push, upgrade; the earlier version answers until the new one is ready."""
-    with _verbs(options) as verbs:
-        verbs.redeploy(skip_quota)
+    verbs.redeploy(skip_quota)
 
 
-@app.command()
-@takes("model_bucket", "state_bucket")
-def plan(options: Options) -> None:
+@_command("model_bucket", "state_bucket")
+def plan(verbs: Verbs) -> None:
     """Show what `apply` would change in the infrastructure, which both services share."""
-    with _verbs(options) as verbs:
-        verbs.plan()
+    verbs.plan()
 
 
-@app.command()
-@takes("model_name", "model_bucket", "profile", "state_bucket", "timeout", "yes")
-def apply(options: Options) -> None:
+@_command("model_name", "model_bucket", "profile", "state_bucket", "timeout_s", "yes")
+def apply(verbs: Verbs) -> None:
     """Bring the infrastructure up to date, and the releases of TARGET there are; build nothing."""
-    with _verbs(options) as verbs:
-        verbs.apply()
+    verbs.apply()
 
 
-@app.command()
-@takes("timeout")
-def stop(options: Options) -> None:
+@_command("timeout_s")
+def stop(verbs: Verbs) -> None:
     """Scale to nothing; addresses, configuration and images stay."""
-    with _verbs(options) as verbs:
-        verbs.stop()
+    verbs.stop()
 
 
-@app.command()
-@takes("model_name", "model_bucket", "state_bucket", "timeout")
-def restore(options: Options) -> None:
+@_command("model_name", "model_bucket", "state_bucket", "timeout_s")
+def restore(verbs: Verbs) -> None:
     """Bring stopped services back as they were; build nothing."""
-    with _verbs(options) as verbs:
-        verbs.restore()
+    verbs.restore()
 
 
-@app.command()
-@takes("model_bucket", "state_bucket", "timeout", "yes")
-def destroy(options: Options) -> None:
+@_command("model_bucket", "state_bucket", "timeout_s", "yes")
+def destroy(verbs: Verbs) -> None:
     """Remove a release; for all, the whole environment. Models stay in any case."""
-    with _verbs(options) as verbs:
-        verbs.destroy()
+    verbs.destroy()
 
 
-@app.command()
-@takes("timeout", target=...)
+@_command("timeout_s", target=...)
 def rollback(
-    options: Options,
+    verbs: Verbs,
     revision: Annotated[
         int | None, typer.Option(help="Helm's revision number. Default: the one before.", min=1)
     ] = None,
 ) -> None:
     """Back to an earlier revision, image and model included; without downtime."""
-    if revision is not None and options.target is Target.ALL:
+    if revision is not None and verbs.options.target is Target.ALL:
         raise typer.BadParameter("--revision is of one release; name metrics or generator")
-    with _verbs(options) as verbs:
-        verbs.rollback(revision)
+    verbs.rollback(revision)
 
 
-@app.command()
-@takes("timeout", target=Target.GENERATOR)
-def max_specs(options: Options) -> None:
+@_command("timeout_s", target=Target.GENERATOR)
+def max_specs(verbs: Verbs) -> None:
     """Generator workers of 16 vCPU and 64 GB."""
-    _resize(options, Specs.MAX)
+    _resize(verbs, Specs.MAX)
 
 
-@app.command()
-@takes("timeout", target=Target.GENERATOR)
-def normal_specs(options: Options) -> None:
+@_command("timeout_s", target=Target.GENERATOR)
+def normal_specs(verbs: Verbs) -> None:
     """Generator workers of 4 vCPU and 16 GB."""
-    _resize(options, Specs.NORMAL)
+    _resize(verbs, Specs.NORMAL)
 
 
-def _resize(options: Options, specs: Specs) -> None:
-    if options.target is Target.METRICS:
+def _resize(verbs: Verbs, specs: Specs) -> None:
+    if verbs.options.target is Target.METRICS:
         raise typer.BadParameter("metrics has one size; it scales by workers instead")
-    with _verbs(replace(options, target=Target.GENERATOR, specs=specs)) as verbs:
-        verbs.resize()
+    verbs.resize(specs)
 
 
-@app.command()
-@takes()
-def status(options: Options) -> None:
+@_command()
+def status(verbs: Verbs) -> None:
     """Conditions, applications, replicas, pods and recent events, in one table.
 
     Exit status 1 if a service is neither ready nor stopped.
     """
-    with _verbs(options) as verbs:
-        from rich.console import Console
-
-        from serve_app.ops.report import status_table
-
-        states = verbs.states()
-        if options.dry_run:
-            return
-        Console().print(status_table(states))
-        if not all(state.ready or state.stopped for state in states):
-            raise typer.Exit(1)
+    if not verbs.status():
+        raise typer.Exit(1)
 
 
-@app.command()
-@takes()
-def endpoints(options: Options) -> None:
+@_command()
+def endpoints(verbs: Verbs) -> None:
     """Where each service answers."""
-    with _verbs(options) as verbs:
-        verbs.endpoints()
+    verbs.endpoints()
 
 
-@app.command()
-@takes()
+@_command()
 def logs(
-    options: Options,
+    verbs: Verbs,
     tail: Annotated[int, typer.Option(help="Lines of each container.", min=1)] = 100,
     follow: Annotated[bool, typer.Option("--follow", help="Go on until Ctrl-C.")] = False,
     previous: Annotated[
@@ -199,5 +207,4 @@ def logs(
     """The log of every container, each line with its pod before it."""
     if follow and previous:
         raise typer.BadParameter("--previous is finished; leave --follow out")
-    with _verbs(options) as verbs:
-        verbs.logs(tail, follow, previous)
+    verbs.logs(tail, follow, previous)

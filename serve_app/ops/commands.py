@@ -1,9 +1,9 @@
-"""How each external program is called: argument lists, and nothing that runs them.
+"""Argument lists of the external programs. Runs none of them.
 
 Helm 4 applies server-side. KubeRay's operator and Ray's autoscaler write
-`spec.rayClusterConfig.workerGroupSpecs` of a RayService after Helm did and own it from then on, so
-a plain `helm upgrade` fails with a conflict. `_APPLY` says that the chart decides: server-side
-apply, stated rather than inherited from the last release, and conflicts forced.
+`spec.rayClusterConfig.workerGroupSpecs` of a RayService after Helm and then own it, so a plain
+`helm upgrade` fails with a conflict. `_APPLY` lets the chart decide: server-side apply, stated
+rather than inherited from the last release, and conflicts forced.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from serve_app.ops.options import NAMESPACE, Options
 from serve_app.ops.release import Release
 
 _APPLY = ("--server-side=true", "--force-conflicts")
-_SYSTEM = r"plainmed\.io/pool=system"
+_SYSTEM_NODES = {r"nodeSelector.plainmed\.io/pool": "system"}
 
 Arguments = list[str | Path]
 
 
-# --- helm ------------------------------------------------------------------------------------
+def _on(context: str, namespace: str = NAMESPACE) -> list[str]:
+    return ["--kube-context", context, "--namespace", namespace]
 
 
 def helm_version() -> Arguments:
@@ -29,53 +30,39 @@ def helm_version() -> Arguments:
     return ["helm", "version", "--template", "{{.Version}}"]
 
 
-def _on(context: str, namespace: str = NAMESPACE) -> list[str]:
-    return ["--kube-context", context, "--namespace", namespace]
-
-
 def helm_status(release: str, context: str, namespace: str = NAMESPACE) -> Arguments:
-    """Prints a release's state and values as JSON; fails where there is none."""
+    """Prints a release's state and values as JSON; fails where there is no release."""
     return ["helm", "status", release, *_on(context, namespace), "--output", "json"]
 
 
 def helm_upgrade(release: Release, options: Options) -> Arguments:
-    """Installs or upgrades a release to exactly what `release` says.
+    """Installs or upgrades a release to exactly its profile's values and `release`'s settings.
 
-    Values are reset each time: what a release runs with is its profile and these settings, never
-    a rest of an earlier upgrade.
+    Values are reset each time, so nothing of an earlier upgrade is left.
     """
-    files = [word for name in release.files for word in ("--values", options.chart / name)]
-    return [
-        "helm",
-        "upgrade",
-        "--install",
-        release.name,
-        options.chart,
-        *_on(options.cluster),
-        *_APPLY,
-        "--reset-values",
-        "--history-max",
-        "20",
-        *files,
-        *release.settings(),
-    ]
+    files: Arguments = []
+    for name in release.files:
+        files += ["--values", options.chart / name]
+    where: Arguments = [release.name, options.chart, *_on(options.cluster), *_APPLY]
+    keep = ["--reset-values", "--history-max", "20"]
+    return ["helm", "upgrade", "--install", *where, *keep, *files, *release.settings()]
 
 
 def helm_rollback(
     release: str, context: str, revision: str | None = None, namespace: str = NAMESPACE
 ) -> Arguments:
-    """Goes back to a revision; without one, to the previous."""
+    """Goes back to a revision; by default to the previous one."""
     number = [] if revision is None else [revision]
     return ["helm", "rollback", release, *number, *_on(context, namespace), *_APPLY]
 
 
 def helm_history(release: str, context: str) -> Arguments:
-    """Prints a release's revisions as JSON, the newest last; fails where there is no release."""
+    """Prints a release's revisions as JSON, newest last; fails where there is no release."""
     return ["helm", "history", release, *_on(context), "--output", "json"]
 
 
 def helm_values(release: str, context: str, revision: str) -> Arguments:
-    """Prints what was set on one revision, as JSON."""
+    """Prints the values set on one revision, as JSON."""
     where = [*_on(context), "--revision", revision, "--output", "json"]
     return ["helm", "get", "values", release, *where]
 
@@ -88,87 +75,48 @@ def helm_uninstall(release: str, context: str, namespace: str = NAMESPACE) -> Ar
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """Software in the cluster that PlainMed needs, by its published chart."""
+    """Software that PlainMed needs in the cluster, by its published chart."""
 
     name: str
     repository: str
     version: str
-    namespace: str
+    namespace: str = "kube-system"
     values: Mapping[str, str] = field(default_factory=dict)
 
     def install(self, context: str) -> Arguments:
-        """Installs or upgrades it, and waits until it runs: the next step needs it."""
+        """Installs or upgrades it, and waits until it runs, because the next step needs it."""
         settings = [word for k, v in self.values.items() for word in ("--set-string", f"{k}={v}")]
-        return [
-            "helm",
-            "upgrade",
-            "--install",
-            self.name,
-            self.name,
-            "--repo",
-            self.repository,
-            "--version",
-            self.version,
-            *_on(context, self.namespace),
-            "--create-namespace",
-            *_APPLY,
-            "--wait=watcher",
-            "--timeout",
-            "10m",
-            *settings,
-        ]
+        chart = [self.name, self.name, "--repo", self.repository, "--version", self.version]
+        where = [*_on(context, self.namespace), "--create-namespace", *_APPLY]
+        wait = ["--wait=watcher", "--timeout", "10m"]
+        return ["helm", "upgrade", "--install", *chart, *where, *wait, *settings]
 
 
 def tools(cluster: str, region: str, vpc: str, gpu: bool) -> list[Tool]:
     """What the cluster needs before a release: load balancers, nodes on demand, Ray, GPUs."""
+    balancer, scaler = "aws-load-balancer-controller", "cluster-autoscaler"
+    found = {"clusterName": cluster, "region": region, "vpcId": vpc}
+    named = {"fullnameOverride": scaler, "rbac.serviceAccount.name": scaler}
+    scaled = {"autoDiscovery.clusterName": cluster, "awsRegion": region} | named
     needed = [
         Tool(
-            "aws-load-balancer-controller",
-            "https://aws.github.io/eks-charts",
-            "1.14.0",
-            "kube-system",
-            {
-                "clusterName": cluster,
-                "region": region,
-                "vpcId": vpc,
-                "serviceAccount.name": "aws-load-balancer-controller",
-                f"nodeSelector.{_SYSTEM.partition('=')[0]}": "system",
-            },
+            *(balancer, "https://aws.github.io/eks-charts", "1.14.0"),
+            values=found | {"serviceAccount.name": balancer} | _SYSTEM_NODES,
         ),
         Tool(
-            "cluster-autoscaler",
-            "https://kubernetes.github.io/autoscaler",
-            "9.56.0",
-            "kube-system",
-            {
-                "autoDiscovery.clusterName": cluster,
-                "awsRegion": region,
-                "fullnameOverride": "cluster-autoscaler",
-                "rbac.serviceAccount.name": "cluster-autoscaler",
-                f"nodeSelector.{_SYSTEM.partition('=')[0]}": "system",
-            },
+            *(scaler, "https://kubernetes.github.io/autoscaler", "9.56.0"),
+            values=scaled | _SYSTEM_NODES,
         ),
         Tool(
-            "kuberay-operator",
-            "https://ray-project.github.io/kuberay-helm/",
-            "1.7.0",
-            "kuberay-system",
-            {f"nodeSelector.{_SYSTEM.partition('=')[0]}": "system"},
+            *("kuberay-operator", "https://ray-project.github.io/kuberay-helm/", "1.7.0"),
+            namespace="kuberay-system",
+            values=_SYSTEM_NODES,
         ),
     ]
     if gpu:
-        needed.append(
-            Tool(
-                "nvidia-device-plugin",
-                "https://nvidia.github.io/k8s-device-plugin",
-                "0.17.4",
-                "kube-system",
-            )
-        )
+        repository = "https://nvidia.github.io/k8s-device-plugin"
+        needed.append(Tool("nvidia-device-plugin", repository, "0.17.4"))
     return needed
-
-
-# --- terraform -------------------------------------------------------------------------------
 
 
 def _terraform(options: Options, *words: str) -> Arguments:
@@ -187,27 +135,24 @@ def _variables(options: Options) -> list[str]:
 
 def terraform_init(options: Options, state_bucket: str) -> Arguments:
     """Binds the working directory to the environment's state."""
-    return _terraform(
-        options,
-        "init",
-        "-input=false",
-        "-reconfigure",
-        f"-backend-config=bucket={state_bucket}",
-        f"-backend-config=key=plainmed/{options.environment.value}/terraform.tfstate",
-        f"-backend-config=region={options.resolved_region}",
-    )
+    state = {
+        "bucket": state_bucket,
+        "key": f"plainmed/{options.environment.value}/terraform.tfstate",
+        "region": options.resolved_region,
+    }
+    backend = [f"-backend-config={name}={value}" for name, value in state.items()]
+    return _terraform(options, "init", "-input=false", "-reconfigure", *backend)
 
 
 def plan_file(options: Options) -> str:
-    """Where a plan is kept between `plan` and `apply`; git ignores it."""
+    """Keeps a plan between `plan` and `apply`; git ignores it."""
     return f"{options.environment.value}.tfplan"
 
 
 def terraform_plan(options: Options) -> Arguments:
-    """Shows what would change, and keeps it."""
-    return _terraform(
-        options, "plan", "-input=false", *_variables(options), f"-out={plan_file(options)}"
-    )
+    """Shows what would change, and keeps the plan."""
+    out = f"-out={plan_file(options)}"
+    return _terraform(options, "plan", "-input=false", *_variables(options), out)
 
 
 def terraform_apply(options: Options) -> Arguments:
@@ -235,25 +180,13 @@ def terraform_destroy(options: Options) -> Arguments:
     return _terraform(options, "destroy", "-input=false", "-auto-approve", *_variables(options))
 
 
-# --- images and access -----------------------------------------------------------------------
-
-
 def docker_build(options: Options, target: str, image: str) -> Arguments:
     """Builds one target of the Dockerfile for the nodes' architecture."""
-    pinned = [] if options.base_digest is None else [f"BASE_DIGEST={options.base_digest}"]
-    arguments = [f"REVISION={image.rpartition(':')[2]}", *pinned]
-    return [
-        "docker",
-        "build",
-        "--platform",
-        "linux/amd64",
-        "--target",
-        target,
-        *(word for argument in arguments for word in ("--build-arg", argument)),
-        "--tag",
-        image,
-        options.root,
-    ]
+    given = [f"REVISION={image.rpartition(':')[2]}"]
+    given += [] if options.base_digest is None else [f"BASE_DIGEST={options.base_digest}"]
+    arguments = [word for argument in given for word in ("--build-arg", argument)]
+    kind = ["--platform", "linux/amd64", "--target", target]
+    return ["docker", "build", *kind, *arguments, "--tag", image, options.root]
 
 
 def docker_login(registry: str) -> Arguments:
@@ -272,20 +205,11 @@ def git_commit(root: Path) -> Arguments:
 
 
 def git_changes(root: Path) -> Arguments:
-    """Prints changed tracked and untracked files; nothing where the checkout is clean."""
+    """Prints changed and untracked files; nothing where the checkout is clean."""
     return ["git", "-C", root, "status", "--porcelain"]
 
 
 def kubeconfig(options: Options) -> Arguments:
-    """Adds the cluster to the kubeconfig under a context of its name, and makes that current."""
-    return [
-        "aws",
-        "eks",
-        "update-kubeconfig",
-        "--name",
-        options.cluster,
-        "--alias",
-        options.cluster,
-        "--region",
-        options.resolved_region,
-    ]
+    """Adds the cluster to the kubeconfig as a context of its name, and makes that current."""
+    name = ["--name", options.cluster, "--alias", options.cluster]
+    return ["aws", "eks", "update-kubeconfig", *name, "--region", options.resolved_region]

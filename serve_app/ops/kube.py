@@ -1,8 +1,6 @@
 """What the ops commands ask of a Kubernetes cluster, through the official client.
 
-It changes one thing, our namespace: made and labelled before a release, deleted at the very end.
-
-RayService status as KubeRay 1.7 writes it (`ray.io/v1`) is read here and nowhere else.
+It changes one object, our namespace: made and labelled before a release, deleted at the very end.
 """
 
 from __future__ import annotations
@@ -11,8 +9,6 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
 
 import urllib3
@@ -21,98 +17,12 @@ from kubernetes.client.exceptions import ApiException
 from kubernetes.config.config_exception import ConfigException
 
 from serve_app.ops.errors import OpsError
-from serve_app.ops.release import KeysNeed, RedisNeed
+from serve_app.ops.release import Needs, SecretKey
+from serve_app.ops.state import ServiceState, service_state
 
-CRD = "rayservices.ray.io"
 _TIMEOUT = (10, 60)  # seconds to connect, to answer
-_FOLLOW_S = 86_400.0  # a log may be silent that long; the client takes no "for ever"
+_FOLLOW_S = 86_400.0  # the longest silence of a followed log; the client cannot wait for ever
 _POLL_S = 5.0  # between two looks at a namespace that is going away
-_EVENTS = 8
-
-
-@dataclass(frozen=True, slots=True)
-class ReplicaGroup:
-    """One deployment of a Serve application; the application itself has no `deployment`."""
-
-    application: str
-    deployment: str
-    status: str
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class PodState:
-    """A pod and why it is not ready (empty when it is)."""
-
-    name: str
-    kind: str
-    ready: bool
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class EventLine:
-    """A recent event about one of the release's objects."""
-
-    when: datetime | None
-    about: str
-    reason: str
-    message: str
-    warning: bool
-
-
-@dataclass(frozen=True, slots=True)
-class ServiceState:
-    """All there is to say about one release."""
-
-    name: str
-    exists: bool
-    conditions: dict[str, tuple[str, str]] = field(default_factory=dict)
-    current: bool = False
-    suspend: bool = False
-    endpoints: int = 0
-    workers: tuple[int, int] = (0, 0)
-    upgrading: bool = False
-    groups: tuple[ReplicaGroup, ...] = ()
-    pods: tuple[PodState, ...] = ()
-    events: tuple[EventLine, ...] = ()
-
-    def condition(self, name: str) -> bool:
-        """Whether a condition is True."""
-        return self.conditions.get(name, ("", ""))[0] == "True"
-
-    @property
-    def ready(self) -> bool:
-        """Whether what was last asked for is what serves."""
-        return (
-            self.exists
-            and self.current
-            and not self.suspend
-            and self.condition("Ready")
-            and not self.upgrading
-        )
-
-    @property
-    def stopped(self) -> bool:
-        """Whether it was asked to stop and no pod of it is left."""
-        return self.exists and self.current and self.suspend and not self.pods
-
-    @property
-    def summary(self) -> str:
-        """One word and a number or two, for a line."""
-        if not self.exists:
-            return "not deployed"
-        if self.suspend:
-            return "stopped" if self.stopped else f"stopping, {len(self.pods)} pods left"
-        if self.ready:
-            return f"ready, {self.endpoints} endpoints"
-        if self.upgrading:
-            return (
-                "upgrading; the earlier version answers" if self.condition("Ready") else "starting"
-            )
-        if not self.current:
-            return "waiting for KubeRay"
-        return "not ready"
 
 
 class Kube:
@@ -120,6 +30,7 @@ class Kube:
 
     def __init__(self, context: str, namespace: str) -> None:
         self.context, self.namespace = context, namespace
+        self._kubectl = f"kubectl --context {context} --namespace"
         try:
             # Named here: the client would read KUBECONFIG only once, when it is imported.
             file = os.environ.get("KUBECONFIG") or None
@@ -156,7 +67,9 @@ class Kube:
                 "`plainmed ops apply`"
             ) from error
 
-    # --- questions ---------------------------------------------------------------------------
+    def _items(self, call: Callable[..., Any], *given: Any, **more: Any) -> list[Any]:
+        found = self._ask(call, *given, **more)
+        return found.items if found else []
 
     def check_reachable(self) -> None:
         """Raises OpsError with the cause where the cluster does not answer."""
@@ -167,10 +80,7 @@ class Kube:
         # As plain JSON: typed, a definition this large takes seconds to read.
         found = self._ask(
             self.custom.get_cluster_custom_object,
-            "apiextensions.k8s.io",
-            "v1",
-            "customresourcedefinitions",
-            CRD,
+            *("apiextensions.k8s.io", "v1", "customresourcedefinitions", "rayservices.ray.io"),
         )
         if found is None:
             return (
@@ -180,7 +90,10 @@ class Kube:
         served = [v for v in found["spec"]["versions"] if v["name"] == "v1" and v["served"]]
         if not served:
             return "the cluster's RayService definition has no v1; upgrade KubeRay to 1.7.0"
-        if "suspend" not in _spec_fields(served[0]):
+        fields: Any = served[0]
+        for key in ("schema", "openAPIV3Schema", "properties", "spec", "properties"):
+            fields = fields.get(key) or {}
+        if "suspend" not in fields:
             return (
                 "the cluster's RayService definition is older than KubeRay 1.7 (no `suspend`), "
                 "and Helm never upgrades definitions; docs/operations.md, Upgrading KubeRay, has "
@@ -188,68 +101,72 @@ class Kube:
             )
         return None
 
-    def redis_problem(self, need: RedisNeed) -> str | None:
-        """Why pods could not keep Ray's state in a Redis; None if they can, or none is needed.
+    def problems(self, need: Needs) -> list[str]:
+        """Why pods would wait in vain for API keys or for Redis; empty if they would not."""
+        found = [self._keys_problem(need.api_keys)]
+        if need.redis is not None:
+            found.append(
+                self._redis_problem(need.redis)
+                or self._password_problem(need.redis, need.redis_password)
+            )
+        return list(filter(None, found))
 
-        An address that is not a Service of the cluster is taken at its word: it may not be
-        reachable from here.
-        """
-        host, _, port = need.address.rpartition(":")
+    def _redis_problem(self, address: str) -> str | None:
+        """An address outside the cluster passes: it need not be reachable from here."""
+        host, _, port = address.rpartition(":")
         name, _, rest = host.partition(".")
-        kubectl = f"kubectl --context {self.context} --namespace"
-        if not rest or ".svc" in f".{rest}.":
-            namespace = rest.partition(".")[0] if rest and rest != "svc" else self.namespace
-            found = self._ask(self.core.read_namespaced_service, name, namespace)
-            if found is None:
-                return (
-                    f"the profile keeps Ray's state in a Redis at {need.address}, and namespace "
-                    f"{namespace} has no Service {name}; start a Redis there, or point the name at "
-                    f"yours: {kubectl} {namespace} create service externalname {name} "
-                    "--external-name HOST"
-                )
-            if found.spec.type != "ExternalName":
-                ports = [str(item.port) for item in found.spec.ports or []]
-                if port not in ports:
-                    return f"Service {name} has no port {port}, but {', '.join(ports) or 'none'}"
-                if not self._answered(name, namespace):
-                    return (
-                        f"Service {name} has no ready pod behind it; see {kubectl} {namespace} get "
-                        f"endpointslices --selector kubernetes.io/service-name={name}"
-                    )
-        if not need.secret:
+        if rest and ".svc" not in f".{rest}.":
             return None
-        if not self._holds(need.secret, need.key):
+        namespace = rest.partition(".")[0] if rest and rest != "svc" else self.namespace
+        found = self._ask(self.core.read_namespaced_service, name, namespace)
+        if found is None:
             return (
-                f"namespace {self.namespace} has no secret {need.secret} with key {need.key}, the "
-                f"password of the Redis at {need.address}; {kubectl} {self.namespace} create "
-                f"secret generic {need.secret} --from-literal={need.key}=..."
+                f"the profile keeps Ray's state in a Redis at {address}, and namespace {namespace} "
+                f"has no Service {name}; start a Redis there, or point the name at yours: "
+                f"{self._kubectl} {namespace} create service externalname {name} "
+                "--external-name HOST"
+            )
+        if found.spec.type == "ExternalName":
+            return None
+        ports = [str(item.port) for item in found.spec.ports or []]
+        if port not in ports:
+            return f"Service {name} has no port {port}, but {', '.join(ports) or 'none'}"
+        if not self._has_ready_pod(name, namespace):
+            return (
+                f"Service {name} has no ready pod behind it; see {self._kubectl} {namespace} get "
+                f"endpointslices --selector kubernetes.io/service-name={name}"
             )
         return None
 
-    def keys_problem(self, need: KeysNeed) -> str | None:
-        """Why pods would find no API keys, and so not start; None if they would."""
-        if self._holds(need.secret, need.key):
+    def _password_problem(self, address: str, password: SecretKey | None) -> str | None:
+        if password is None or self._holds(password):
             return None
-        kubectl = f"kubectl --context {self.context} --namespace {self.namespace}"
         return (
-            f"namespace {self.namespace} has no secret {need.secret} with key {need.key}, the API "
-            f"keys of the callers; plainmed keys new {need.key} --name WHOSE && {kubectl} create "
-            f"secret generic {need.secret} --from-file={need.key}"
+            f"namespace {self.namespace} has no secret {password.secret} with key {password.key}, "
+            f"the password of the Redis at {address}; {self._kubectl} {self.namespace} create "
+            f"secret generic {password.secret} --from-literal={password.key}=..."
         )
 
-    def _holds(self, secret: str, key: str) -> bool:
-        found = self._ask(self.core.read_namespaced_secret, secret, self.namespace)
-        return found is not None and key in (found.data or {})
+    def _keys_problem(self, keys: SecretKey) -> str | None:
+        if self._holds(keys):
+            return None
+        return (
+            f"namespace {self.namespace} has no secret {keys.secret} with key {keys.key}, the API "
+            f"keys of the callers; plainmed keys new {keys.key} --name WHOSE && {self._kubectl} "
+            f"{self.namespace} create secret generic {keys.secret} --from-file={keys.key}"
+        )
 
-    def _answered(self, service: str, namespace: str) -> bool:
-        """Whether a ready pod is behind a Service."""
-        found = self._ask(
+    def _holds(self, wanted: SecretKey) -> bool:
+        found = self._ask(self.core.read_namespaced_secret, wanted.secret, self.namespace)
+        return found is not None and wanted.key in (found.data or {})
+
+    def _has_ready_pod(self, service: str, namespace: str) -> bool:
+        slices = self._items(
             self.discovery.list_namespaced_endpoint_slice,
             namespace,
             label_selector=f"kubernetes.io/service-name={service}",
         )
-        slices = found.items if found else []
-        # No word on readiness means ready, says the API.
+        # The API defines an absent condition as ready.
         return any(
             endpoint.conditions is None or endpoint.conditions.ready is not False
             for item in slices
@@ -258,67 +175,14 @@ class Kube:
 
     def state(self, name: str) -> ServiceState:
         """The state of a release's RayService, with pods and recent events."""
-        found = self._ask(
-            self.custom.get_namespaced_custom_object,
-            "ray.io",
-            "v1",
-            self.namespace,
-            "rayservices",
-            name,
-        )
-        pods = tuple(map(_pod, self._pods(name)))
-        if found is None:
-            return ServiceState(name=name, exists=False, pods=pods)
-        spec, status = found["spec"], found.get("status") or {}
-        active = status.get("activeServiceStatus") or {}
-        pending = status.get("pendingServiceStatus") or {}
-        conditions = {
-            item["type"]: (item["status"], item.get("message") or item.get("reason") or "")
-            for item in status.get("conditions") or []
-        }
-        cluster = active.get("rayClusterStatus") or {}
-        return ServiceState(
-            name=name,
-            exists=True,
-            conditions=conditions,
-            current=(status.get("observedGeneration") or 0) >= found["metadata"]["generation"],
-            suspend=bool(spec.get("suspend")),
-            endpoints=int(status.get("numServeEndpoints") or 0),
-            workers=(
-                int(cluster.get("readyWorkerReplicas") or 0),
-                int(cluster.get("desiredWorkerReplicas") or 0),
-            ),
-            upgrading=bool(pending.get("rayClusterName"))
-            or conditions.get("UpgradeInProgress", ("", ""))[0] == "True",
-            groups=_groups(active) + _groups(pending, suffix=" (next)"),
-            pods=pods,
-            events=self._events(name),
-        )
+        where = ("ray.io", "v1", self.namespace, "rayservices", name)
+        found = self._ask(self.custom.get_namespaced_custom_object, *where)
+        events = self._items(self.core.list_namespaced_event, self.namespace)
+        return service_state(name, found, self._pods(name), events)
 
     def _pods(self, release: str) -> list[Any]:
-        found = self._ask(
-            self.core.list_namespaced_pod,
-            self.namespace,
-            label_selector=f"app.kubernetes.io/instance={release}",
-        )
-        return found.items if found else []
-
-    def _events(self, name: str) -> tuple[EventLine, ...]:
-        """The newest events about the release's objects, which all begin with its name."""
-        found = self._ask(self.core.list_namespaced_event, self.namespace)
-        lines = [
-            EventLine(
-                item.last_timestamp or item.event_time or item.metadata.creation_timestamp,
-                f"{item.involved_object.kind}/{item.involved_object.name}",
-                item.reason or "",
-                (item.message or "").strip(),
-                item.type == "Warning",
-            )
-            for item in (found.items if found else [])
-            if (item.involved_object.name or "").startswith(name)
-        ]
-        lines.sort(key=lambda line: line.when.timestamp() if line.when else 0.0)
-        return tuple(lines[-_EVENTS:])
+        selector = f"app.kubernetes.io/instance={release}"
+        return self._items(self.core.list_namespaced_pod, self.namespace, label_selector=selector)
 
     def endpoint(self, name: str) -> tuple[str, int] | None:
         """Host and port of a release's load balancer; the host is empty until AWS has made it."""
@@ -353,21 +217,21 @@ class Kube:
         ]
         lock = threading.Lock()
 
-        def one(pod: str, container: str) -> None:
+        def copy(pod: str, container: str) -> None:
             for line in self._lines(pod, container, tail, follow, previous):
                 with lock:
                     write(f"[{pod} {container}] {line}")
 
-        if follow:
-            threads = [threading.Thread(target=one, args=s, daemon=True) for s in streams]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                while thread.is_alive():  # a join without limit would not see Ctrl-C
-                    thread.join(0.5)
-        else:
-            for pod, container in streams:
-                one(pod, container)
+        if not follow:
+            for stream in streams:
+                copy(*stream)
+            return len(streams)
+        threads = [threading.Thread(target=copy, args=s, daemon=True) for s in streams]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            while thread.is_alive():  # an unlimited join would not see Ctrl-C
+                thread.join(0.5)
         return len(streams)
 
     def _lines(
@@ -395,8 +259,6 @@ class Kube:
             yield f"(no log: {error.reason})"
         except urllib3.exceptions.HTTPError as error:
             yield f"(the log broke off: {type(error).__name__}; run the same command again)"
-
-    # --- change ------------------------------------------------------------------------------
 
     def ensure_namespace(self, wanted: dict[str, Any]) -> str:
         """Makes our namespace, or gives it the labels it lacks.
@@ -433,52 +295,3 @@ class Kube:
                 )
             self._ask(self.core.delete_namespace, self.namespace)
             time.sleep(_POLL_S)
-
-
-def _spec_fields(version: dict[str, Any]) -> set[str]:
-    schema = (version.get("schema") or {}).get("openAPIV3Schema") or {}
-    return set(((schema.get("properties") or {}).get("spec") or {}).get("properties") or {})
-
-
-def _groups(status: dict[str, Any], suffix: str = "") -> tuple[ReplicaGroup, ...]:
-    lines = []
-    for name, application in (status.get("applicationStatuses") or {}).items():
-        lines.append(
-            ReplicaGroup(
-                name + suffix,
-                "",
-                application.get("status") or "UNKNOWN",
-                (application.get("message") or "").strip(),
-            )
-        )
-        for deployment, item in (application.get("serveDeploymentStatuses") or {}).items():
-            lines.append(
-                ReplicaGroup(
-                    name + suffix,
-                    deployment,
-                    item.get("status") or "UNKNOWN",
-                    (item.get("message") or "").strip(),
-                )
-            )
-    return tuple(lines)
-
-
-def _pod(item: Any) -> PodState:
-    labels = item.metadata.labels or {}
-    kind = labels.get("ray.io/group") or labels.get("ray.io/node-type") or "pod"
-    status = item.status
-    ready = any(c.type == "Ready" and c.status == "True" for c in status.conditions or [])
-    reason = ""
-    if not ready:
-        reason = status.reason or status.phase or "Unknown"
-        for condition in status.conditions or []:
-            if condition.type == "PodScheduled" and condition.status == "False":
-                reason = f"{condition.reason}: {condition.message}"
-        for container in (status.init_container_statuses or []) + (status.container_statuses or []):
-            waiting = container.state.waiting if container.state else None
-            ended = container.state.terminated if container.state else None
-            if waiting is not None and waiting.reason:
-                reason = f"{waiting.reason}: {waiting.message or container.image}"
-            elif ended is not None and ended.exit_code:
-                reason = f"{ended.reason or 'Error'}: {container.name} ended with {ended.exit_code}"
-    return PodState(item.metadata.name, kind, ready, reason)

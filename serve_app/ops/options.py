@@ -1,14 +1,18 @@
-"""The words of the domain: services, releases, environments, and what one call of a verb was given.
+"""The domain's names (services, releases, environments) and the options of one call of a verb.
 
-Knows names and paths only; asks nobody anything.
+Knows names, paths and how typer declares an option; runs and asks nothing.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
+from ipaddress import ip_network
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from serve_app.ops.errors import OpsError
 
@@ -16,10 +20,16 @@ NAME = "plainmed"
 NAMESPACE = "plainmed"
 PORTS = {"metrics": 8001, "generator": 8000}
 
-_MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
-_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
-_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+_BUCKET = (r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", "a bucket's name, without s3://")
+_FORMS = {
+    "model_name": (r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", "letters, digits, dots and hyphens"),
+    "model_bucket": _BUCKET,
+    "state_bucket": _BUCKET,
+    "tag": (r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}", "an image tag"),
+    "base_digest": (r"sha256:[0-9a-f]{64}", "sha256: and 64 hexadecimal digits"),
+}
+"""Options of free text: the pattern of each, and the pattern in words."""
+_SHOWN = {"model_name": "MODEL_NAME", "model_bucket": "MODEL_S3_BUCKET"}
 
 
 class Target(StrEnum):
@@ -52,12 +62,12 @@ class Profile(StrEnum):
 
     @property
     def image(self) -> str:
-        """What its pods run: a target of the Dockerfile, and the repository of its images."""
+        """Its image: a target of the Dockerfile and the name of a repository."""
         return "cpu" if self is Profile.HA else self.value
 
     @property
     def node_vcpus(self) -> int:
-        """Of one GPU node, as in terraform-eks/environments/: g5.xlarge, g5.12xlarge; else 0."""
+        """vCPUs of its GPU node in terraform-eks/environments/ (g5.xlarge, g5.12xlarge), else 0."""
         return {Profile.GPU: 4, Profile.VLLM: 48}.get(self, 0)
 
     @property
@@ -74,52 +84,109 @@ class Specs(StrEnum):
 
 
 def release_name(service: str) -> str:
-    """The Helm release, RayService, Service and service account of a service."""
+    """The name of a service's Helm release, RayService, Service and service account."""
     return f"{NAME}-{service}"
+
+
+def _checkout() -> Path:
+    if Path("helm/plainmed").is_dir():
+        return Path()  # commands stay short, and can be pasted
+    return Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a verb was given, with the places of its files.
+    """The shared options of a verb, in the order of --help, as typer declares them.
 
-    Attributes:
-        root: the checkout (holds helm/, terraform-eks/, Dockerfile).
-        profile, specs, model_name, tag: None means: as the release has it, else the default.
-        model_bucket: MODEL_S3_BUCKET; `bucket` also looks into the account's file.
-        public_ranges: addresses that may call the services from outside the VPC; None: as the
-            release has it; empty: internal load balancer.
-        base_digest: `sha256:...` that pins the image's base.
-        timeout_s: longest wait for a service to become ready.
+    An option left at None keeps what the release has, else takes the default its help names.
+
+    Raises:
+        OpsError: an option is malformed, or does not fit another.
     """
 
-    target: Target
-    root: Path
-    environment: Environment = Environment.DEV
-    region: str | None = None
-    profile: Profile | None = None
-    specs: Specs | None = None
-    model_name: str | None = None
-    model_bucket: str | None = None
-    tag: str | None = None
-    public_ranges: tuple[str, ...] | None = None
-    state_bucket: str | None = None
-    base_digest: str | None = None
-    timeout_s: float = 1800.0
-    yes: bool = False
-    dry_run: bool = False
+    target: Annotated[Target, typer.Argument(help="Which service, or both.")] = Target.ALL
+    environment: Annotated[
+        Environment,
+        typer.Option("--env", envvar="PLAINMED_ENV", help="A file of terraform-eks/environments/."),
+    ] = Environment.DEV
+    region: Annotated[
+        str | None,
+        typer.Option(envvar="PLAINMED_REGION", help="Default: the environment file's region."),
+    ] = None
+    model_name: Annotated[
+        str | None,
+        typer.Option(
+            envvar="MODEL_NAME",
+            help="Generator model: a folder of merged-models/ in the bucket. Default: as "
+            "deployed, else the extractive engine.",
+        ),
+    ] = None
+    model_bucket: Annotated[
+        str | None,
+        typer.Option(
+            envvar="MODEL_S3_BUCKET",
+            help="Bucket of the models. Never deleted. Default: as in account.auto.tfvars.",
+        ),
+    ] = None
+    profile: Annotated[
+        Profile | None,
+        typer.Option(help="Values file of the chart. Default: as deployed, else cpu."),
+    ] = None
+    specs: Annotated[
+        Specs | None,
+        typer.Option(help="Size of the generator's workers. Default: as deployed, else normal."),
+    ] = None
+    tag: Annotated[
+        str | None,
+        typer.Option(help="Image tag. Default: the commit, and the time if it is changed."),
+    ] = None
+    public: Annotated[
+        str | None,
+        typer.Option(
+            help="Comma-separated address ranges that may call the services from outside the "
+            "VPC; `none` takes them back. Default: as deployed, else reachable inside the VPC only."
+        ),
+    ] = None
+    state_bucket: Annotated[
+        str | None,
+        typer.Option(
+            envvar="PLAINMED_STATE_BUCKET",
+            help="Bucket of Terraform's state. Default: plainmed-tfstate-ACCOUNT-REGION.",
+        ),
+    ] = None
+    base_digest: Annotated[
+        str | None,
+        typer.Option(
+            envvar="BASE_DIGEST", help="sha256:... of the image's base (docs/kubernetes.md)."
+        ),
+    ] = None
+    timeout_s: Annotated[
+        float,
+        typer.Option("--timeout", help="Seconds to wait for a service to be ready.", min=1.0),
+    ] = 1800.0
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Print every command and change nothing; needs no credentials."
+        ),
+    ] = False
+    root: Annotated[
+        Path,
+        typer.Option(
+            help="The checkout. Default: this directory, or where plainmed is installed.",
+            show_default=False,
+        ),
+    ] = field(default_factory=_checkout)
 
     def __post_init__(self) -> None:
-        checks = (
-            ("MODEL_NAME", self.model_name, _MODEL_NAME, "letters, digits, dots and hyphens"),
-            ("MODEL_S3_BUCKET", self.model_bucket, _BUCKET, "a bucket's name, without s3://"),
-            ("--state-bucket", self.state_bucket, _BUCKET, "a bucket's name, without s3://"),
-            ("--tag", self.tag, _TAG, "an image tag"),
-            ("--base-digest", self.base_digest, _DIGEST, "sha256: and 64 hexadecimal digits"),
-        )
-        for name, value, pattern, form in checks:
-            if value is not None and pattern.fullmatch(value) is None:
-                raise OpsError(f"{name} {value!r} is not {form}; nothing was changed")
-        if self.model_name and not self.bucket and "generator" in self.target.services:
+        for name, (pattern, form) in _FORMS.items():
+            value = getattr(self, name)
+            if value is not None and re.fullmatch(pattern, value) is None:
+                shown = _SHOWN.get(name, f"--{name.replace('_', '-')}")
+                raise OpsError(f"{shown} {value!r} is not {form}; nothing was changed")
+        generates = "generator" in self.target.services
+        if self.model_name and not self.bucket and generates:
             raise OpsError(
                 f"MODEL_NAME {self.model_name!r} needs a bucket; set MODEL_S3_BUCKET to the one "
                 f"that holds merged-models/, or model_bucket in {self.account}; nothing was changed"
@@ -128,12 +195,34 @@ class Options:
             raise OpsError(
                 f"the {self.profile.value} profile has one size; use --profile cpu for max specs"
             )
-        serves = "generator" in self.target.services
-        if self.profile is Profile.VLLM and serves and not self.model_name:
+        if self.profile is Profile.VLLM and generates and not self.model_name:
             raise OpsError(
                 "the vllm profile serves a model of merged-models/; set MODEL_NAME; nothing was "
                 "changed"
             )
+        _ = self.public_ranges
+
+    @property
+    def public_ranges(self) -> tuple[str, ...] | None:
+        """Address ranges of --public; empty: inside the VPC only; None: as the release has it.
+
+        Raises:
+            OpsError: a range is malformed, or is the whole Internet.
+        """
+        if self.public is None or self.public == "none":
+            return None if self.public is None else ()
+        ranges = tuple(part.strip() for part in self.public.split(","))
+        for part in ranges:
+            try:
+                network = ip_network(part)
+            except ValueError as error:
+                raise OpsError(f"--public: {error}; write 198.51.100.0/24") from None
+            if network.prefixlen == 0:
+                raise OpsError(
+                    "--public: refusing the whole Internet: a key is all that callers need; name "
+                    "ranges"
+                )
+        return ranges
 
     @property
     def cluster(self) -> str:
@@ -157,7 +246,7 @@ class Options:
 
     @property
     def account(self) -> Path:
-        """What belongs to the account; git ignores it, and Terraform reads it by itself."""
+        """The account's own settings; git ignores the file, and Terraform reads it by itself."""
         return self.terraform / "account.auto.tfvars"
 
     @property
@@ -174,9 +263,7 @@ class Options:
         Raises:
             OpsError: the file names none.
         """
-        if self.region:
-            return self.region
-        found = _assigned("region", self.variables)
+        found = self.region or _assigned("region", self.variables)
         if found is None:
             raise OpsError(f"{self.variables} names no region; add it, or pass --region")
         return found

@@ -1,13 +1,13 @@
 """What a Helm release of ours holds: image, model, profile, size, exposure, whether it is stopped.
 
-Read from and written to the release itself, so that there is no second place to keep in step.
+Read from and written to the release itself, so there is no second record to keep in step.
 Knows the chart's value names, and no command.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from serve_app.ops.options import Options, Profile, Specs, release_name
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """The values the ops commands set; everything else is the chart's and its profile's."""
+    """The values that the ops commands set; all others are the chart's and its profile's."""
 
     service: str
     repository: str
@@ -39,41 +39,40 @@ class Release:
 
     @property
     def files(self) -> list[str]:
-        """Values files of the chart, later ones over earlier ones."""
-        files = [f"values-{self.profile.value}.yaml"]
-        if self.specs is Specs.MAX:
-            files.append("values-max.yaml")
-        return files
+        """Values files of the chart; later ones override earlier ones."""
+        large = ["values-max.yaml"] if self.specs is Specs.MAX else []
+        return [f"values-{self.profile.value}.yaml", *large]
 
     def settings(self) -> list[str]:
         """Arguments of `helm upgrade` that set this release's values."""
-        arguments = [
-            "--set-json",
-            f"services={json.dumps([self.service])}",
-            "--set-json",
-            f"suspend={json.dumps(self.suspend)}",
-            "--set-string",
-            f"image.repository={self.repository}",
-            "--set-string",
-            f"image.tag={self.tag}",
-            "--set-string",
-            f"aws.region={self.region}",
-        ]
+        exact: dict[str, Any] = {"services": [self.service], "suspend": self.suspend}
+        texts = {
+            "image.repository": self.repository,
+            "image.tag": self.tag,
+            "aws.region": self.region,
+        }
         if self.model_name and self.model_bucket:
-            arguments += ["--set-string", f"generator.model.name={self.model_name}"]
-            arguments += ["--set-string", f"generator.model.bucket={self.model_bucket}"]
+            texts["generator.model.name"] = self.model_name
+            texts["generator.model.bucket"] = self.model_bucket
+        late: dict[str, Any] = {}
         if self.public_ranges:
-            arguments += ["--set-string", "service.nlb.scheme=internet-facing"]
-            ranges = json.dumps(list(self.public_ranges))
-            arguments += ["--set-json", f"service.loadBalancerSourceRanges={ranges}"]
-        # Read back by `parse`: the chart lets `global` through and makes nothing of it.
-        marks = {"profile": self.profile.value, "specs": self.specs.value}
-        return [*arguments, "--set-json", f"global.ops={json.dumps(marks)}"]
+            texts["service.nlb.scheme"] = "internet-facing"
+            late["service.loadBalancerSourceRanges"] = list(self.public_ranges)
+        # `parse` reads these back; the chart lets `global` through and ignores it.
+        late["global.ops"] = {"profile": self.profile.value, "specs": self.specs.value}
+        arguments = [*_json_settings(exact)]
+        for name, text in texts.items():
+            arguments += ["--set-string", f"{name}={text}"]
+        return [*arguments, *_json_settings(late)]
+
+
+def _json_settings(values: Mapping[str, Any]) -> list[str]:
+    return [w for k, v in values.items() for w in ("--set-json", f"{k}={json.dumps(v)}")]
 
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """A release as Helm has it: its state, and what it holds where that can be told."""
+    """A release as Helm has it: its state, and what it holds where that can be read."""
 
     status: str
     revision: int
@@ -81,52 +80,51 @@ class Recorded:
 
     @property
     def interrupted(self) -> bool:
-        """Whether a Helm command on it was cut off; Helm refuses the next one until mended."""
+        """Whether a Helm command on it was cut off; Helm refuses the next one until repaired."""
         return self.status.startswith("pending-")
 
 
 @dataclass(frozen=True, slots=True)
-class RedisNeed:
-    """Where a release keeps Ray's state: `host:port`, and the secret of its password, if any."""
+class SecretKey:
+    """A key in a Secret of the namespace."""
 
-    address: str
     secret: str
     key: str
+
+    def __str__(self) -> str:
+        return f"secret {self.secret}, key {self.key}"
 
 
 @dataclass(frozen=True, slots=True)
-class KeysNeed:
-    """Where a release reads the API keys of its callers: a secret, and the key in it."""
+class Needs:
+    """What a release's pods need in the cluster.
 
-    secret: str
-    key: str
+    Attributes:
+        api_keys: the keys of its callers.
+        redis: `host:port` of the Redis that keeps Ray's state; None: none is needed.
+        redis_password: None where the Redis asks for none.
+    """
+
+    api_keys: SecretKey
+    redis: str | None = None
+    redis_password: SecretKey | None = None
 
 
-def keys_need(release: Release, chart: Path) -> KeysNeed:
-    """The secret with API keys that a release's values files name; ours always name one."""
-    asked: dict[str, Any] = {}
-    for values in _values(release, chart):
-        asked |= values.get("apiKeys") or {}
-    return KeysNeed(asked["secretName"], asked["key"])
-
-
-def _values(release: Release, chart: Path) -> Iterator[dict[str, Any]]:
-    """What each of a release's values files holds, later ones over earlier ones."""
+def needs(release: Release, chart: Path) -> Needs:
+    """What a release's values files make its pods need."""
+    keys: dict[str, Any] = {}
+    tolerance: dict[str, Any] = {}
+    password: dict[str, Any] = {}
     for name in ("values.yaml", *release.files):
-        yield yaml.safe_load((chart / name).read_text(encoding="utf-8")) or {}
-
-
-def redis_need(release: Release, chart: Path) -> RedisNeed | None:
-    """The Redis that a release's values files ask for; None where they ask for none."""
-    asked: dict[str, Any] = {}
-    for values in _values(release, chart):
-        over = values.get("gcsFaultTolerance") or {}
-        password = (asked.get("redisPassword") or {}) | (over.get("redisPassword") or {})
-        asked = asked | over | {"redisPassword": password}
-    if not asked.get("enabled"):
-        return None
-    secret = asked["redisPassword"]
-    return RedisNeed(asked["redisAddress"], secret["secretName"], secret["key"])
+        values = yaml.safe_load((chart / name).read_text(encoding="utf-8")) or {}
+        keys |= values.get("apiKeys") or {}
+        tolerance |= values.get("gcsFaultTolerance") or {}
+        password |= (values.get("gcsFaultTolerance") or {}).get("redisPassword") or {}
+    api_keys = SecretKey(keys["secretName"], keys["key"])
+    if not tolerance.get("enabled"):
+        return Needs(api_keys)
+    secret = SecretKey(password["secretName"], password["key"]) if password["secretName"] else None
+    return Needs(api_keys, tolerance["redisAddress"], secret)
 
 
 def parse(service: str, text: str) -> Recorded:
@@ -136,32 +134,35 @@ def parse(service: str, text: str) -> Recorded:
         ValueError: it is not what Helm prints.
     """
     data: dict[str, Any] = json.loads(text)
-    status = str(data["info"]["status"])
+    status, revision = str(data["info"]["status"]), int(data["version"])
     values = data.get("config") or {}
-    image = values.get("image") or {}
-    if not image.get("repository") or not image.get("tag"):
-        return Recorded(status, int(data["version"]), None)
-    model = (values.get("generator") or {}).get("model") or {}
-    marks = (values.get("global") or {}).get("ops") or {}
-    exposed = values.get("service") or {}
-    ranges = exposed.get("loadBalancerSourceRanges") or ()
+
+    def at(*path: str) -> Any:
+        found: Any = values
+        for key in path:
+            found = (found or {}).get(key)
+        return found
+
+    repository, tag = at("image", "repository"), at("image", "tag")
+    if not repository or not tag:
+        return Recorded(status, revision, None)
     release = Release(
         service=service,
-        repository=image["repository"],
-        tag=str(image["tag"]),
-        region=str((values.get("aws") or {}).get("region") or ""),
-        profile=Profile(marks.get("profile", Profile.CPU.value)),
-        specs=Specs(marks.get("specs", Specs.NORMAL.value)),
-        model_name=model.get("name") or None,
-        model_bucket=model.get("bucket") or None,
-        public_ranges=tuple(str(item) for item in ranges),
-        suspend=bool(values.get("suspend")),
+        repository=repository,
+        tag=str(tag),
+        region=str(at("aws", "region") or ""),
+        profile=Profile(at("global", "ops", "profile") or Profile.CPU),
+        specs=Specs(at("global", "ops", "specs") or Specs.NORMAL),
+        model_name=at("generator", "model", "name") or None,
+        model_bucket=at("generator", "model", "bucket") or None,
+        public_ranges=tuple(map(str, at("service", "loadBalancerSourceRanges") or ())),
+        suspend=bool(at("suspend")),
     )
-    return Recorded(status, int(data["version"]), release)
+    return Recorded(status, revision, release)
 
 
 def wanted(options: Options, service: str, held: Release | None, region: str) -> Release:
-    """The release a verb asks for: what it was given, over what is there, over the defaults.
+    """The release a verb asks for: its options, over what is there, over the defaults.
 
     Image and `suspend` are left for the caller to set.
     """

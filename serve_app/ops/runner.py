@@ -1,7 +1,7 @@
-"""Calls external programs with argument lists, or in a dry run prints them. Knows no program.
+"""Runs external programs from argument lists, or in a dry run prints them. Knows no program.
 
-There is no shell: an argument is one argument whatever it holds, and what is printed can be
-pasted into one.
+There is no shell: an argument stays one argument whatever it holds, and what is printed can be
+pasted into a shell.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shlex
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from serve_app.ops.errors import CommandFailed
@@ -21,8 +21,8 @@ class Runner:
     """Runs commands one by one.
 
     Args:
-        dry_run: print everything and run nothing; answers are the placeholders callers give.
-        echo: where lines for the operator go.
+        dry_run: print everything, run nothing, and answer with the callers' placeholders.
+        echo: prints a line for the operator.
     """
 
     def __init__(self, dry_run: bool, echo: Echo) -> None:
@@ -30,76 +30,60 @@ class Runner:
         self.echo = echo
 
     def note(self, text: str) -> None:
-        """Says what comes next (or, in a dry run, on what a step depends)."""
+        """Prints a remark."""
         self.echo(f"# {text}")
 
     def run(
-        self,
-        arguments: Sequence[str | Path],
-        *,
-        cwd: Path | None = None,
-        given: str | None = None,
-        hint: str = "",
+        self, arguments: Sequence[str | Path], *, stdin: str | None = None, hint: str = ""
     ) -> None:
         """Runs a command with this terminal's output.
 
         Args:
             arguments: program and arguments.
-            cwd: directory to run it in.
-            given: its standard input, never printed (a password).
+            stdin: its standard input, never printed (a password).
             hint: what to do when it fails.
 
         Raises:
-            CommandFailed: it cannot be started or exits with another status than 0.
+            CommandFailed: it cannot be started, or its exit status is not 0.
         """
-        words = [str(argument) for argument in arguments]
-        self.echo(f"+ {_shown(words, cwd)}")
-        if self.dry_run:
-            return
-        try:
-            status = subprocess.run(  # noqa: S603 - a list, and no shell
-                words,
-                cwd=cwd,
-                input=given,
-                stdin=None if given is not None else subprocess.DEVNULL,
-                text=True,
-                check=False,
-                env=_environment(),
-            ).returncode
-        except OSError as error:
-            raise CommandFailed(f"cannot run {words[0]}: {error.strerror}; install it") from None
-        if status:
-            raise CommandFailed(
-                f"{words[0]} {words[1]} failed with status {status}. {hint}".strip()
-            )
+        words = self._shown(arguments)
+        if not self.dry_run:
+            status = _started(words, capture_output=False, stdin=stdin).returncode
+            if status:
+                raise CommandFailed(
+                    f"{words[0]} {words[1]} failed with status {status}. {hint}".strip()
+                )
 
-    def read(
-        self, arguments: Sequence[str | Path], *, placeholder: str, cwd: Path | None = None
-    ) -> str | None:
-        """What a command prints; None if it fails. In a dry run: `placeholder`."""
-        words = [str(argument) for argument in arguments]
+    def read(self, arguments: Sequence[str | Path], *, placeholder: str) -> str | None:
+        """A command's output; None if it fails. In a dry run: `placeholder`.
+
+        Raises:
+            CommandFailed: it cannot be started.
+        """
         if self.dry_run:
-            self.echo(f"+ {_shown(words, cwd)}")
+            self._shown(arguments)
             return placeholder
-        try:
-            done = subprocess.run(  # noqa: S603
-                words,
-                cwd=cwd,
-                capture_output=True,
-                stdin=subprocess.DEVNULL,
-                text=True,
-                check=False,
-                env=_environment(),
-            )
-        except OSError as error:
-            raise CommandFailed(f"cannot run {words[0]}: {error.strerror}; install it") from None
+        done = _started([str(argument) for argument in arguments], capture_output=True)
         return done.stdout if done.returncode == 0 else None
 
+    def _shown(self, arguments: Sequence[str | Path]) -> list[str]:
+        words = [str(argument) for argument in arguments]
+        self.echo(f"+ {shlex.join(words)}")
+        return words
 
-def _environment() -> Mapping[str, str]:
-    return os.environ | {"TF_IN_AUTOMATION": "1"}
 
-
-def _shown(words: Sequence[str], cwd: Path | None) -> str:
-    line = shlex.join(words)
-    return line if cwd is None else f"(cd {shlex.quote(str(cwd))} && {line})"
+def _started(
+    words: list[str], *, capture_output: bool, stdin: str | None = None
+) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(  # noqa: S603 - a list, and no shell
+            words,
+            capture_output=capture_output,
+            input=stdin,
+            stdin=subprocess.DEVNULL if stdin is None else None,
+            text=True,
+            check=False,
+            env=os.environ | {"TF_IN_AUTOMATION": "1"},
+        )
+    except OSError as error:
+        raise CommandFailed(f"cannot run {words[0]}: {error.strerror}; install it") from None

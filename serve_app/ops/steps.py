@@ -1,12 +1,12 @@
-"""The steps that verbs are made of: each asks first, or says the whole wanted state.
-
-So each can be run again. Knows commands, AWS and the cluster; not which verb needs what.
+"""The steps that verbs are made of. Each asks first or states the whole wanted result, so each can
+be run again. Knows commands, AWS and the cluster; not which verb needs what.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,17 +15,24 @@ from typing import Any
 
 import yaml
 
-from serve_app.ops import commands, preflight
+from serve_app.ops import commands
 from serve_app.ops.aws import Aws
 from serve_app.ops.errors import OpsError, problems_error
 from serve_app.ops.kube import Kube
 from serve_app.ops.options import NAMESPACE, Options, Profile, release_name
-from serve_app.ops.release import Recorded, Release, keys_need, parse, redis_need, wanted
-from serve_app.ops.report import why_not_ready
+from serve_app.ops.release import Recorded, Release, needs, parse, wanted
 from serve_app.ops.runner import Runner
 
-Confirm = Callable[[str], bool]
-TERRAFORM_HINT = "Mend what the message above names and run the same command again."
+Confirm = Callable[[str, str], bool]
+"""Shows a text and asks for the cluster's name; whether it was typed."""
+TERRAFORM_HINT = "Correct what the message above names and run the same command again."
+_INSTALL = {
+    "aws": "the AWS CLI v2 (kubeconfig takes its tokens from it)",
+    "docker": "Docker, to build images",
+    "git": "git, to name images",
+    "helm": "Helm 4 (https://helm.sh/docs/intro/install/)",
+    "terraform": "Terraform 1.11 or later",
+}
 _POLL_S = 5.0  # between two looks at a service that is not ready yet
 
 
@@ -51,79 +58,113 @@ class Steps:
             self._kube = Kube(self.options.cluster, NAMESPACE)
         return self._kube
 
-    def check_first(self, programs: tuple[str, ...], quota: bool = False) -> None:
-        """Raises with every problem that can be known before anything changes."""
-        options = self.options
-        model = None
-        if options.model_name and options.bucket and "generator" in options.target.services:
-            model = (options.bucket, options.model_name)
-        preflight.check_before_changes(
-            options, self.runner, self.aws, programs=programs, model=model, gpu_quota=quota
-        )
+    def check_first(self, *programs: str, gpu_quota: bool = False) -> None:
+        """Checks everything that can be known without the cluster.
+
+        Args:
+            programs: needed on PATH.
+            gpu_quota: whether to ask for the GPU quota, when GPUs are wanted.
+
+        Raises:
+            OpsError: listing every problem.
+        """
+        options, runner = self.options, self.runner
+        generates = "generator" in options.target.services
+        bucket = options.bucket if generates and options.model_name else options.model_bucket
+        model = options.model_name if generates and bucket else None
+        profile = options.profile if generates else None
+        node_vcpus = profile.node_vcpus if profile is not None and gpu_quota else 0
+        if runner.dry_run:
+            parts = [f"{', '.join(programs)} on PATH"]
+            parts += ["Helm 4"] * ("helm" in programs) + ["AWS credentials"]
+            if bucket:
+                shown = f"model s3://{bucket}/merged-models/{model}/"
+                parts.append(shown if model else f"bucket {bucket}")
+            parts += ["GPU quota"] * bool(node_vcpus)
+            runner.note(f"would check: {'; '.join(parts)}")
+            return
+        problems: list[str | None] = [
+            f"{program} is not on PATH; install {_INSTALL[program]}"
+            for program in programs
+            if shutil.which(program) is None
+        ]
+        problems += [
+            f"{path} is missing; run in a checkout of PlainMed, or pass --root"
+            for path in (options.chart / "Chart.yaml", options.variables)
+            if not path.is_file()
+        ]
+        if "helm" in programs and shutil.which("helm") is not None:
+            problems.append(self._helm_problem())
+        self.aws.account()  # without credentials no further question makes sense
+        if bucket:
+            problems.append(self.aws.model_problem(bucket, model, merged=profile is Profile.VLLM))
+        if node_vcpus:
+            problems.append(self.aws.gpu_problem(node_vcpus))
+        if found := list(filter(None, problems)):
+            raise problems_error(found)
+
+    def _helm_problem(self) -> str | None:
+        """Why this Helm will not do; older ones lack the options that avoid apply conflicts."""
+        said = (self.runner.read(commands.helm_version(), placeholder="v4") or "none").strip()
+        found = re.match(r"v?(\d+)", said)
+        if found is None or int(found[1]) < 4:
+            return f"Helm {said} is too old: Helm 4 is needed for server-side apply; upgrade it"
+        return None
 
     def check_releases(self, releases: list[Release]) -> None:
-        """Raises where one could not run: its model, API keys or Redis are not there.
-
-        A release that is to be stopped needs none of them.
-        """
+        """Raises where a release to be started lacks its model, API keys or Redis."""
         starting = [release for release in releases if not release.suspend]
         if self.runner.dry_run:
-            self._say_needs(starting)
+            needed = [needs(release, self.options.chart) for release in starting]
+            said = [str(need.api_keys) for need in needed]
+            said += [
+                f"Redis {n.redis}, secret {n.redis_password and n.redis_password.secret}"
+                for n in needed
+                if n.redis
+            ]
+            for line in dict.fromkeys(said):
+                self.runner.note(f"would check: {line}")
             return
         problems: list[str] = []
         for release in starting:
             merged = release.profile is Profile.VLLM
-            # A name that was given was looked at before, but not by a profile that was not.
-            if (
-                release.model_name
-                and release.model_bucket
-                and (merged or not self.options.model_name)
-            ):
+            # --model-name was checked before, but not against a profile that only the release has.
+            unchecked = merged or not self.options.model_name
+            if release.model_name and release.model_bucket and unchecked:
                 found = self.aws.model_problem(
                     release.model_bucket, release.model_name, merged=merged
                 )
                 problems += [found] if found else []
-        problems += self._missing(starting, self.kube) if starting else []
+        problems += self._missing(starting) if starting else []
         if problems:
-            raise problems_error(problems, kept="no release")
+            raise problems_error(problems, unchanged="no release")
 
-    def _say_needs(self, releases: list[Release]) -> None:
-        chart = self.options.chart
-        said = [f"secret {n.secret}, key {n.key}" for n in (keys_need(r, chart) for r in releases)]
-        needs = [need for r in releases if (need := redis_need(r, chart)) is not None]
-        said += [f"Redis {need.address}, secret {need.secret}" for need in needs]
-        for line in dict.fromkeys(said):
-            self.runner.note(f"would check: {line}")
-
-    def _missing(self, releases: list[Release], kube: Kube) -> list[str]:
+    def _missing(self, releases: list[Release]) -> list[str]:
         """A problem for everything that pods of these releases would wait for in vain."""
         chart = self.options.chart
-        found = [kube.keys_problem(keys_need(release, chart)) for release in releases]
-        needs = [need for r in releases if (need := redis_need(r, chart)) is not None]
-        found += [kube.redis_problem(need) for need in needs]
-        return list(dict.fromkeys(filter(None, found)))
+        found = [p for r in releases for p in self.kube.problems(needs(r, chart))]
+        return list(dict.fromkeys(found))
 
     def check_cluster_first(self) -> None:
-        """As `check_releases`, for a deploy to a cluster that is there: before anything changes.
+        """As `check_releases`, for a deploy to a cluster that exists: before anything changes.
 
         In an empty account there is nothing to ask yet; `roll_out` asks once there is.
         """
         if self.runner.dry_run or not self.aws.cluster_exists(self.options.cluster):
             return
         try:
-            kube = self.kube
+            _ = self.kube
         except OpsError:
             return  # not in the kubeconfig yet
         shown = [wanted(self.options, s, None, self.region) for s in self.options.target.services]
-        found = self._missing(shown, kube)
-        if found:
+        if found := self._missing(shown):
             raise problems_error(found)
 
     def confirmed(self, text: str) -> None:
         """Raises unless the operator agrees; --yes and a dry run do."""
         if self.options.yes or self.runner.dry_run:
             return
-        if not self.confirm(text):
+        if not self.confirm(text, self.options.cluster):
             raise OpsError("not confirmed; nothing was changed")
 
     def _state_bucket(self) -> str:
@@ -155,16 +196,17 @@ class Steps:
             OpsError: the environment has not been applied yet.
         """
         values = self._read_outputs()
-        if not self.runner.dry_run and values.get("cluster_name") != self.options.cluster:
-            # A fresh checkout, or the last call here was about another environment.
-            if self.aws.bucket_exists(self._state_bucket()):
-                self.init()
-                values = self._read_outputs()
-            if values.get("cluster_name") != self.options.cluster:
-                raise OpsError(
-                    f"environment {self.options.environment.value} has no infrastructure; run "
-                    "`plainmed ops deploy` or `plainmed ops apply` first"
-                )
+        if self.runner.dry_run or values.get("cluster_name") == self.options.cluster:
+            return values
+        # A fresh checkout, or the last call here was about another environment.
+        if self.aws.bucket_exists(self._state_bucket()):
+            self.init()
+            values = self._read_outputs()
+        if values.get("cluster_name") != self.options.cluster:
+            raise OpsError(
+                f"environment {self.options.environment.value} has no infrastructure; run "
+                "`plainmed ops deploy` or `plainmed ops apply` first"
+            )
         return values
 
     def _read_outputs(self) -> dict[str, Any]:
@@ -202,9 +244,7 @@ class Steps:
         """Raises unless the cluster answers and knows RayServices."""
         if self.runner.dry_run:
             self.runner.note(f"would check: cluster {self.options.cluster} answers and has KubeRay")
-            return
-        problem = self.kube.crd_problem()
-        if problem:
+        elif problem := self.kube.crd_problem():
             raise OpsError(problem)
 
     def ensure_namespace(self) -> None:
@@ -214,23 +254,19 @@ class Steps:
             self.runner.note(
                 f"would make namespace {NAMESPACE} as in {file}, or give it the labels"
             )
-            return
-        done = self.kube.ensure_namespace(yaml.safe_load(file.read_text(encoding="utf-8")))
-        if done:
+        elif done := self.kube.ensure_namespace(yaml.safe_load(file.read_text(encoding="utf-8"))):
             self.runner.note(f"{done} namespace {NAMESPACE}")
 
     def image_tag(self) -> str:
-        """The commit; with uncommitted changes, also the time, because tags never move."""
+        """The commit; with uncommitted changes also the time, because tags never move."""
         if self.options.tag:
             return self.options.tag
         root = self.options.root
         commit = self.runner.read(commands.git_commit(root), placeholder="COMMIT")
         if commit is None:
             raise OpsError(f"{root} is no git checkout, so an image has no name; pass --tag")
-        changes = self.runner.read(commands.git_changes(root), placeholder="")
-        if changes:
-            return f"{commit.strip()}-{datetime.now(UTC):%Y%m%d%H%M%S}"
-        return commit.strip()
+        changed = self.runner.read(commands.git_changes(root), placeholder="")
+        return commit.strip() + (f"-{datetime.now(UTC):%Y%m%d%H%M%S}" if changed else "")
 
     def _image(self, repository: str, tag: str, target: str) -> None:
         """Builds and pushes, unless the repository has that tag already."""
@@ -243,12 +279,12 @@ class Steps:
         registry, password = repository.partition("/")[0], "PASSWORD"
         self.runner.run(
             commands.docker_build(self.options, target, image),
-            hint="Nothing was deployed; mend the build and run the same command again.",
+            hint="Nothing was deployed; correct the build and run the same command again.",
         )
         if not self.runner.dry_run:
             login = self.aws.registry_login()
             registry, password = login.registry, login.password
-        self.runner.run(commands.docker_login(registry), given=password)
+        self.runner.run(commands.docker_login(registry), stdin=password)
         self.runner.run(
             commands.docker_push(image), hint="Nothing was deployed; run the same command again."
         )
@@ -258,7 +294,7 @@ class Steps:
         return self._recorded(release_name(service), NAMESPACE, service)
 
     def _recorded(self, name: str, namespace: str, service: str) -> Recorded | None:
-        """A release as Helm has it; mended where a cut-off Helm left it locked."""
+        """A release as Helm has it; repaired where a cut-off Helm left it locked."""
         cluster = self.options.cluster
         text = self.runner.read(
             commands.helm_status(name, cluster, namespace), placeholder=self._placeholder(service)
@@ -272,7 +308,7 @@ class Steps:
             return None
         if recorded.interrupted:
             self.runner.note(
-                f"{name} is {recorded.status}: an earlier command was cut off; mending"
+                f"{name} is {recorded.status}: an earlier command was cut off; repairing"
             )
             if recorded.revision == 1:
                 self.runner.run(commands.helm_uninstall(name, cluster, namespace))
@@ -289,8 +325,8 @@ class Steps:
         }
         return json.dumps({"info": {"status": "deployed"}, "version": 1, "config": values})
 
-    def roll_out(self, outputs: dict[str, Any], tag: str, *, build: bool) -> None:
-        """Every release of the target to image `tag`, one after the other."""
+    def roll_out(self, outputs: dict[str, Any], tag: str) -> None:
+        """Builds image `tag` where it is missing, and brings every release of the target to it."""
         releases = []
         for service in self.options.target.services:
             recorded = self.held(service)
@@ -303,19 +339,16 @@ class Steps:
                     f"environment {self.options.environment.value} has no repository for {target} "
                     "images: it was made before there were any; run `plainmed ops apply` first"
                 )
-            releases.append(
-                (replace(release, repository=repository, tag=tag, suspend=False), target)
-            )
+            releases.append(replace(release, repository=repository, tag=tag, suspend=False))
         self.ensure_namespace()
-        self.check_releases([release for release, _ in releases])
-        if build:
-            for repository, target in sorted({(r.repository, t) for r, t in releases}):
-                self._image(repository, tag, target)
-        for release, _ in releases:
+        self.check_releases(releases)
+        for repository, target in sorted({(r.repository, r.profile.image) for r in releases}):
+            self._image(repository, tag, target)
+        for release in releases:
             self._upgrade(release)
 
     def each_release(self, change: Callable[[Release], Release]) -> None:
-        """Changes the releases there are; those that are not are named and left."""
+        """Changes the releases that exist; the others are named and left."""
         changed = []
         for service in self.options.target.services:
             recorded = self.held(service)
@@ -363,30 +396,28 @@ class Steps:
     def _upgrade(self, release: Release) -> None:
         self.runner.run(
             commands.helm_upgrade(release, self.options),
-            hint="What ran before still runs; mend the cause and run the same command again.",
+            hint="What ran before still runs; correct the cause and run the same command again.",
         )
         self.wait(release.name, stopped=release.suspend)
 
     def wait(self, name: str, *, stopped: bool | None) -> None:
-        """Until the release is ready (or stopped; None: whichever it asks for)."""
+        """Waits until the release is ready (or stopped; None: whichever it asks for)."""
         if self.runner.dry_run:
-            end = "stopped" if stopped else "ready"
-            self.runner.note(f"would wait until {name} is {end}")
+            self.runner.note(f"would wait until {name} is {'stopped' if stopped else 'ready'}")
             return
         until = time.monotonic() + self.options.timeout_s
         last = ""
         while True:
             state = self.kube.state(name)
-            done = state.stopped if (state.suspend if stopped is None else stopped) else state.ready
             if state.summary != last:
                 last = state.summary
                 self.runner.note(f"{name}: {last}")
-            if done:
+            if state.stopped if (state.suspend if stopped is None else stopped) else state.ready:
                 return
             if time.monotonic() > until:
                 raise OpsError(
                     f"{name} is not {'stopped' if state.suspend else 'ready'} after "
-                    f"{self.options.timeout_s:g} s:{why_not_ready(state)}\nWhat served before "
+                    f"{self.options.timeout_s:g} s:{state.why_not_ready}\nWhat served before "
                     "still serves. docs/operations.md, Troubleshooting, goes by symptom; then run "
                     f"the same command again, or `plainmed ops rollback {name.rpartition('-')[2]}`"
                 )

@@ -1,57 +1,60 @@
 """The verbs: which steps, in which order. Each can be run again after it failed or was interrupted.
 
-That holds because every step either asks first or says the whole wanted state: Terraform and
-Helm do, images carry their commit, and a release that a cut-off Helm left locked is mended.
+That holds because every step asks first or states the whole wanted result: Terraform and Helm do,
+images carry their commit, and a release that a cut-off Helm left locked is repaired.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+from rich.console import Console
+
 from serve_app.ops import commands
 from serve_app.ops.errors import OpsError
-from serve_app.ops.kube import ServiceState
-from serve_app.ops.options import NAMESPACE, PORTS, release_name
+from serve_app.ops.options import NAMESPACE, PORTS, Specs, Target, release_name
 from serve_app.ops.release import Release, wanted
+from serve_app.ops.state import status_table
 from serve_app.ops.steps import TERRAFORM_HINT, Steps
 
 _CLUSTER = ("helm", "aws")  # kubeconfig takes its tokens from the AWS CLI
+_BUILD = ("terraform", *_CLUSTER, "docker", "git")
 
 
 class Verbs(Steps):
-    """What one call of the command line can do."""
+    """What one call of the command line can do; `cli` says what each verb is for."""
 
     def deploy(self, skip_quota: bool = False) -> None:
-        """From whatever there is to the services answering: infrastructure, images, releases."""
-        self.check_first(("terraform", "helm", "aws", "docker", "git"), quota=not skip_quota)
+        """Infrastructure, software in the cluster, images, releases."""
+        self.check_first(*_BUILD, gpu_quota=not skip_quota)
         self.check_cluster_first()
         self.infrastructure()
         outputs = self.outputs()
         self.connect()
         self.tools(outputs)
         self.check_cluster()
-        self.roll_out(outputs, self.image_tag(), build=True)
+        self.roll_out(outputs, self.image_tag())
         self.endpoints()
 
     def redeploy(self, skip_quota: bool = False) -> None:
-        """Builds, pushes and upgrades; the earlier version answers until the new one is ready."""
-        self.check_first(("terraform", "helm", "aws", "docker", "git"), quota=not skip_quota)
+        """Images and releases."""
+        self.check_first(*_BUILD, gpu_quota=not skip_quota)
         self.check_cluster()
         outputs = self.outputs()
         if self.options.profile is not None and self.options.profile.gpu:
             self.tools(outputs)  # the release may come from CPUs
-        self.roll_out(outputs, self.image_tag(), build=True)
+        self.roll_out(outputs, self.image_tag())
         self.endpoints()
 
     def plan(self) -> None:
-        """Shows what `apply` would change in the infrastructure, and keeps it for `apply`."""
-        self.check_first(("terraform",))
+        """The infrastructure's plan, kept for `apply`."""
+        self.check_first("terraform")
         self.init()
         self.runner.run(commands.terraform_plan(self.options), hint=TERRAFORM_HINT)
 
     def apply(self) -> None:
-        """Brings the infrastructure and the releases there are up to date; builds nothing."""
-        self.check_first(("terraform", *_CLUSTER))
+        """Infrastructure, software in the cluster, and the releases that exist."""
+        self.check_first("terraform", *_CLUSTER)
         self.infrastructure()
         outputs = self.outputs()
         self.connect()
@@ -72,33 +75,34 @@ class Verbs(Steps):
             )
         return release
 
-    def stop(self) -> None:
-        """Scales to nothing; load balancers, configuration and images stay."""
-        self.check_first(_CLUSTER)
+    def _releases(self) -> None:
+        self.check_first(*_CLUSTER)
         self.check_cluster()
+
+    def stop(self) -> None:
+        """Suspends the releases."""
+        self._releases()
         self.each_release(lambda held: replace(held, suspend=True))
 
     def restore(self) -> None:
-        """Brings stopped services back as they were; builds nothing."""
-        self.check_first(_CLUSTER)
-        self.check_cluster()
+        """Takes the suspension back."""
+        self._releases()
         self.each_release(
-            lambda release: replace(
-                wanted(self.options, release.service, release, self.region), suspend=False
+            lambda held: replace(
+                wanted(self.options, held.service, held, self.region), suspend=False
             )
         )
         self.endpoints()
 
-    def resize(self) -> None:
-        """Upgrades to the size in `options.specs`; everything else stays."""
-        self.check_first(_CLUSTER)
-        self.check_cluster()
+    def resize(self, specs: Specs) -> None:
+        """Gives the generator's workers another size; everything else stays."""
+        self.options = replace(self.options, target=Target.GENERATOR, specs=specs)
+        self._releases()
         self.each_release(lambda held: wanted(self.options, held.service, held, self.region))
 
     def rollback(self, revision: int | None) -> None:
-        """Back to an earlier revision that served, without downtime."""
-        self.check_first(_CLUSTER)
-        self.check_cluster()
+        """Goes back to an earlier revision that served."""
+        self._releases()
         names = [release_name(service) for service in self.options.target.services]
         # All first: with two releases, neither goes back where one cannot.
         numbers = {n: str(revision) if revision else self.earlier_revision(n) for n in names}
@@ -119,7 +123,7 @@ class Verbs(Steps):
             else f"release {release_name(self.options.target.value)} and its address; cluster, "
             "images and models stay"
         )
-        self.check_first(("terraform", *_CLUSTER) if everything else _CLUSTER)
+        self.check_first(*["terraform"] * everything, *_CLUSTER)
         self.confirmed(f"This destroys {what}.")
         if self.runner.dry_run or self.aws.cluster_exists(self.options.cluster):
             if everything:
@@ -135,16 +139,18 @@ class Verbs(Steps):
                 hint="What is left is in the message above; run the same command again.",
             )
 
-    def states(self) -> list[ServiceState]:
-        """The state of every release of the target; in a dry run, says what would be asked."""
+    def status(self) -> bool:
+        """Prints the state of every release; whether each is ready or stopped."""
+        names = [release_name(service) for service in self.options.target.services]
         if self.runner.dry_run:
-            for service in self.options.target.services:
-                name = release_name(service)
+            for name in names:
                 self.runner.note(
                     f"would show RayService {name} of {self.options.cluster}, its pods and events"
                 )
-            return []
-        return [self.kube.state(release_name(service)) for service in self.options.target.services]
+            return True
+        states = [self.kube.state(name) for name in names]
+        Console().print(status_table(states))
+        return all(state.ready or state.stopped for state in states)
 
     def endpoints(self) -> None:
         """Prints where each service answers."""
@@ -166,18 +172,16 @@ class Verbs(Steps):
 
     def logs(self, tail: int, follow: bool, previous: bool) -> None:
         """Prints the log of every container of the target's releases."""
-        if self.runner.dry_run:
-            for service in self.options.target.services:
+        count = 0
+        for name in map(release_name, self.options.target.services):
+            if self.runner.dry_run:
                 when = " before its last restart" * previous + ", and what follows" * follow
-                name = release_name(service)
                 self.runner.note(
                     f"would print the last {tail} lines of every container of {name}{when}"
                 )
-            return
-        count = 0
-        for service in self.options.target.services:
-            count += self.kube.logs(release_name(service), tail, follow, previous, self.runner.echo)
-        if not count:
+            else:
+                count += self.kube.logs(name, tail, follow, previous, self.runner.echo)
+        if not count and not self.runner.dry_run:
             raise OpsError(
                 "no pods; the service is stopped or not deployed: see `plainmed ops status`"
             )

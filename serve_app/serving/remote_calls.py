@@ -1,8 +1,7 @@
-"""Calls between deployments: in pieces, and what a dead replica, a full queue or a user's error
-becomes.
+"""Calls between deployments: split into pieces, retried, and with errors a client can act on.
 
-Serve does not retry a handle call whose replica died; every call here is a pure function of
-its arguments, so it is safe to ask another replica.
+Serve does not retry a handle call whose replica died. Every call here is a pure function of its
+arguments, so another replica may be asked.
 """
 
 from __future__ import annotations
@@ -20,23 +19,21 @@ from serve_app.core.observability.tracing import Timed, note_all
 
 Result = TypeVar("Result")
 
-# A replacement replica with torch takes 30 to 60 s to start; Serve holds the retried call until
-# one is there, so few attempts are enough and the request's own timeout bounds the wait.
+# A replacement replica with torch takes 30 to 60 s to start. Serve holds the retried call until
+# then, so few attempts are enough, and the request's timeout bounds the wait.
 ATTEMPTS = 5
 PAUSE_S = 0.2
 
 PIECE_CHARS = 16_000
-"""Texts of one call, all together; one longer text is a call of its own. About a second's work of
+"""Longest texts of one call together; a longer text is a call of its own. About a second's work of
 one core, so that several replicas share a request and a death costs little."""
 
 PIECES_AT_ONCE = 8
-"""Pieces of one request that are under way: enough for as many replicas, too few to fill queues."""
+"""Pieces of one request under way: enough for as many replicas, too few to fill queues."""
 
 
 async def call(send: Callable[[], Awaitable[Result]]) -> Result:
-    """Awaits `send()`, again on another replica when the one that had it died.
-
-    Cancelled, as when the request's time is over, it cancels the call as well.
+    """Awaits `send()`, again on another replica where its replica died; cancelled, cancels it.
 
     Raises:
         PlainMedError: as the replica raised it.
@@ -49,14 +46,14 @@ async def call(send: Callable[[], Awaitable[Result]]) -> Result:
             note_all(result)
             return result
         except asyncio.CancelledError:
-            # Out of time: the replica would go on computing for nobody.
+            # Else the replica would go on computing for nobody.
             if isinstance(answer, DeploymentResponse):
                 answer.cancel()
             raise
         except RayTaskError as error:
             raise cause_of(error) from None
         except (RayActorError, ObjectLostError):
-            # The second: a large answer was computed, and its node died before it was fetched.
+            # ObjectLostError: the node of a large answer died before it was fetched.
             if attempt == ATTEMPTS:
                 break
             await asyncio.sleep(PAUSE_S * attempt)
@@ -66,10 +63,10 @@ async def call(send: Callable[[], Awaitable[Result]]) -> Result:
 
 
 async def all_of(works: Iterable[Awaitable[Result]]) -> list[Result]:
-    """Awaits all of them at once; the results in order.
+    """Awaits all at once; the results in order.
 
     Raises:
-        Exception: of the first that failed; the others are cancelled and have ended.
+        Exception: of the first that failed; the others are then cancelled and have ended.
     """
     tasks = [asyncio.ensure_future(work) for work in works]
     try:
@@ -77,7 +74,7 @@ async def all_of(works: Iterable[Awaitable[Result]]) -> list[Result]:
     finally:
         for task in tasks:
             task.cancel()
-        # Else asyncio would tell what they end with as something nobody asked for.
+        # Else asyncio would log what they end with as never retrieved.
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
@@ -86,21 +83,20 @@ async def in_pieces(
 ) -> Timed[Result]:
     """`call` for consecutive parts of a request, several at once; the results in order.
 
-    They say which model and device gave them, where the replicas do: those of the last part, since
-    during an update the parts may differ, and what comes is named rather than what goes. The
-    stages of the parts are noted.
+    Model and device are those of the last part whose replica names them: parts may differ during
+    an update, and the new model is the one to name.
 
     Args:
-        send: for a part of the texts, what asks a replica for its results.
+        send: gives for a part of the texts the function that asks a replica for its results.
         sizes: characters of each text.
 
     Raises:
         PlainMedError: as `call`, of the first piece that failed; the others are cancelled.
     """
-    room = asyncio.Semaphore(PIECES_AT_ONCE)
+    slots = asyncio.Semaphore(PIECES_AT_ONCE)
 
     async def one(part: slice) -> Sequence[Result]:
-        async with room:
+        async with slots:
             try:
                 return await call(send(part))
             except PlainMedError as error:
@@ -109,14 +105,14 @@ async def in_pieces(
     parts = await all_of(one(part) for part in pieces(sizes))
     found: Timed[Result] = Timed(result for results in parts for result in results)
     for results in parts:
-        # Not every answer is `Timed`, and one of an earlier version's replica has no model.
+        # Not every answer is `Timed`, and a replica of an earlier version names no model.
         found.model = getattr(results, "model", None) or found.model
         found.device = getattr(results, "device", None) or found.device
     return found
 
 
 def pieces(sizes: Sequence[int], most: int = PIECE_CHARS) -> Iterator[slice]:
-    """Consecutive parts of at most `most` in sum; what is larger alone stands alone.
+    """Consecutive parts of at most `most` in sum; a larger one stands alone.
 
     >>> [(part.start, part.stop) for part in pieces([3, 4, 9, 1, 1], most=8)]
     [(0, 2), (2, 3), (3, 5)]
@@ -137,7 +133,7 @@ def pair_sizes(originals: Sequence[str], generated: Sequence[str]) -> list[int]:
 
 
 def cause_of(error: RayTaskError) -> BaseException:
-    """The exception a replica raised, as it was there where it is one of ours."""
+    """The exception that a replica raised where it is ours, else `error`."""
     cause: Any = error.cause
     while isinstance(cause, RayTaskError):
         cause = cause.cause
@@ -149,7 +145,7 @@ def cause_of(error: RayTaskError) -> BaseException:
 
 
 def as_unavailable(error: Exception) -> Unavailable:
-    """Overload in words a client can act on."""
+    """Overload, in words that a client can act on."""
     if isinstance(error, BackPressureError):
         return Unavailable("the server is busy and its queue is full; try again", code="overloaded")
     return Unavailable("a deployment is not available; try again", code="unavailable")

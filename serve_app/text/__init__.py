@@ -1,6 +1,6 @@
-"""Text without models: sentences, the plain-language glossary, which texts can be scored.
+"""Text without models: sentences, the plain-language glossary, and which texts can be scored.
 
-Knows nothing of tensors, metrics or HTTP.
+Knows no tensor, no metric and no HTTP.
 """
 
 from serve_app.text.glossary import Glossary

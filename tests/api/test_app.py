@@ -33,7 +33,7 @@ from serve_app.core.settings import load_settings
 from serve_app.metrics.readability import Readability
 from serve_app.serving.deployments.metrics import BatchConfig
 from serve_app.serving.remote_calls import ATTEMPTS, call
-from serve_app.serving.scheduling.compute_thread import run_batch
+from serve_app.serving.scheduling.fair_batcher import run_batch
 from serve_app.serving.server import load_document
 from tests.support.backends import Failing, Held, api_client
 from tests.support.servers import LightBackend

@@ -15,7 +15,7 @@ from ray import serve
 
 from serve_app.api.request_stats import RequestStats
 from serve_app.core.observability.tracing import Timed
-from serve_app.metrics.results import BertScoreResult
+from serve_app.metrics.evaluation import BertScoreResult
 from serve_app.serving.deployments import handle_backend
 from serve_app.serving.deployments.handle_backend import HandleBackend
 from serve_app.serving.deployments.metrics import Description
@@ -61,7 +61,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, seconds in {
         "HEALTH_TIMEOUT_S": 0.3,
         "NAMES_WAIT_S": 0.1,
-        "LOOK_FRESH_S": 0.0,
+        "HEALTH_FRESH_S": 0.0,
         "NAMES_FRESH_S": 0.0,
     }.items():
         monkeypatch.setattr(handle_backend, name, seconds)

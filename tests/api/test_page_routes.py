@@ -16,8 +16,8 @@ from serve_app.api.app import create_app
 from serve_app.api.auth.api_keys import dump_keys, new_key
 from serve_app.api.middleware.request_guard import Traffic
 from serve_app.api.routes.page import FOLDER, POLICY
+from serve_app.core.resources import sample_abstract
 from serve_app.core.settings import load_settings
-from serve_app.text.sample import sample_abstract
 from tests.support.backends import client_of
 from tests.support.servers import LightBackend
 

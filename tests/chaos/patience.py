@@ -55,7 +55,7 @@ class PatientClient(AsyncPlainMedClient):
         outcome: Outcome
         detail, got = "", None
         try:
-            got = numbers(await self._send(call, None))
+            got = numbers(await self._send(call))
             right = same(got, numbers(case.expected))
             outcome, detail = ("right", "") if right else ("wrong", str(got)[:500])
         except PlainMedAPIError as error:

@@ -50,7 +50,7 @@ def test_calibrate_takes_split_seed_subset_and_draws(tmp_path: Path) -> None:
     assert result.exit_code == 0
     assert result.stderr.splitlines() == [
         f"targets of 5 pairs written to {out}",
-        f"their distributions drawn in {drawing}",
+        f"chart of their distributions written to {drawing}",
     ]
     document = json.loads(out.read_text(encoding="utf-8"))
     assert (document["split"], document["subset"], document["seed"]) == ("test", 0.5, 3)

@@ -17,7 +17,7 @@ import pytest
 from rich.console import Console
 
 from serve_app.cli.demo import free_port, run_demo, running
-from serve_app.text.sample import sample_abstract
+from serve_app.core.resources import sample_abstract
 from tests.support.paths import ROOT
 from tests.support.servers import lead, measure, wait_for
 

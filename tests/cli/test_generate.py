@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from serve_app.cli.demo import free_port
-from serve_app.text.sample import sample_abstract
+from serve_app.core.resources import sample_abstract
 from tests.support.command import plainmed, refused
 from tests.support.servers import Answer, ScriptedServer, lead
 from tests.support.texts import ORIGINALS

@@ -14,29 +14,47 @@ from serve_app import __version__
 from serve_app.core.settings import Settings
 from tests.support.command import plainmed, refused
 
+HEAVY = {"boto3", "fastapi", "httpx", "kubernetes", "numpy", "ray", "torch", "transformers"}
 
-def test_help_names_every_command_and_answers_at_once() -> None:
-    usage = os.times().children_user
-    shown = subprocess.run(
-        [sys.executable, "-m", "serve_app.cli", "--help"],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
+
+def test_help_names_every_command() -> None:
+    shown = plainmed("--help").stdout
     for command in ("serve", "score", "generate", "demo", "calibrate", "settings", "version"):
         assert command in shown
-    # Processor time, since the machine may be busy with something else.
-    assert os.times().children_user - usage < 1.0
 
 
-def test_help_imports_no_model_library() -> None:
-    code = (
-        "import sys\nfrom typer.testing import CliRunner\nfrom serve_app.cli.main import app\n"
-        "assert CliRunner().invoke(app, ['score', '--help']).exit_code == 0\n"
-        "print(*sorted({'torch', 'ray', 'transformers', 'fastapi', 'httpx'} & set(sys.modules)))"
-    )
+@pytest.mark.parametrize(
+    "program",
+    [
+        "import serve_app",
+        "from typer.testing import CliRunner\nfrom serve_app.cli.main import app\n"
+        "for words in ('', 'serve', 'score', 'generate', 'demo', 'status', 'keys new', 'ops'):\n"
+        "    assert CliRunner().invoke(app, [*words.split(), '--help']).exit_code == 0",
+    ],
+    ids=["the package", "the help"],
+)
+def test_no_heavy_library_is_imported_by(program: str) -> None:
+    code = f"{program}\nimport sys\nprint(*sorted({HEAVY} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+def cpu_s(*arguments: str) -> float:
+    """Least processor time of three runs of Python, in seconds."""
+    seconds = []
+    for _ in range(3):
+        before = os.times()
+        subprocess.run([sys.executable, *arguments], capture_output=True, check=True)
+        after = os.times()
+        seconds.append(sum(after[2:4]) - sum(before[2:4]))
+    return min(seconds)
+
+
+def test_help_answers_at_once() -> None:
+    """Half a second where Python itself starts in 20 ms; torch alone takes three times that."""
+    if os.getloadavg()[0] > 2 * (os.cpu_count() or 1):
+        pytest.skip("the machine is busy, so its times say nothing")
+    assert cpu_s("-m", "serve_app.cli", "--help") < 25 * cpu_s("-c", "pass")
 
 
 def test_version() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from serve_app.cli.options import Engine
 from serve_app.cli.score import with_models
 from serve_app.core.settings import load_settings
 from serve_app.metrics.evaluation import evaluate
@@ -14,8 +15,7 @@ from serve_app.metrics.loss import LossFunction
 from serve_app.metrics.suite import MetricSuite
 from serve_app.metrics.targets import load_targets
 from serve_app.offline.corpus import ScoreJob
-from serve_app.offline.corpus.job import RAY_ROWS
-from serve_app.offline.corpus.local_engine import LocalEngine
+from serve_app.offline.corpus.job import RAY_ROWS, LocalEngine
 from serve_app.offline.corpus.ray_engine import RayEngine, RayOptions
 from serve_app.offline.corpus.scorer import LossTerms, SuiteRecipe, SuiteScorer
 from tests.support.command import plainmed
@@ -78,7 +78,7 @@ def test_the_command_goes_on_refuses_other_settings_and_restarts(
 ) -> None:
     out = tmp_path / "out.jsonl"
     job = ScoreJob.prepare(source, out, batch_size=2)
-    scoring = with_models(job, None, "local", None, None).scoring
+    scoring = with_models(job, None, Engine("local"), None, None).scoring
     loss = LossTerms(LossFunction(load_targets(load_settings())))
     engine = LocalEngine(SuiteScorer(tiny[0], loss))
     job.run(lambda: engine, scoring)
@@ -144,7 +144,8 @@ def test_small_files_are_scored_here_and_large_ones_on_ray(
     tmp_path: Path, rows: int, options: tuple[str, str | None, int | None], engine: str
 ) -> None:
     job = ScoreJob.prepare(write_rows(tmp_path / "in.csv", make_rows(rows)), tmp_path / "out.csv")
-    assert with_models(job, None, *options).make_engine().name == engine  # type: ignore[arg-type]
+    where, *cluster = options
+    assert with_models(job, None, Engine(where), *cluster).make_engine().name == engine
 
 
 def test_workers_take_threads_and_device_from_the_settings(

@@ -7,7 +7,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from metrics_client import getFactuality, getLoss, getReadability, getRelevance
+from metrics_client import (
+    getFactuality,
+    getHealth,
+    getLoss,
+    getLossPair,
+    getReadability,
+    getRelevance,
+)
 from serve_app.cli.demo import free_port
 from serve_app.client.clients import PlainMedAPIError, PlainMedConnectionError
 from serve_app.core.errors import ConfigError, InvalidInput
@@ -63,11 +70,49 @@ def test_one_pair_gives_a_float_as_str_or_as_list() -> None:
     assert getLoss(ORIGINALS[0], HUMANS[0], GENERATED[0], weights=WEIGHTS) == with_human
 
 
-def test_relevance_and_factuality_give_a_float_or_a_list() -> None:
+def test_relevance_and_factuality_give_lists_for_one_pair_too() -> None:
     scores = [overlap(*pair) for pair in zip(ORIGINALS, GENERATED, strict=True)]
     for function in (getRelevance, getFactuality):
         assert function(ORIGINALS, GENERATED) == scores
-        assert function(ORIGINALS[1], GENERATED[1]) == scores[1]
+        assert function(ORIGINALS[1], GENERATED[1]) == [scores[1]]
+        assert function(iter(ORIGINALS), tuple(GENERATED)) == scores  # type: ignore[arg-type]
+
+
+def test_a_pair_of_texts_or_lists_has_a_loss_by_each_name_it_had() -> None:
+    losses = expected(ORIGINALS, GENERATED)
+    assert getLossPair(ORIGINALS, GENERATED, weights=WEIGHTS) == losses
+    assert getLossPair(humans=ORIGINALS, generated=GENERATED, weights=WEIGHTS) == losses
+    assert getLossPair(A=ORIGINALS[0], B=GENERATED[0], weights=WEIGHTS) == losses[0]
+
+
+@pytest.mark.parametrize("weights", [[5, 5, 4, 3, 3], (0.5, 0.5, 0.4, 0.3, 0.3)])
+def test_weights_are_divided_by_their_sum(weights: list[float]) -> None:
+    wanted = expected(ORIGINALS, GENERATED)
+    assert getLoss(ORIGINALS, GENERATED, weights=weights) == pytest.approx(wanted, abs=1e-12)
+
+
+def test_every_function_takes_a_server_and_a_timeout(
+    server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("METRICS_API_URL", f"http://127.0.0.1:{free_port()}")
+    texts = (ORIGINALS, GENERATED)
+    options = {"base_url": server + "/", "timeout": 30.0}
+    assert len(getRelevance(*texts, server, 30.0)) == len(ORIGINALS)
+    assert len(getFactuality(*texts, **options)) == len(ORIGINALS)
+    assert len(getReadability(GENERATED, server, 30.0)["smog"]) == len(GENERATED)
+    assert getLoss(*texts, weights=WEIGHTS, **options) == expected(*texts)
+    assert getLoss(ORIGINALS, HUMANS, GENERATED, WEIGHTS, server, 30.0) == expected(*texts, HUMANS)
+    assert getLossPair(*texts, weights=WEIGHTS, **options) == expected(*texts)
+    assert getHealth(server, 30.0)["status"] == getHealth(**options)["status"]
+    with ScriptedServer([Answer(delay=60)]) as slow, pytest.raises(RuntimeError, match="in time"):
+        getRelevance("a", "a", base_url=slow.url, timeout=0.2)
+
+
+@pytest.mark.parametrize("status", [200, 503])
+def test_health_is_the_json_of_the_server_ready_or_not(status: int) -> None:
+    body = {"status": "ok", "relevance": {"ready": status == 200}, "targets": {"a": 1}}
+    with ScriptedServer([Answer(status, json.dumps(body).encode())]) as scripted:
+        assert getHealth(scripted.url) == body
 
 
 def test_readability_gives_lists_by_name() -> None:
@@ -98,9 +143,9 @@ def test_the_server_is_looked_up_at_each_call(server: str, monkeypatch: pytest.M
     first = getRelevance("a b", "a c")
     with ScriptedServer([Answer(body=b'{"relevance":[9],"model":"","device":""}')]) as other:
         monkeypatch.setenv("METRICS_API_URL", other.url)
-        assert getRelevance("a b", "a c") == 9
+        assert getRelevance("a b", "a c") == [9]
     monkeypatch.setenv("METRICS_API_URL", server)
-    assert getRelevance("a b", "a c") == first == 0.5
+    assert getRelevance("a b", "a c") == first == [0.5]
 
 
 def test_the_timeout_is_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,12 +163,22 @@ def test_the_timeout_is_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_mistakes_raise() -> None:
     with pytest.raises(TypeError, match="generated"):
         getLoss(ORIGINALS)
-    with pytest.raises(PlainMedAPIError, match="texts_generated"):
-        getLoss(ORIGINALS, GENERATED[:2])
-    with pytest.raises(PlainMedAPIError, match="sum to 1"):
-        getLoss(ORIGINALS, GENERATED, weights=[1, 1, 1, 1, 1])
+    with pytest.raises(TypeError, match="two texts"):
+        getLossPair(ORIGINALS)
+    # ValueErrors and RuntimeErrors, as the earlier module raised.
+    for function in (getLoss, getRelevance, getFactuality):
+        with pytest.raises(ValueError, match="same length"):
+            function(ORIGINALS, GENERATED[:2])
+    with pytest.raises(ValueError, match="same length"):
+        getLoss(ORIGINALS, HUMANS[:2], GENERATED)
+    for weights in ([1, 1, 1, 1], [0, 0, 0, 0, 0]):
+        with pytest.raises(ValueError, match="weights"):
+            getLoss(ORIGINALS, GENERATED, weights=weights)
+    with pytest.raises(RuntimeError) as refused:
+        getLoss(ORIGINALS, GENERATED, weights=[-1, 1, 1, 1, 1])
+    assert isinstance(refused.value, PlainMedAPIError)
     with pytest.raises(InvalidInput, match=r"texts_generated\[0\]"):
-        getLoss(ORIGINALS, WEIGHTS)  # type: ignore[arg-type]
+        getLoss(ORIGINALS, WEIGHTS[: len(ORIGINALS)])  # type: ignore[arg-type]
 
 
 def test_no_server_is_a_connection_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from typing import Any
 
 import pytest
 
 from serve_app.cli.demo import free_port
-from serve_app.client.clients import PlainMedAPIError, PlainMedClient
+from serve_app.client.clients import AsyncPlainMedClient, PlainMedAPIError, PlainMedClient
 from tests.client.answers import RELEVANCE, SUMMARY
 from tests.support.servers import Answer, ScriptedServer, api_server, lead
 from tests.support.texts import ORIGINALS
@@ -20,6 +21,19 @@ def test_the_environment_names_the_server(monkeypatch: pytest.MonkeyPatch) -> No
         with PlainMedClient() as client:
             client.relevance("a", "a")
     assert server.received[0].path == "/metrics/relevance"
+
+
+def test_both_clients_have_the_same_methods_with_the_same_arguments_and_words() -> None:
+    names = [name for name in vars(PlainMedClient) if not name.startswith("_") and name != "close"]
+    assert {"loss", "evaluate", "generate_stream", "status"} < set(names)
+    for name in names:
+        one, other = getattr(PlainMedClient, name), getattr(AsyncPlainMedClient, name)
+        assert next(iter(inspect.signature(one).parameters)) == "self"
+        assert inspect.signature(one).parameters == inspect.signature(other).parameters
+        assert one.__doc__
+        assert inspect.iscoroutinefunction(other) == (name != "generate_stream")
+    bound = inspect.signature(PlainMedClient("http://127.0.0.1:1").loss)
+    assert [*bound.parameters] == ["originals", "generated", "humans", "weights", "request_id"]
 
 
 def test_a_base_url_may_have_a_path_and_headers_are_sent(ask: Any) -> None:

@@ -24,7 +24,7 @@ from serve_app.generation.causal.engine import TransformersGenerator
 from serve_app.generation.protocol import GenerationParams, Summary
 from serve_app.metrics.readability import Readability
 from serve_app.serving.deployments.loss import Loss
-from serve_app.serving.scheduling.compute_thread import run_batch
+from serve_app.serving.scheduling.fair_batcher import run_batch
 from tests.support.servers import LightBackend
 from tests.support.tiny_models import save_model
 

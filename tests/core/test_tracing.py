@@ -21,9 +21,9 @@ from serve_app.core.observability import otlp
 from serve_app.core.observability.otlp import otlp_tracer
 from serve_app.core.observability.tracing import handed_on, traceparent
 from serve_app.core.settings import load_settings
-from serve_app.serving import tracers
+from serve_app.serving import observability
+from serve_app.serving.observability import load_tracer
 from serve_app.serving.scheduling.fair_batcher import FairBatcher
-from serve_app.serving.tracers import load_tracer
 from tests.support.otlp_receiver import Collector
 from tests.support.servers import Answer, LightBackend, ScriptedServer
 from tests.support.slow import slow
@@ -204,7 +204,7 @@ def test_without_the_setting_nothing_is_traced_or_imported() -> None:
 def test_asked_for_without_the_extra_the_start_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(tracers, "find_spec", lambda _: None)
+    monkeypatch.setattr(observability, "find_spec", lambda _: None)
     arguments: dict[str, Any] = {"settings": {"traces_endpoint": "http://127.0.0.1:4318"}}
     with pytest.raises(ConfigError, match=r"pip install 'plainmed\[traces\]'"):
         build(arguments)

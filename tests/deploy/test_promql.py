@@ -80,7 +80,7 @@ def test_what_would_show_nothing_is_noticed(text: str) -> None:
     ],
 )
 def test_a_metric_of_another_kind_is_refused(wrong) -> None:  # type: ignore[no-untyped-def]
-    with pytest.raises(ValueError, match="is no "):
+    with pytest.raises(ValueError, match="is not a "):
         wrong()
 
 

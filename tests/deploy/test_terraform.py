@@ -262,7 +262,7 @@ def test_what_moto_speaks_is_planned_applied_and_destroyed(cloud: Path, moto: st
     targets = [f"-target={address}" for address in SPOKEN]
 
     # As `plainmed ops plan` calls it: from another directory, with -chdir.
-    options = Options(Target.ALL, cloud.parent, model_bucket=bucket)
+    options = Options(Target.ALL, root=cloud.parent, model_bucket=bucket)
     command = [str(word) for word in commands.terraform_plan(options)]
     whole = terraform(cloud.parent, *command[1:], "-no-color", **CREDENTIALS)
     assert (cloud / "dev.tfplan").is_file()

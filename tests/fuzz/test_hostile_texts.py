@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from serve_app.core.errors import InvalidInput
-from serve_app.metrics.readability import readability, readability_batch
+from serve_app.metrics.readability import readability
 from tests.fuzz.tables import LEAST_S, LENGTH, LONGEST, MOST_GROWTH
 from tests.fuzz.texts import READERS, TEXTS, Models, answer, enough, growth
 
@@ -129,12 +129,6 @@ def usable(text: str) -> bool:
     return True
 
 
-@settings(max_examples=30)
-@given(texts=st.lists(HOSTILE.filter(usable), min_size=1, max_size=4))
-def test_readability_of_a_batch_is_that_of_each(texts: list[str]) -> None:
-    assert readability_batch(texts) == [readability(text) for text in texts]
-
-
 def test_a_pair_that_would_take_hours_is_refused_before_it_is_compared(tiny_suite: Any) -> None:
     scorer = tiny_suite.factuality
     before, scorer.max_pairs = scorer.max_pairs, 50
@@ -152,7 +146,7 @@ def test_more_pairs_than_are_held_at_once_score_the_same(
 ) -> None:
     original, claim = "Pain fell. It rose again. " * 40, "Pain fell. Nobody knew. It rose."
     whole = tiny_suite.factuality.score([original], [claim])
-    monkeypatch.setattr("serve_app.metrics.alignscore._AT_ONCE", 2)
+    monkeypatch.setattr("serve_app.metrics.alignscore._PAIRS_IN_MEMORY", 2)
     (parts,) = tiny_suite.factuality.score([original], [claim])
     assert parts.score == pytest.approx(whole[0].score, abs=1e-6)
     assert [one.chunk_index for one in parts.sentences] == [

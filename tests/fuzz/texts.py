@@ -15,18 +15,18 @@ from functools import cache
 from serve_app.core.errors import InvalidInput
 from serve_app.core.resources import RESOURCES
 from serve_app.core.settings import load_settings
-from serve_app.generation.causal.prompts import Prompter
-from serve_app.generation.causal.windows import split_windows
+from serve_app.generation.causal.engine import split_windows
 from serve_app.generation.extractive.engine import ExtractiveGenerator
 from serve_app.generation.extractive.passages import split_passages
+from serve_app.generation.prompts import Prompter
 from serve_app.generation.protocol import GenerationParams
 from serve_app.metrics.alignscore import context_chunks
+from serve_app.metrics.evaluation import AlignScoreResult, BertScoreResult, ClaimSentence, Measured
 from serve_app.metrics.explanation import explain
 from serve_app.metrics.loss import LossFunction, Targets
 from serve_app.metrics.readability import coleman_liau, readability
-from serve_app.metrics.results import AlignScoreResult, BertScoreResult, ClaimSentence, Measured
 from serve_app.metrics.suite import MetricSuite
-from serve_app.offline.report.highlights import mark
+from serve_app.offline.report.examples import mark
 from serve_app.text.glossary import Glossary
 from serve_app.text.sentences import split_sentences
 from serve_app.text.validation import require_text

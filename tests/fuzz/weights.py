@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-from serve_app.generation.causal.prompts import Prompter
+from serve_app.generation.prompts import Prompter
 from serve_app.metrics.align_checkpoint import load_checkpoint
 from serve_app.metrics.align_model import AlignModel, CompactConfig, save_compact
 from serve_app.metrics.alignscore import AlignScorer

@@ -13,8 +13,8 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from serve_app.core.errors import ConfigError
-from serve_app.generation.causal.prompts import Prompter
-from serve_app.generation.causal.windows import split_windows
+from serve_app.generation.causal.engine import split_windows
+from serve_app.generation.prompts import Prompter
 from tests.support.tiny_models import (
     CHAT_TEMPLATE,
     CHAT_TEMPLATE_WITHOUT_SYSTEM,

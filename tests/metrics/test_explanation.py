@@ -14,9 +14,9 @@ from serve_app.api.middleware.request_guard import Traffic
 from serve_app.client.clients import PlainMedClient
 from serve_app.core.settings import load_settings
 from serve_app.metrics.alignscore import context_chunks
+from serve_app.metrics.evaluation import AlignScoreResult, BertScoreResult, ClaimSentence, Measured
 from serve_app.metrics.explanation import Evidence, explain
 from serve_app.metrics.readability import readability
-from serve_app.metrics.results import AlignScoreResult, BertScoreResult, ClaimSentence, Measured
 from serve_app.text.sentences import split_sentences
 from tests.support.servers import TARGETS, LightBackend, api_server
 from tests.support.texts import GENERATED, ORIGINALS

@@ -20,7 +20,6 @@ from serve_app.core.errors import InvalidInput
 from serve_app.metrics.readability import (
     ReadabilityCounts,
     readability,
-    readability_batch,
 )
 from serve_app.text.validation import has_word
 
@@ -111,7 +110,7 @@ def test_all_1200_published_values_are_reproduced(shared_data: Path) -> None:
     rows = [json.loads(line) for line in lines]
     got = [
         value
-        for result in readability_batch([row["generated"] for row in rows])
+        for result in (readability(row["generated"]) for row in rows)
         for value in (result.fkgl, result.smog, result.dale_chall)
     ]
     assert len(got) == 1200
@@ -218,7 +217,7 @@ def test_a_text_that_cannot_be_scored_is_an_error_naming_its_field(text: str, co
         readability(text)
     assert (caught.value.code, caught.value.field) == (code, "texts")
     with pytest.raises(InvalidInput) as caught:
-        readability_batch(["fine text", text])
+        readability(text, "texts[1]")
     assert (caught.value.code, caught.value.field) == (code, "texts[1]")
 
 

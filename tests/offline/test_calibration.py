@@ -19,9 +19,11 @@ from serve_app.core.settings import load_settings
 from serve_app.metrics.loss import METRICS, LossFunction, Targets
 from serve_app.metrics.suite import MetricSuite
 from serve_app.metrics.targets import EMBEDDED_TARGETS, load_targets
-from serve_app.offline.calibration import calibrate_targets, choose, read_pairs, run
+from serve_app.offline.calibration import calibrate_targets, read_pairs, run
 from serve_app.offline.calibration.pairs import select
-from serve_app.offline.corpus.scorer import _PROBE
+from serve_app.offline.corpus.job import LocalEngine
+from serve_app.offline.corpus.ray_engine import RayEngine
+from serve_app.offline.corpus.scorer import SuiteScorer
 from tests.support.calibration_corpus import HEADER, ROWS, make_pair, write_pairs
 
 
@@ -97,8 +99,7 @@ def test_the_file_says_what_it_was_made_with(write_csv, suite, tmp_path: Path) -
         "confidence": 0.95,
         "seed": 7,
     }
-    (probe,) = suite.measure([_PROBE[0]], [_PROBE[1]])
-    assert found.probe == pytest.approx(probe.values, abs=1e-6)
+    assert found.probe == pytest.approx(SuiteScorer(suite, None).models.probe, abs=1e-6)
 
 
 def test_a_plot_shows_the_targets_that_were_made(write_csv, suite, tmp_path: Path) -> None:
@@ -118,20 +119,22 @@ def test_a_plot_that_cannot_be_written_is_refused_before_the_work(write_csv, tmp
             calibrate_targets(write_csv(ROWS), tmp_path / "t.json", plot=place)
 
 
-def test_texts_in_many_blocks_are_on_ray_where_auto_says_so(write_csv, monkeypatch) -> None:
-    made: list[tuple[bool, object]] = []
+@pytest.mark.usefixtures("in_process")
+def test_auto_measures_many_pairs_on_ray_and_few_here(write_csv, monkeypatch) -> None:
+    for engine in (LocalEngine, RayEngine):
 
-    def noted(on_ray: bool, address: str | None, workers: int | None):
-        made.append((on_ray, address))
-        raise ConfigError("far enough")
+        def stop(self, *_) -> None:
+            raise ConfigError(f"measured by {self.name}")
 
-    monkeypatch.setattr(run, "_on_settings", noted)
+        monkeypatch.setattr(engine, "run", stop)
     monkeypatch.setattr(run, "RAY_ROWS", 4)
+    used = []
     for path in (write_csv(ROWS), write_csv(ROWS[:4], name="few.csv")):
         for engine in ("auto", "local", "ray"):
-            with pytest.raises(ConfigError, match="far enough"):
-                calibrate_targets(path, engine=engine)
-    assert [on_ray for on_ray, _ in made] == [True, False, True, False, False, True]
+            with pytest.raises(ConfigError, match="measured by") as caught:
+                calibrate_targets(path, engine=engine, progress=False)
+            used.append(caught.value.message.split()[-1])
+    assert used == ["ray", "local", "ray", "local", "local", "ray"]
 
 
 def test_the_saved_file_is_what_was_returned_and_can_serve(write_csv, suite, tmp_path) -> None:
@@ -159,16 +162,19 @@ def test_without_a_split_every_row_is_used(write_csv, suite) -> None:
 
 
 def test_a_subset_is_random_in_order_and_the_same_for_a_seed(write_csv) -> None:
-    pairs = read_pairs(write_csv(ROWS * 20))
-    assert len(pairs) == 80
-    half = choose(pairs, 0.5, seed=3)
+    path = write_csv(ROWS * 20)
+
+    def rows(subset: float, seed: int) -> list[int]:
+        return list(select(path, "train", subset, seed).rows)
+
+    every = [pair.row - 1 for pair in read_pairs(path)]
+    assert len(every) == 80
+    half = rows(0.5, seed=3)
     assert len(half) == 40
-    assert half == choose(pairs, 0.5, seed=3)
-    assert half != choose(pairs, 0.5, seed=4)
-    assert half != pairs[:40]
-    assert [pair.row for pair in half] == sorted({pair.row for pair in half})
-    assert choose(pairs, 1.0, seed=9) == pairs
-    assert len(choose(pairs, 1e-6, seed=0)) == 2
+    assert half == rows(0.5, seed=3) == sorted(set(half) & set(every))
+    assert half not in (rows(0.5, seed=4), every[:40])
+    assert rows(1.0, seed=9) == every
+    assert len(rows(1e-6, seed=0)) == 2
 
 
 def test_the_progress_bar_goes_to_stderr_and_can_be_turned_off(write_csv, suite, capsys) -> None:

@@ -144,10 +144,17 @@ def test_intervals_are_ordered_and_within_what_resamples_can_reach(
     assert (found.sd >= 0).all()
 
 
-@given(table=tables, factor=st.sampled_from([0.5, 4.0]), shift=st.sampled_from([-8.0, 0.0, 100.0]))
+# Of few or equal rows a resample may have the table's own mean, and rounding decides on which side.
+@given(
+    seed=st.integers(0, 10_000),
+    rows=st.integers(16, 40),
+    factor=st.sampled_from([0.5, 4.0]),
+    shift=st.sampled_from([-8.0, 0.0, 100.0]),
+)
 def test_intervals_move_and_stretch_with_the_values(
-    table: np.ndarray, factor: float, shift: float
+    seed: int, rows: int, factor: float, shift: float
 ) -> None:
+    table = sample("skewed", rows, seed)
     plain = intervals(table, resamples=200, seed=0)
     moved = intervals(table * factor + shift, resamples=200, seed=0)
     room = 1e-5 * (1 + np.abs(table).max())

@@ -98,7 +98,7 @@ def test_a_subset_of_a_parquet_file_decodes_no_row_twice_for_a_block(
             yield batch
 
     monkeypatch.setattr(reader, "parquet_batches", counted)
-    blocks = selection.corpus.blocks(40, selection.rows.tolist())
+    blocks = list(selection.corpus.blocks(40, selection.rows))
     for block in blocks[:2] + blocks[-2:]:
         decoded = 0
         found = read_rows(selection.corpus.source, block, HEADER[:2])

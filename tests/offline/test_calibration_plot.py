@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from serve_app.metrics.loss import METRIC_NAMES, METRICS, Targets
-from serve_app.offline.calibration.plot import draw
-from serve_app.offline.svg_charts import WIDTH, Band, Quantiles, histogram, ticks
+from serve_app.offline.calibration.targets_writer import draw
+from serve_app.offline.svg_charts import WIDTH, Band, histogram, ticks
 from tests.support.calibration_corpus import calibrated
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -105,7 +105,7 @@ def test_any_values_make_valid_svg_inside_its_frame(values: np.ndarray, width: f
     mean = float(values.mean())
     band = Band(mean, mean - abs(width), mean + abs(width))
     five = np.quantile(values, [0.05, 0.25, 0.5, 0.75, 0.95]).tolist()
-    text = histogram(values, "<&>", band=band, quantiles=Quantiles(tuple(five)))
+    text = histogram(values, "<&>", band=band, quantiles=five)
     drawing = ET.fromstring(text)
     assert "nan" not in text
     for one in drawing.iter():

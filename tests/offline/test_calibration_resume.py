@@ -1,4 +1,4 @@
-"""A calibration that was killed goes on where it was, and never with other texts or models."""
+"""A killed calibration resumes, and never with other texts or models."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from serve_app.metrics.loss import Targets
 from serve_app.metrics.suite import MetricSuite
 from serve_app.offline.calibration import calibrate_targets
 from serve_app.offline.calibration import run as calibration_run
+from serve_app.offline.corpus.job import LocalEngine
 from serve_app.offline.corpus.scorer import SuiteScorer
 from tests.support.calibration_corpus import make_pair, write_pairs
 from tests.support.command import plainmed, refused
@@ -52,18 +53,15 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def stop_after_two(source: Path, out: Path, suite: MetricSuite | None, **options) -> None:
     """A run that ends after two blocks of four pairs, so that its journal is left."""
-    kept = calibration_run.keep_results
+    measure, calls = SuiteScorer.__call__, iter(range(2))
 
-    def keep(results, numbers, journal, on_rows) -> None:
-        def count(rows: int) -> None:
-            on_rows(rows)
-            if len(journal.finished) == 2:
-                raise Stop
-
-        kept(results, numbers, journal, count)
+    def stop_third(self: SuiteScorer, *texts: Sequence[str]):
+        if next(calls, None) is None:
+            raise Stop
+        return measure(self, *texts)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(calibration_run, "keep_results", keep)
+        patch.setattr(SuiteScorer, "__call__", stop_third)
         with pytest.raises(Stop):
             calibrate_targets(source, out, 1.0, 4, suite=suite, progress=False, **options)
 
@@ -241,16 +239,12 @@ def test_blocks_that_come_back_in_another_order_make_the_same_targets(
     source: Path, tiny_suite: MetricSuite
 ) -> None:
     """As on Ray; the order of the rows is seen in the last digits of a sum, and in no journal."""
-    made = calibration_run._with(tiny_suite)
+    run = LocalEngine.run
 
-    class Backwards:
-        name = "backwards"
-
-        def run(self, corpus, blocks, task):
-            yield from reversed(list(made.make().run(corpus, blocks, task)))
+    def backwards(self: LocalEngine, *task):
+        yield from reversed(list(run(self, *task)))
 
     here = calibrate_targets(source, None, 1.0, 4, suite=tiny_suite, progress=False)
     with pytest.MonkeyPatch.context() as patch:
-        backwards = calibration_run._Measurer(Backwards, made.describe)
-        patch.setattr(calibration_run, "_with", lambda suite: backwards)
+        patch.setattr(LocalEngine, "run", backwards)
         assert calibrate_targets(source, None, 1.0, 4, suite=tiny_suite, progress=False) == here

@@ -13,7 +13,7 @@ import pytest
 
 from serve_app.core.errors import Unavailable
 from serve_app.offline.corpus import BlockResult, ScoreJob
-from serve_app.offline.corpus.local_engine import LocalEngine
+from serve_app.offline.corpus.job import LocalEngine
 from serve_app.offline.corpus.reader import Block, Source, read_rows, scan
 from tests.support.corpus_runs import SUFFIXES, left, prepare, run
 from tests.support.corpus_tools import OverlapScorer, make_rows, overlap, write_rows

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from serve_app.core.errors import InvalidInput, PlainMedError, Unavailable
 from serve_app.offline.corpus import BlockResult, ModelNames, RowError, RowScores, ray_engine
-from serve_app.offline.corpus.local_engine import LocalEngine
+from serve_app.offline.corpus.job import LocalEngine
 from serve_app.offline.corpus.ray_engine import RayEngine, RayOptions
 from serve_app.offline.corpus.reader import Block, Source
 from tests.support.corpus_runs import SUFFIXES, Killed, StoppingEngine, left, prepare, run

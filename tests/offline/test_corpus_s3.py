@@ -11,7 +11,7 @@ import pytest
 from serve_app.core.errors import ConfigError, InvalidInput
 from serve_app.offline.calibration import read_pairs
 from serve_app.offline.corpus import ScoreJob
-from serve_app.offline.corpus.local_engine import LocalEngine
+from serve_app.offline.corpus.job import LocalEngine
 from serve_app.storage import s3
 from serve_app.storage.locate import locate
 from tests.support.artifact_servers import Denying, FlakyProxy, serving

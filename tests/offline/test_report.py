@@ -12,11 +12,16 @@ import pytest
 
 from serve_app.metrics.loss import METRICS, LossFunction, Targets
 from serve_app.offline.report.analysis import Choices, analyse
-from serve_app.offline.report.examples import SAMPLE, truncation
-from serve_app.offline.report.highlights import UNSUPPORTED, mark
+from serve_app.offline.report.examples import (
+    SAMPLE,
+    UNSUPPORTED,
+    SuiteReader,
+    mark,
+    truncation,
+)
 from serve_app.offline.report.reader import read_systems
+from serve_app.offline.report.render import to_html
 from serve_app.offline.report.systems import ScoredSentence
-from serve_app.offline.report.to_html import to_html
 from tests.support.command import plainmed, refused
 from tests.support.paths import ROOT
 from tests.support.report_files import LOSS, TARGETS, failed, scored, write
@@ -149,8 +154,6 @@ def test_unsupported_is_what_the_served_page_shows_as_low() -> None:
 
 
 def test_truncation_is_what_the_models_would_cut(tmp_path: Path, tiny_suite: Any) -> None:
-    from serve_app.offline.report.evidence import SuiteReader
-
     rows = scored(4)
     rows[1]["original"] = " ".join(ORIGINALS * 12)
     (system,) = read_systems([write(tmp_path / "a.jsonl", rows)])

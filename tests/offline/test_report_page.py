@@ -11,7 +11,7 @@ import pytest
 
 from serve_app.offline.report.analysis import Choices, analyse
 from serve_app.offline.report.reader import read_systems
-from serve_app.offline.report.to_html import to_html
+from serve_app.offline.report.render import to_html
 from tests.support.report_files import LOSS, failed, scored, write
 
 HOSTILE = (

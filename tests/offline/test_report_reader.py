@@ -11,9 +11,8 @@ import pytest
 
 from serve_app.core.errors import InvalidInput
 from serve_app.metrics.loss import METRICS
-from serve_app.offline.report.matching import choose_column, pair
-from serve_app.offline.report.reader import SAME_ORIGINAL, Columns, read_systems
-from serve_app.offline.report.systems import System
+from serve_app.offline.report.reader import Columns, read_systems
+from serve_app.offline.report.systems import SAME_ORIGINAL, System, choose_column, pair
 from tests.support.report_files import failed, scored, write
 from tests.support.texts import GENERATED, ORIGINALS
 

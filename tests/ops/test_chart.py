@@ -45,7 +45,7 @@ RELEASES = {
 
 def given(release: Release) -> dict[str, Any]:
     """What the command's arguments say, read as Helm reads them."""
-    words = [str(w) for w in helm_upgrade(release, Options(Target.ALL, ROOT))]
+    words = [str(w) for w in helm_upgrade(release, Options(Target.ALL, root=ROOT))]
     values: dict[str, Any] = {}
     for kind, word in pairwise(words):
         if kind == "--values":
@@ -168,7 +168,7 @@ def test_a_release_is_read_back_as_it_was_set(name: str) -> None:
     status = {"info": {"status": "deployed"}, "version": 3, "config": given(release)}
     recorded = parse(release.service, json.dumps(status))
     assert recorded.release == release
-    assert wanted(Options(Target.ALL, ROOT), release.service, release, "us-east-1") == release
+    assert wanted(Options(Target.ALL, root=ROOT), release.service, release, "us-east-1") == release
 
 
 def test_the_chart_has_a_file_for_every_profile() -> None:

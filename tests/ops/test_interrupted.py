@@ -40,7 +40,7 @@ def test_a_helm_install_that_was_cut_off_is_mended(stage: Stage, cluster: Cluste
     refused("deploy", "all", "--yes", code=1)
     assert stage.release(GENERATOR)["info"]["status"] == "pending-install"
     said = done("deploy", "all", "--yes")
-    assert "an earlier command was cut off; mending" in said
+    assert "an earlier command was cut off; repairing" in said
     assert ["helm", "uninstall", GENERATOR] in [c[:3] for c in stage.calls("helm")]
     assert stage.release(GENERATOR)["info"]["status"] == "deployed"
 

@@ -1,16 +1,16 @@
-"""What computes lets what answers go first."""
+"""Threads that compute have the least CPU priority."""
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 
-from serve_app.serving.scheduling.compute_thread import NICENESS, lower_priority, run_batch
+from serve_app.serving.scheduling.compute_thread import NICENESS, lower_priority
+from serve_app.serving.scheduling.fair_batcher import run_batch
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="threads have no niceness there")
 
@@ -21,6 +21,12 @@ def niceness() -> int:
 
 def measured(items: Sequence[int]) -> list[int]:
     return [niceness() for _ in items]
+
+
+def in_thread(work: Callable[[], None]) -> None:
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
 
 
 @pytest.mark.parametrize("items", [[1], [1, 2]], ids=["one", "several"])
@@ -37,21 +43,24 @@ def test_threads_that_a_computing_one_starts_have_its_priority() -> None:
 
     def compute() -> None:
         lower_priority()
-        inner = threading.Thread(target=lambda: found.append(niceness()))
-        inner.start()
-        inner.join()
+        in_thread(lambda: found.append(niceness()))
 
-    thread = threading.Thread(target=compute)
-    thread.start()
-    thread.join()
+    in_thread(compute)
     assert found == [NICENESS]
 
 
-async def test_where_the_system_refuses_it_computes_all_the_same(
+def test_where_the_system_refuses_it_computes_all_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def refused(*_: int) -> None:
         raise PermissionError
 
     monkeypatch.setattr(os, "setpriority", refused)
-    assert await asyncio.create_task(run_batch(lambda items: list(items), [1, 2])) == [1, 2]
+    found: list[str] = []
+
+    def compute() -> None:
+        lower_priority()
+        found.append("computed")
+
+    in_thread(compute)
+    assert found == ["computed"]

@@ -13,7 +13,7 @@ from serve_app.core.settings import Settings
 from serve_app.metrics.evaluation import evaluate
 from serve_app.metrics.loss import METRICS, LossFunction
 from serve_app.models.yield_points import PAUSE, Stopped, pause
-from serve_app.serving.deployments import metrics
+from serve_app.serving import observability
 from serve_app.serving.deployments.loss import Loss
 from serve_app.serving.deployments.metrics import (
     READABILITY_MODEL,
@@ -46,7 +46,7 @@ class Scorer:
 @pytest.fixture
 def kept(monkeypatch: pytest.MonkeyPatch) -> Kept:
     kept = Kept()
-    monkeypatch.setattr(metrics, "ServeTelemetry", lambda: kept)
+    monkeypatch.setattr(observability, "ServeTelemetry", lambda: kept)
     monkeypatch.setattr("serve_app.metrics.suite.load_relevance", lambda _: Scorer())
     return kept
 
@@ -116,10 +116,10 @@ def test_a_batch_in_the_pause_of_another_is_counted_once(kept: Kept) -> None:
 def test_losses_scores_grades_and_cuts_are_told_by_their_models(kept: Kept) -> None:
     loss = Loss.func_or_class.__new__(Loss.func_or_class)
     loss._telemetry = kept
-    loss._names = dict.fromkeys(METRICS, "formulas") | {"relevance": "bert", "factuality": "align"}
+    loss._models = {"relevance": "bert", "factuality": "align", "readability": "formulas"}
     whole = measure("Aspirin prevents strokes.", "Aspirin prevents strokes.")
     cut = replace(whole, relevance=replace(whole.relevance, truncated_reference=True))
-    loss._recorded(evaluate([whole, cut], LossFunction(TARGETS)))
+    loss._record(evaluate([whole, cut], LossFunction(TARGETS)))
     assert [labels for _, labels in kept.of("plainmed_loss")] == [
         {"relevance_model": "bert", "factuality_model": "align"}
     ] * 2

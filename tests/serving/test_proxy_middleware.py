@@ -109,7 +109,7 @@ async def test_only_a_refusal_that_says_so_is_repeated() -> None:
 async def test_strangers_do_not_fill_memory(proxy: Proxy) -> None:
     for number in range(MAX_CACHED_REFUSALS + 10):
         await proxy.post(1000, authorization=str(number))
-    assert len(proxy.middleware._held) <= MAX_CACHED_REFUSALS
+    assert len(proxy.middleware._refusals) <= MAX_CACHED_REFUSALS
 
 
 async def test_an_answer_in_parts_is_not_kept() -> None:
@@ -127,7 +127,7 @@ async def test_an_answer_in_parts_is_not_kept() -> None:
     proxy = Proxy(parts)
     await proxy.post(1000)
     assert (await proxy.post(1000)).content == b"ab"
-    assert not proxy.middleware._held
+    assert not proxy.middleware._refusals
 
 
 async def test_what_is_not_a_post_passes() -> None:

@@ -153,39 +153,43 @@ async def test_what_is_never_answered_is_a_503_and_goes_round_few_gateways(
         assert "text" not in line
 
 
-async def test_a_body_for_which_there_is_no_room_is_not_sent_again() -> None:
+async def test_a_body_over_the_byte_budget_is_not_sent_again() -> None:
     proxy = Dying(ATTEMPTS)
-    app = RetryUnanswered(proxy, most_kept=10)
+    app = RetryUnanswered(proxy, max_buffered=10)
     assert refused(await post(app, b"x" * 11))
     assert refused(await post(app, parts(b"x" * 6, b"x" * 6)))
     assert len(proxy.ages) == 2
 
 
-async def test_room_is_given_back_by_every_end() -> None:
-    app = RetryUnanswered(Dying(0), most_kept=10)
+async def test_the_byte_budget_is_freed_by_every_end() -> None:
+    app = RetryUnanswered(Dying(0), max_buffered=10)
     for _ in range(3):
         assert (await post(app, b"x" * 10)).status_code == 200
-    app = RetryUnanswered(Dying(1), most_kept=10)
-    assert refused(await post(app, b"x" * 11))
-    assert app._room.taken == 0
-    app = RetryUnanswered(Dying(ATTEMPTS), most_kept=10)
-    assert refused(await post(app, b"x" * 10))
-    assert app._room.taken == 0
+    # Of a body too large, of attempts that all died: one that fits is repeated afterwards.
+    for deaths, body in ((1, b"x" * 11), (ATTEMPTS, b"x" * 10)):
+        proxy = Dying(deaths)
+        app = RetryUnanswered(proxy, max_buffered=10)
+        assert refused(await post(app, body))
+        proxy.deaths = len(proxy.ages) + 1
+        assert (await post(app, b"x" * 10)).status_code == 200
 
 
-async def test_nothing_is_kept_once_an_answer_has_begun() -> None:
-    taken = []
+async def test_a_body_is_freed_once_its_answer_has_begun() -> None:
+    other = Dying(1)
 
     async def proxy(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/other":
+            await other(scope, receive, send)
+            return
         await whole(receive)
-        taken.append(app._room.taken)
         await send({"type": "http.response.start", "status": 200, "headers": []})
-        taken.append(app._room.taken)
+        # It died once and was repeated, so its bytes fitted.
+        assert (await post(app, b"y" * 10, path="/other")).status_code == 200
         await send({"type": "http.response.body", "body": b""})
 
-    app = RetryUnanswered(proxy)
-    await post(app, b"x" * 10)
-    assert taken == [10, 0]
+    app = RetryUnanswered(proxy, max_buffered=10)
+    assert (await post(app, b"x" * 10)).status_code == 200
+    assert len(other.ages) == 2
 
 
 async def test_who_is_gone_is_neither_asked_for_again_nor_answered() -> None:

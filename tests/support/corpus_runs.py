@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from serve_app.offline.corpus import BlockResult, ScoreJob
-from serve_app.offline.corpus.local_engine import LocalEngine
+from serve_app.offline.corpus.job import LocalEngine
 from serve_app.offline.corpus.reader import Block, Source
 from tests.support.corpus_tools import OverlapScorer
 

@@ -27,10 +27,16 @@ from serve_app.api.request_stats import StatsWindow
 from serve_app.core.resources import RESOURCES
 from serve_app.core.settings import load_settings
 from serve_app.generation.protocol import GenerationParams, Summary, SummarySentence
-from serve_app.metrics.evaluation import Evaluation, evaluate
+from serve_app.metrics.evaluation import (
+    AlignScoreResult,
+    BertScoreResult,
+    ClaimSentence,
+    Evaluation,
+    Measured,
+    evaluate,
+)
 from serve_app.metrics.loss import LossFunction, Targets
 from serve_app.metrics.readability import Readability, readability
-from serve_app.metrics.results import AlignScoreResult, BertScoreResult, ClaimSentence, Measured
 
 
 @dataclass

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from serve_app.core.errors import ConfigError, InvalidInput, MetricFailed
 from serve_app.core.settings import load_settings
-from serve_app.generation.openai.messages import chat_messages
+from serve_app.generation.prompts import chat_messages
 from serve_app.metrics.evaluation import evaluate
 from serve_app.metrics.loss import METRICS, LossFunction
 from serve_app.offline.corpus.scoring import ModelNames
@@ -229,7 +229,7 @@ def test_the_column_is_the_one_that_is_named(scorer: PairScorer) -> None:
 def test_a_column_that_is_not_there_is_named_with_those_that_are(scorer: PairScorer) -> None:
     with pytest.raises(ConfigError, match=r"'abstract'; the dataset has: .*source"):
         one_reward(loss_reward(scorer, original="abstract"), source=[ORIGINALS[0]])
-    with pytest.raises(ConfigError, match=r"column 'text': item 0 is no text but NoneType"):
+    with pytest.raises(ConfigError, match=r"column 'text': item 0 is not text but NoneType"):
         one_reward(loss_reward(scorer), text=[None])
 
 

@@ -11,7 +11,7 @@ from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from serve_app.core.settings import load_settings
-from serve_app.generation.openai.messages import chat_messages
+from serve_app.generation.prompts import chat_messages
 from serve_app.metrics.loss import METRICS
 from serve_app.metrics.suite import MetricSuite
 from serve_app.training.rewards.reward import local_scorer, loss_reward, metric_rewards

@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 
 from serve_app.core.errors import ConfigError, InvalidInput
 from serve_app.core.settings import load_settings
-from serve_app.generation.causal.prompts import Prompter
+from serve_app.generation.prompts import Prompter
 from serve_app.offline.calibration import Pair
 from serve_app.training.generator.data import NOT_TRAINED, Examples, prepare
 from serve_app.training.generator.run import plan_training
@@ -122,7 +122,7 @@ def test_a_template_that_writes_something_else_is_not_trained_on() -> None:
         "{{ message['content'] | trim | replace('pain', 'ache') }}",
     )
     examples = prepared(tokenizer)
-    assert examples.reasons == {"the chat template writes it unlike the served generator": [3]}
+    assert examples.reasons == {"the chat template differs from the served generator's": [3]}
 
 
 def test_texts_and_tokenizer_make_the_fingerprint() -> None:
@@ -165,7 +165,7 @@ def test_bad_weights_are_refused(tmp_path: Path) -> None:
 def test_a_step_holds_whole_groups(tmp_path: Path) -> None:
     chosen = options(tmp_path, grpo_batch=3, num_generations=4, accumulation=2)
     assert chosen.prompts_a_step(2) == 3
-    with pytest.raises(ConfigError, match=r"6 completions .*no multiple of --num-generations 4"):
+    with pytest.raises(ConfigError, match=r"6 completions .*not a multiple of --num-generations 4"):
         chosen.prompts_a_step(1)
 
 

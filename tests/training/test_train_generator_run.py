@@ -102,7 +102,7 @@ def test_a_run_that_was_killed_goes_on_and_comes_to_the_same(folder: Path) -> No
 
     with pytest.raises(ConfigError, match="not empty"):
         train(folder, **changed)
-    with pytest.raises(ConfigError, match=r"begun otherwise: rank changed"):
+    with pytest.raises(ConfigError, match=r"other options: rank changed"):
         train(folder, resume=True, **changed, rank=4)
 
     seen.clear()

@@ -15,7 +15,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
-from serve_app.text.sample import sample_abstract
+from serve_app.core.resources import sample_abstract
 
 FOLDER = Path(__file__).resolve().parents[1] / "page"
 POLICY = (

@@ -1,6 +1,6 @@
-"""The engine for causal language models: prompts, a scheduler with continuous batching, sampling.
+"""The engine for causal language models: a decoding loop with continuous batching.
 
 Knows transformers models and tokens; knows nothing of who asks.
 """
 
-__all__ = ["engine", "prompts", "sampling", "scheduler"]
+__all__ = ["decoding", "engine", "kv_cache", "scheduler"]

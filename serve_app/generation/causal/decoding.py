@@ -1,7 +1,8 @@
 """Continues prompts token by token; rows come and go between passes. Knows no text, no threads.
 
-What a row writes does not depend on the rows it shares passes with (in float32; a lower
-precision rounds differently in batches of different shape).
+What a row writes does not depend on the rows it shares passes with (in float32; a lower precision
+rounds differently in batches of different shape). Each row therefore has its own temperature,
+nucleus, penalty and random generator.
 """
 
 from __future__ import annotations
@@ -15,12 +16,17 @@ import torch
 from torch import Tensor
 from transformers import Cache, DynamicCache
 
+from serve_app.core.sampling import GenerationParams
 from serve_app.generation.causal.kv_cache import RowCache, holds_rows, without
-from serve_app.generation.causal.sampling import Sampler
-from serve_app.generation.protocol import GenerationParams
 
 FAILED = "failed"
 """Finish reason of a row whose logits are not finite."""
+
+# Lower temperatures are greedy: dividing by them leaves one token with any mass.
+_GREEDY_BELOW = 1e-4
+# Most nuclei are smaller; sorting a vocabulary of 128,000 for each row costs more than a forward
+# pass of a small model.
+_HEAD = 256
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -29,18 +35,16 @@ class Row:
 
     Attributes:
         prompt: token ids, not empty.
-        params: sampling of this row; `seed` seeds its own random generator.
-        max_new_tokens: the row ends after so many, >= 1.
+        params: how to continue it; `seed` seeds the row's own random generator.
     """
 
     prompt: tuple[int, ...]
     params: GenerationParams
-    max_new_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What happened to one row: a token it wrote (None for none), and why it ended (or not)."""
+    """A row's outcome of one pass: the token it wrote, if any, and why it ended, if it did."""
 
     row: Row
     token: int | None
@@ -48,7 +52,7 @@ class Step:
 
 
 class Model:
-    """A causal language model in eval mode, and how it wants to be called."""
+    """A causal language model in eval mode, behind the one call that all families take."""
 
     def __init__(self, model: Any) -> None:
         self._model = model
@@ -59,9 +63,7 @@ class Model:
 
     def new_cache(self) -> Cache:
         """An empty cache of the kind the model needs."""
-        if self.batches:
-            return RowCache(self._model)
-        return DynamicCache(config=self._model.config)
+        return RowCache(self._model) if self.batches else DynamicCache(config=self._model.config)
 
     def logits(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Cache) -> Tensor:
         """Logits after the last of the new tokens, (rows, vocabulary).
@@ -85,7 +87,7 @@ class Model:
 
 
 class Prefill:
-    """Prompts being read: equal ones once, long ones in parts.
+    """Reads prompts: equal ones once, long ones in parts.
 
     Args:
         model: reads them.
@@ -126,7 +128,7 @@ class Prefill:
 
 
 class Batch:
-    """The rows under way, one new token each in a pass.
+    """The running rows: each pass writes one token of each.
 
     Args:
         model: writes them.
@@ -144,18 +146,13 @@ class Batch:
         self._written: list[int] = []
 
     def join(self, prefill: Prefill) -> list[Step]:
-        """Adds rows whose prompts are read, with the first token of each.
+        """Adds rows whose prompts are read, and writes the first token of each.
 
-        A model without `batches` must have no row under way.
+        A model without `batches` must have no running row.
         """
         assert prefill.logits is not None  # noqa: S101 - the caller waits until all is read
         rows = prefill.rows
-        sampler = Sampler(
-            [row.prompt for row in rows],
-            [row.params for row in rows],
-            prefill.logits.shape[1],
-            self._model.device,
-        )
+        sampler = Sampler(rows, prefill.logits.shape[1], self._model.device)
         tokens = sampler.next_tokens(prefill.logits)
         first = len(self.rows)
         if self._cache is None or self._sampler is None:
@@ -172,14 +169,14 @@ class Batch:
         return self._take(tokens, first)
 
     def step(self) -> list[Step]:
-        """One pass over all rows, which must be some: the next token of each."""
+        """One pass over all rows, at least one: the next token of each."""
         assert self._cache is not None  # noqa: S101 - there are rows
         assert self._sampler is not None  # noqa: S101
         device, span = self._model.device, max(self._lengths)
         if isinstance(self._cache, RowCache):
             self._cache.trim(span)
         lengths = torch.tensor(self._lengths, device=device).unsqueeze(1)
-        # The new token is in column `span`, and a row's tokens stand right before it.
+        # The new token is in column `span`, right after the row's other tokens.
         mask = (torch.arange(span + 1, device=device) >= span - lengths).long()
         ids = torch.tensor(self._tokens, device=device).unsqueeze(1)
         logits = self._model.logits(ids, mask, lengths, self._cache)
@@ -187,11 +184,11 @@ class Batch:
         return self._take(self._sampler.next_tokens(logits), 0)
 
     def drop(self, rows: Collection[Row]) -> None:
-        """Forgets these rows."""
+        """Removes these rows."""
         self._remove([index for index, row in enumerate(self.rows) if row in rows])
 
     def _take(self, tokens: Sequence[int | None], first: int) -> list[Step]:
-        """Notes the tokens of the rows from `first` on; rows that end leave."""
+        """Records the tokens of the rows from `first` on; rows that end leave."""
         steps: list[Step] = []
         ended: list[int] = []
         for index, token in enumerate(tokens, start=first):
@@ -201,7 +198,7 @@ class Batch:
                 steps.append(Step(row, None, FAILED))
             elif token in self._stop_ids:
                 steps.append(Step(row, None, "stop"))
-            elif self._written[index] >= row.max_new_tokens:
+            elif self._written[index] >= row.params.max_new_tokens:
                 steps.append(Step(row, token, "length"))
             else:
                 self._tokens[index] = token
@@ -239,3 +236,120 @@ def _left_pad(
         ids[row, longest - len(prompt) :] = torch.tensor(prompt, dtype=torch.long)
         mask[row, longest - len(prompt) :] = 1
     return ids.to(device), mask.to(device)
+
+
+class Sampler:
+    """The sampling state of some rows, in their order.
+
+    Args:
+        rows: their prompts count for the penalty.
+        vocabulary: number of logits.
+        device: device of the logits.
+    """
+
+    def __init__(self, rows: Sequence[Row], vocabulary: int, device: torch.device) -> None:
+        self._device = device
+        params = [row.params for row in rows]
+        self._penalty = _column([p.repeat_penalty for p in params], device)
+        self._temperature = _column([p.temperature for p in params], device)
+        self._top_p = _column([p.top_p for p in params], device)
+        self._greedy = [p.temperature < _GREEDY_BELOW for p in params]
+        # On the CPU, so that a seed draws the same on every device.
+        self._random = [torch.Generator() for _ in params]
+        for generator, p in zip(self._random, params, strict=True):
+            if p.seed is None:
+                generator.seed()
+            else:
+                generator.manual_seed(p.seed)
+        # (rows, vocabulary): whether the token is in the row's prompt or output.
+        seen = torch.zeros((len(rows), vocabulary), dtype=torch.bool)
+        for index, row in enumerate(rows):
+            known = [token for token in row.prompt if token < vocabulary]
+            seen[index, torch.tensor(known, dtype=torch.long)] = True
+        self._seen = seen.to(device)
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Keeps these rows only, in this order."""
+        self._greedy = [self._greedy[row] for row in rows]
+        self._random = [self._random[row] for row in rows]
+        self._penalty, self._temperature = self._penalty[rows], self._temperature[rows]
+        self._top_p, self._seen = self._top_p[rows], self._seen[rows]
+
+    def join(self, other: Sampler) -> None:
+        """Moves the rows of `other` after its own."""
+        self._greedy += other._greedy
+        self._random += other._random
+        self._penalty = torch.cat([self._penalty, other._penalty])
+        self._temperature = torch.cat([self._temperature, other._temperature])
+        self._top_p = torch.cat([self._top_p, other._top_p])
+        self._seen = torch.cat([self._seen, other._seen])
+
+    def next_tokens(self, logits: Tensor) -> list[int | None]:
+        """A token id per row of `logits` (rows, vocabulary); None where they are not finite."""
+        scores = logits.float()
+        broken = (scores.isnan() | scores.isposinf()).any(dim=-1)
+        found_broken = bool(broken.any())
+        if found_broken:
+            scores = scores.masked_fill(broken.unsqueeze(1), 0.0)
+        # Repetition penalty (Keskar et al., 2019) over prompt and output, as transformers'.
+        penalised = torch.where(scores < 0, scores * self._penalty, scores / self._penalty)
+        scores = torch.where(self._seen, penalised, scores)
+        tokens = scores.argmax(dim=-1)
+        sampled = [row for row, greedy in enumerate(self._greedy) if not greedy]
+        if len(sampled) == len(self._greedy):
+            tokens = self._sample(scores, sampled)
+        elif sampled:
+            tokens[sampled] = self._sample(scores[sampled], sampled)
+        self._seen.scatter_(1, tokens.unsqueeze(1), True)
+        chosen: list[int | None] = tokens.tolist()
+        if found_broken:
+            bad = broken.tolist()
+            chosen = [None if bad[row] else token for row, token in enumerate(chosen)]
+        return chosen
+
+    def _sample(self, scores: Tensor, rows: list[int]) -> Tensor:
+        """Temperature, then the nucleus (Holtzman et al., 2020), then one draw a row."""
+        temperature = self._temperature[rows].clamp(min=_GREEDY_BELOW)
+        # Subtracting the maximum first keeps a small temperature from overflowing.
+        scaled = scores - scores.amax(dim=-1, keepdim=True)
+        nucleus = _nucleus((scaled / temperature).softmax(dim=-1), self._top_p[rows])
+        draws = torch.stack([torch.rand(1, generator=self._random[row]) for row in rows])
+        # In vocabulary order, not by probability: rounding that swaps two equally likely tokens
+        # would otherwise change the outcome.
+        cumulated = nucleus.cumsum(dim=-1)
+        wanted = draws.to(self._device) * cumulated[:, -1:]
+        drawn = torch.searchsorted(cumulated, wanted, right=True)
+        drawn = drawn.clamp(max=scores.shape[1] - 1)
+        possible = nucleus.gather(1, drawn) > 0
+        return torch.where(possible, drawn, nucleus.argmax(dim=-1, keepdim=True)).squeeze(1)
+
+
+def _column(values: list[float], device: torch.device) -> Tensor:
+    return torch.tensor(values, dtype=torch.float32, device=device).unsqueeze(1)
+
+
+def _nucleus(probabilities: Tensor, top_p: Tensor) -> Tensor:
+    """`probabilities` with 0 for tokens outside the likeliest ones of total mass `top_p`.
+
+    Sorts only as much of a row as its nucleus needs; rows are independent of each other.
+
+    Args:
+        probabilities: (rows, vocabulary).
+        top_p: (rows, 1).
+    """
+    nucleus = probabilities.clone()
+    cut = (top_p < 1).squeeze(1)
+    for size in (_HEAD, probabilities.shape[1]):
+        rows = cut.nonzero().squeeze(1)
+        if rows.numel() == 0:
+            break
+        head, order = probabilities[rows].topk(min(size, probabilities.shape[1]), dim=-1)
+        mass = head.cumsum(dim=-1)
+        inside = mass - head < top_p[rows]
+        inside[:, 0] = True
+        # A head that reaches the mass holds the whole nucleus.
+        complete = (mass[:, -1:] >= top_p[rows]).squeeze(1) | (size >= probabilities.shape[1])
+        kept = torch.zeros_like(nucleus[rows]).scatter(1, order, head * inside)
+        nucleus[rows[complete]] = kept[complete]
+        cut[rows[complete]] = False
+    return nucleus

@@ -1,7 +1,7 @@
 """The `transformers` generator engine: any causal language model, decoded by our own loop.
 
-Brings together a loaded model, the prompt around a text, windows for long ones, and the
-scheduler that merges the rows of all calls. Knows no server; safe to use from several threads.
+Brings together a loaded model, the prompt around a text, windows for long texts, and the scheduler
+that batches all calls. Knows no server; safe to use from several threads.
 """
 
 from __future__ import annotations
@@ -11,33 +11,34 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Literal
+from itertools import chain
+from typing import Any, Literal
 
 from serve_app.core.errors import ConfigError, InvalidInput, Unavailable
 from serve_app.generation.causal.decoding import Row
-from serve_app.generation.causal.prompts import Prompter
-from serve_app.generation.causal.scheduler import Scheduler, Track
-from serve_app.generation.causal.windows import split_windows
-from serve_app.generation.detokenizer import TextStream, final_text
-from serve_app.generation.params import own_seed, require_params
+from serve_app.generation.causal.scheduler import Scheduler, SequenceStream
+from serve_app.generation.prompts import Prompter
 from serve_app.generation.protocol import GenerationParams, PieceIterator, Summary
+from serve_app.generation.text_stream import TextStream, final_text
 from serve_app.models.causal_lm import CausalModel, load_causal_model
 from serve_app.models.device import resolve_device
 from serve_app.models.formats import DTYPES
 from serve_app.storage.artifacts import Downloads, resolve
+from serve_app.text.sentences import sentence_spans
 from serve_app.text.validation import require_text
 
 LongInput = Literal["error", "window"]
+Span = tuple[int, int]
 
 SENTENCE_END = "<|sentence_end|>"
-"""The token the earlier system's fine-tunes close a summary with."""
+"""The token that ends a summary in the earlier system's fine-tunes."""
 
 MIN_WINDOW_TOKENS = 32
-"""Fewest new tokens a window may be left with; below it, a summary is a stump."""
+"""Fewest new tokens a window may have; with fewer, a summary is a stump."""
 
 _BETWEEN_WINDOWS = "\n\n"
 _WORST_FIRST = ("cancelled", "time", "length", "stop")
-_SEEDS = 2**63  # what torch's generators take
+_SEEDS = 2**63  # the range of torch's generators
 # So far apart that no window of one variant draws like a window of another.
 _VARIANT_STEP = 7_919_000_000_033
 
@@ -47,13 +48,13 @@ class TransformersGenerator:
 
     Args:
         loaded: the model, its tokenizer and its context.
-        name: what results call the model.
+        name: the model's name in results.
         system_prompt: instruction; may be empty.
         user_prefix: put before every text; may be empty.
         long_input: `error` refuses a text over the context; `window` summarises it in parts.
         batch_size: most rows decoded at once, over all calls, >= 1; a recurrent model takes one.
-        timeout_s: a text not finished so many seconds after its call ends with what it has; > 0,
-            or None for no limit.
+        timeout_s: seconds from the call after which a text ends with what it has, > 0; None: no
+            limit.
         prefill_tokens: see `Scheduler`.
     """
 
@@ -100,7 +101,7 @@ class TransformersGenerator:
 
     @property
     def passes(self) -> int:
-        """Forward passes since it was made; stands still when nothing is wanted."""
+        """Forward passes so far."""
         return self._scheduler.passes
 
     @classmethod
@@ -108,30 +109,22 @@ class TransformersGenerator:
         cls,
         reference: str,
         *,
-        system_prompt: str,
-        user_prefix: str,
         device: str = "auto",
         dtype: str = "float32",
-        long_input: LongInput = "error",
-        batch_size: int = 16,
-        timeout_s: float | None = None,
         base_reference: str | None = None,
         downloads: Downloads | None = None,
+        **options: Any,
     ) -> TransformersGenerator:
-        """Loads the model, or LoRA adapter and base, that `reference` stands for.
+        """Loads the model, or the LoRA adapter and its base, that `reference` names.
 
         Args:
             reference: as `serve_app.storage.artifacts.resolve` takes it.
-            system_prompt: instruction; may be empty.
-            user_prefix: put before every text; may be empty.
             device: as `resolve_device`.
             dtype: float32, bfloat16 or float16. Only in float32 does a seeded summary not
                 depend on what it is batched with.
-            long_input: `error` or `window`.
-            batch_size: most texts decoded at once, over all calls.
-            timeout_s: seconds after which a text ends with what it has; None: no limit.
-            base_reference: an adapter's base, in place of what its configuration names.
+            base_reference: an adapter's base, in place of the one its configuration names.
             downloads: for references that have to be fetched; see `resolve`.
+            options: of the class; `system_prompt` and `user_prefix` are required.
 
         Raises:
             ConfigError: the reference or what it holds cannot be used; the message says why.
@@ -145,22 +138,10 @@ class TransformersGenerator:
             base_reference=base_reference,
             downloads=downloads,
         )
-        return cls(
-            loaded,
-            name=model_label(reference),
-            system_prompt=system_prompt,
-            user_prefix=user_prefix,
-            long_input=long_input,
-            batch_size=batch_size,
-            timeout_s=timeout_s,
-        )
+        return cls(loaded, name=model_label(reference), **options)
 
     def validate(self, text: str, params: GenerationParams) -> None:
-        """Raises what `generate` would raise for this text, without running the model.
-
-        Raises:
-            InvalidInput: as `generate`.
-        """
+        """As the protocol says; the model does not run."""
         self._plan(text, params)
 
     def generate(
@@ -171,7 +152,7 @@ class TransformersGenerator:
         cancelled: Callable[[int], bool] | None = None,
         tenant: str | None = None,
     ) -> list[Summary]:
-        """As the protocol says; `cancelled` is asked before every token, where it is decoded.
+        """As the protocol says; `cancelled` is polled before every token, in the decoding thread.
 
         Raises:
             InvalidInput: also `input_too_long`: the prompt and max_new_tokens together exceed the
@@ -181,27 +162,21 @@ class TransformersGenerator:
         """
         if len(texts) != len(params):
             raise ValueError(f"{len(texts)} texts but {len(params)} params")
-        plans = [self._plan(text, p) for text, p in zip(texts, params, strict=True)]
-        tracks = [
-            self._tracks(
-                plan,
-                None if cancelled is None else partial(cancelled, index),
-                tenant=tenant,
-                live=False,
-            )
-            for index, plan in enumerate(plans)
+        plans = [self._plan(*pair) for pair in zip(texts, params, strict=True)]
+        texts_streams = [
+            self._streams(rows, cancelled and partial(cancelled, index), tenant, live=False)
+            for index, rows in enumerate(plans)
         ]
-        every = [track for one in tracks for track in one]
-        self._scheduler.submit(every)
+        streams = list(chain.from_iterable(texts_streams))
+        self._scheduler.submit(streams)
         try:
-            summaries = []
-            for one in tracks:
-                parts = [final_text(self._prompter.decode(track.wait())) for track in one]
-                summaries.append(self._summary(parts, one))
-            return summaries
+            return [
+                self._summary([final_text(self._prompter.decode(one.wait())) for one in own], own)
+                for own in texts_streams
+            ]
         finally:
-            for track in every:
-                track.abandon()
+            for stream in streams:
+                stream.cancel()
 
     def stream(
         self,
@@ -211,55 +186,54 @@ class TransformersGenerator:
         cancelled: Callable[[], bool] | None = None,
         tenant: str | None = None,
     ) -> PieceIterator:
-        """As the protocol says; nothing is computed before the first piece is asked for.
+        """As the protocol says; computing begins when the first piece is asked for.
 
-        From then on the model does not wait for the reader; closing the iterator stops it before
-        its next pass.
+        The model does not wait for the reader; closing the iterator stops it before its next pass.
 
         Raises:
             InvalidInput: as `generate`; raised here.
-            PlainMedError: as `generate`, where a piece is asked for.
+            PlainMedError: as `generate`; raised where a piece is asked for.
         """
         return self._stream(self._plan(text, params), cancelled, tenant)
 
     def _stream(
         self, rows: list[Row], cancelled: Callable[[], bool] | None, tenant: str | None
     ) -> PieceIterator:
-        tracks = self._tracks(rows, cancelled, tenant=tenant, live=True)
-        self._scheduler.submit(tracks)
+        streams = self._streams(rows, cancelled, tenant, live=True)
+        self._scheduler.submit(streams)
         try:
             parts: list[str] = []
-            for track in tracks:
-                text_stream = TextStream(self._prompter.decode)
-                for token in track:
-                    starts = not text_stream.text
-                    piece = text_stream.push(token)
-                    if piece:
+            for stream in streams:
+                written, ids = TextStream(), list[int]()
+                for token in stream:
+                    ids.append(token)
+                    starts = not written.text
+                    if piece := written.push(self._prompter.decode(ids)):
                         yield _BETWEEN_WINDOWS + piece if starts and any(parts) else piece
-                parts.append(text_stream.text)
-            yield self._summary(parts, tracks)
+                parts.append(written.text)
+            yield self._summary(parts, streams)
         finally:
-            for track in tracks:
-                track.abandon()
+            for stream in streams:
+                stream.cancel()
 
-    def _tracks(
+    def _streams(
         self,
         rows: Sequence[Row],
         cancelled: Callable[[], bool] | None,
-        *,
         tenant: str | None,
+        *,
         live: bool,
-    ) -> list[Track]:
+    ) -> list[SequenceStream]:
         deadline = None if self.timeout_s is None else time.monotonic() + self.timeout_s
         return [
-            Track(row, cancelled=cancelled, deadline=deadline, tenant=tenant, live=live)
+            SequenceStream(row, cancelled=cancelled, deadline=deadline, tenant=tenant, live=live)
             for row in rows
         ]
 
-    def _summary(self, parts: list[str], tracks: Sequence[Track]) -> Summary:
-        """What finished tracks come to; `parts` are their texts."""
-        reasons = {track.finish_reason for track in tracks}
-        tokens = sum(len(track.tokens) for track in tracks)
+    def _summary(self, parts: list[str], streams: Sequence[SequenceStream]) -> Summary:
+        """The summary made of ended streams, whose texts are `parts`."""
+        reasons = {stream.finish_reason for stream in streams}
+        tokens = sum(len(stream.tokens) for stream in streams)
         if "time" in reasons and tokens == 0:
             raise Unavailable(
                 f"the generator is busy: not a word was written within {self.timeout_s:g} s; "
@@ -270,17 +244,17 @@ class TransformersGenerator:
             text=_BETWEEN_WINDOWS.join(part for part in parts if part),
             model=self.name,
             finish_reason=next(r for r in _WORST_FIRST if r in reasons),
-            prompt_tokens=sum(len(track.row.prompt) for track in tracks),
+            prompt_tokens=sum(len(stream.row.prompt) for stream in streams),
             completion_tokens=tokens,
         )
 
     def _plan(self, text: str, params: GenerationParams) -> list[Row]:
         """The rows that summarise `text`: one, or one for each of its windows."""
         require_text(text, "text")
-        require_params(params)
+        params.check()
         prompt = self._prompter.encode(text)
         if self.context is None or len(prompt) + params.max_new_tokens <= self.context:
-            return [Row(tuple(prompt), _seeded(params, 0), params.max_new_tokens)]
+            return [Row(tuple(prompt), _window_params(params, 0))]
         room = self.context - params.max_new_tokens - self._prompter.overhead
         if room < 1:
             raise InvalidInput(
@@ -298,7 +272,7 @@ class TransformersGenerator:
                 field="text",
                 code="input_too_long",
             )
-        # At least so many windows: a text hopelessly long is refused before it is cut up.
+        # A lower bound: a text that is far too long is refused before it is split.
         needed = math.ceil((len(prompt) - self._prompter.overhead) / room)
         windows: list[str] = []
         if params.max_new_tokens // needed >= MIN_WINDOW_TOKENS:
@@ -314,7 +288,7 @@ class TransformersGenerator:
                 code="input_too_long",
             )
         return [
-            Row(tuple(self._prompter.encode(window)), _seeded(params, index), share)
+            Row(tuple(self._prompter.encode(window)), _window_params(params, index, share))
             for index, window in enumerate(windows)
         ]
 
@@ -324,7 +298,7 @@ class TransformersGenerator:
 
 
 def model_label(reference: str) -> str:
-    """What results call the model behind `reference`.
+    """The name in results of the model behind `reference`.
 
     >>> model_label("s3://bucket/merged-models/org__model-run/")
     'org__model-run'
@@ -338,10 +312,12 @@ def model_label(reference: str) -> str:
     return reference.rstrip("/").rpartition("/")[2] or reference
 
 
-def _seeded(params: GenerationParams, window: int) -> GenerationParams:
-    """The settings of one window, with its own seed."""
-    seed = own_seed(params, variant_step=_VARIANT_STEP, below=_SEEDS, window=window)
-    return replace(params, seed=seed)
+def _window_params(
+    params: GenerationParams, window: int, max_new_tokens: int | None = None
+) -> GenerationParams:
+    """The settings of one window: its own seed, and its share of the new tokens."""
+    seed = params.seed_of(variant_step=_VARIANT_STEP, below=_SEEDS, window=window)
+    return replace(params, seed=seed, max_new_tokens=max_new_tokens or params.max_new_tokens)
 
 
 def _stop_ids(loaded: CausalModel) -> frozenset[int]:
@@ -354,3 +330,54 @@ def _stop_ids(loaded: CausalModel) -> frozenset[int]:
     if sentence_end is not None:
         ids.add(sentence_end)
     return frozenset(ids)
+
+
+def split_windows(text: str, budget: int, count: Callable[[str], int]) -> list[str]:
+    """Cuts `text` into consecutive windows of at most `budget` tokens each.
+
+    Windows hold whole sentences and are about equally long, so that the last one is not a
+    remnant; only a sentence longer than the budget is cut, between words where it has any.
+
+    Args:
+        text: not empty.
+        budget: tokens a window may have, >= 1.
+        count: tokens of a piece of text. It need not be additive: every window is counted.
+
+    Returns:
+        At least one window; no character but white space between windows is lost.
+    """
+    spans = [
+        part
+        for start, end in sentence_spans(text)
+        for part in _fit(text, start, end, budget, count)
+    ]
+    sizes = [count(text[start:end]) for start, end in spans]
+    total = sum(sizes)
+    even = total / max(1, math.ceil(total / budget))
+    windows: list[str] = []
+    first = 0
+    while first < len(spans):
+        stop, size = first + 1, sizes[first]
+        while stop < len(spans) and size < even and size + sizes[stop] <= budget:
+            size += sizes[stop]
+            stop += 1
+        while stop > first + 1 and count(text[spans[first][0] : spans[stop - 1][1]]) > budget:
+            stop -= 1
+        windows.append(text[spans[first][0] : spans[stop - 1][1]])
+        first = stop
+    return windows
+
+
+def _fit(text: str, start: int, end: int, budget: int, count: Callable[[str], int]) -> list[Span]:
+    """The span itself, or halves of it, halved again until they fit the budget."""
+    if end - start <= 1 or count(text[start:end]) <= budget:
+        return [(start, end)]
+    middle = (start + end) // 2
+    space = text.rfind(" ", start + 1, middle + 1)
+    if space < 0:
+        space = text.find(" ", middle, end)
+    left_end, right_start = (middle, middle) if space < 0 else (space, space + 1)
+    return [
+        *_fit(text, start, left_end, budget, count),
+        *_fit(text, right_start, end, budget, count),
+    ]

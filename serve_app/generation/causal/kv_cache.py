@@ -1,9 +1,9 @@
 """A key-value cache whose rows come and go. Knows keys and values; no tokens, no sampling.
 
-All rows end in the same column, so a new token is written in place for every row at once, and
-a row's left side is padding where a longer row stands beside it: to the model it is an
-ordinary left-padded cache. The cache of transformers copies all of itself at every token and
-cannot take rows in; its static one holds every row at the longest length there may be.
+All rows end in the same column, so a new token is written in place for every row at once; a row is
+padded on the left up to the longest. To the model it is an ordinary left-padded cache. The dynamic
+cache of transformers copies itself at every token and cannot add rows; its static cache holds every
+row at the greatest possible length.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from torch import Tensor
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
 
-# Columns kept free for tokens to come, at least, and as a share of those in use: what is in
-# use is copied once in so many tokens.
+# Free columns for tokens to come: at least so many, and a share of those in use. The cache is
+# copied once in so many tokens.
 _SPARE_COLUMNS = 64
 _SPARE_SHARE = 4
 
@@ -58,20 +58,20 @@ class _RowLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyp
         return buffer[: self.rows, :, self.start : self.end]
 
     def make_room(self, rows: int, span: int, ahead: int) -> None:
-        """Room for `rows` rows of `span` columns up to the end, and `ahead` more after it."""
+        """Makes room for `rows` rows of `span` columns up to the end, and `ahead` after it."""
         assert self.keys is not None  # noqa: S101 - set by lazy_initialization
         assert self.values is not None  # noqa: S101
         have_rows, _, have_columns, _ = self.keys.shape
         if rows <= have_rows and span <= self.end and self.end + ahead <= have_columns:
             return
         spare = max(ahead, _SPARE_COLUMNS, span // _SPARE_SHARE)
-        # Rows by doubling, so that a burst of new ones does not copy the cache for each.
+        # Rows double, so that a burst of new ones does not copy the cache for each.
         shape_rows = max(rows, min(2 * have_rows, 2 * rows)) if rows > have_rows else have_rows
         used = self.end - self.start
         for name in ("keys", "values"):
             old: Tensor = getattr(self, name)
-            # Zeros, not whatever memory held: a masked column counts 0 times its value, which
-            # is NaN where the value is.
+            # Zeros, not uninitialised memory: a masked column counts 0 times its value, and 0
+            # times NaN is NaN.
             new = old.new_zeros((shape_rows, old.shape[1], span + spare, old.shape[3]))
             new[: self.rows, :, span - used : span] = self.view(old)
             setattr(self, name, new)
@@ -84,7 +84,7 @@ class _RowLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyp
         rows = slice(self.rows, self.rows + other.rows)
         for name in ("keys", "values"):
             buffer: Tensor = getattr(self, name)
-            # What a row before left there may not be finite; see make_room.
+            # Values left by an earlier row may not be finite; see make_room.
             buffer[rows, :, : self.end - span] = 0
             buffer[rows, :, self.end - span : self.end] = other.view(getattr(other, name))
         self.rows += other.rows
@@ -121,10 +121,10 @@ class _RowLayer(CacheLayerMixin):  # type: ignore[misc]  # transformers is untyp
 
 
 class RowCache(Cache):  # type: ignore[misc]
-    """The cache of all layers of a model that `holds_rows`.
+    """The cache of all layers of a model for which `holds_rows` is true.
 
-    Sliding windows are kept whole: their mask hides what is outside, and rows of different
-    length stay in the same columns.
+    Sliding windows are stored whole, so that rows of different length share columns; their mask
+    hides what is outside the window.
     """
 
     def __init__(self, model: Any) -> None:
@@ -148,7 +148,7 @@ class RowCache(Cache):  # type: ignore[misc]
             layer.select(rows)
 
     def fill(self, rows: Sequence[int]) -> None:
-        """Keeps these rows, as `without` orders them: only rows that change places are copied."""
+        """Keeps these rows, as ordered by `without`: only rows that move are copied."""
         for layer in self._row_layers():
             for target, source in enumerate(rows):
                 if source != target:
@@ -162,7 +162,7 @@ class RowCache(Cache):  # type: ignore[misc]
 
 
 def without(count: int, gone: Sequence[int]) -> list[int]:
-    """Which of `count` rows stands where once those `gone` have their places filled from the end.
+    """The order of `count` rows after the places of those `gone` are filled from the end.
 
     >>> without(5, [1, 4])
     [0, 3, 2]
@@ -175,6 +175,6 @@ def without(count: int, gone: Sequence[int]) -> list[int]:
 
 
 def holds_rows(model: Any) -> bool:
-    """False for recurrent models and others whose layers keep more than keys and values."""
+    """Whether all layers cache only keys and values; False for recurrent models, among others."""
     layers = DynamicCache(config=model.config).layers
     return all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)

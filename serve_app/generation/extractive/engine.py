@@ -1,14 +1,13 @@
-"""The `extractive` generator engine: sentences of the original, chosen so that the loss is least.
+"""The `extractive` generator engine: the set of the original's sentences with the least loss.
 
-It never invents. The original's sentences are put in plainer words by the glossary, and sets
-of them, kept in their order, are searched for the least loss within a word budget
-(`selection`). Readability of a set is exact throughout; relevance is estimated during the
-search and measured for the best sets at its end; factuality is that of each sentence
-against the chunk it came from. docs/extractive.md has how well that works.
+It never invents. The glossary puts the original's sentences in plainer words, and sets of them, in
+their order, are searched for the least loss within a word budget (`selection`). Readability of a
+set is exact; relevance is estimated during the search and measured for the best sets at its end;
+factuality is that of each sentence against the chunk it came from (docs/extractive.md).
 
 Deterministic: temperature, top_p and repeat_penalty change nothing. Further candidates (`variant`
-above 0) are drawn, with the seed, from the other sets that the same search has met, of which cheap
-ones are likelier. A text is measured and searched once for all of them.
+above 0) are drawn, by the seed, from the other sets that the search has found. A text is measured
+and searched once for all of them.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 from typing import cast
@@ -31,7 +30,6 @@ from serve_app.generation.extractive.selection import (
     in_drawn_order,
     search,
 )
-from serve_app.generation.params import require_params
 from serve_app.generation.protocol import (
     GenerationParams,
     PieceIterator,
@@ -49,15 +47,15 @@ MOST_PASSAGES = 60
 """Sentences considered; of a longer original, the first half and the last half of these."""
 
 PREPARED_TEXTS = 16
-"""Texts whose measurements are kept for their further candidates."""
+"""Texts whose measurements are cached for further candidates."""
 
 KEPT_SETS = 256
 """Best sets of a search that further candidates are drawn from."""
 
 TEMPERATURE = 0.002
-"""How far from the best they stray, in units of the loss (benchmarks/best_of_n.py)."""
+"""Sampling temperature of further candidates, in units of the loss (benchmarks/best_of_n.py)."""
 
-_POINTS_BACK = re.compile(
+_REFERS_BACK = re.compile(
     r"(?:th(?:is|ese|ose|ey|e (?:former|latter|other|same|remaining|two))|it|its|their|such|both|"
     r"neither|however|moreover|furthermore|therefore|thus|hence|similarly|likewise|otherwise|"
     r"conversely|in (?:addition|contrast)|by contrast|also|additionally|consequently|nevertheless|"
@@ -68,7 +66,7 @@ _POINTS_BACK = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    """What the candidates of one text share: its sentences, the best set of them, and others."""
+    """A searched text, for all its candidates: its sentences, the best set and other sets."""
 
     original: str
     truncated: bool
@@ -81,17 +79,21 @@ class _Prepared:
         return _summary(chosen, self.original, self.truncated)
 
 
+_CANCELLED = Summary("", "extractive", finish_reason="cancelled")
+
+
+@dataclass(eq=False)
 class ExtractiveGenerator:
     """Summaries made of the original's own sentences; an engine of the `Generator` protocol.
 
     Args:
-        suite: the metrics the loss is made of.
-        loss: the loss to make small.
+        suite: the metrics of the loss.
+        loss: the loss to minimise.
         glossary: plain words for medical terms; None copies sentences as they are.
         max_words: longest summary, in words, >= 1.
         beam_width: sets kept at each step of the search, >= 1.
         rescore: best sets measured with the real metrics, >= 1.
-        coverage: cost of leaving out everything, in units of the loss, >= 0.
+        coverage: cost of leaving everything out, in units of the loss, >= 0.
         weights: of the loss; None: equal.
 
     Raises:
@@ -99,44 +101,36 @@ class ExtractiveGenerator:
         ValueError: another argument is out of range.
     """
 
+    suite: MetricSuite
+    loss: LossFunction
+    glossary: Glossary | None
+    _: KW_ONLY
+    max_words: int = 220
+    beam_width: int = 16
+    rescore: int = 6
+    coverage: float = 0.3
+    weights: Sequence[float] | None = None
+
     name = "extractive"
     batch_size = 1
-    """Texts are searched one after the other; a batch would only make the first wait."""
+    """Texts are searched one after the other: a batch would only delay the first."""
     candidates_together = True
 
-    def __init__(
-        self,
-        suite: MetricSuite,
-        loss: LossFunction,
-        glossary: Glossary | None,
-        *,
-        max_words: int = 220,
-        beam_width: int = 16,
-        rescore: int = 6,
-        coverage: float = 0.3,
-        weights: Sequence[float] | None = None,
-    ) -> None:
-        if min(max_words, beam_width, rescore) < 1:
+    def __post_init__(self) -> None:
+        if min(self.max_words, self.beam_width, self.rescore) < 1:
             raise ValueError("max_words, beam_width and rescore must be at least 1")
-        if not coverage >= 0:
-            raise ValueError(f"coverage must not be negative, but is {coverage}")
-        self.device = suite.relevance.device
-        self.max_words = max_words
-        self.beam_width = beam_width
-        self.rescore = rescore
-        self.coverage = coverage
-        self._suite = suite
-        self._loss = loss
-        self._glossary = glossary
-        self._weights = check_weights(weights).tolist()
-        # One at a time: candidates that arrive together wait for the first one's work.
+        if not self.coverage >= 0:
+            raise ValueError(f"coverage must not be negative, but is {self.coverage}")
+        self.device = self.suite.relevance.device
+        self._weights = check_weights(self.weights).tolist()
+        # One at a time: candidates that arrive together wait for the first and reuse its work.
         self._preparing = threading.Lock()
-        self._recent = lru_cache(PREPARED_TEXTS)(self._prepare)
+        self._cached = lru_cache(PREPARED_TEXTS)(self._prepare)
 
     def validate(self, text: str, params: GenerationParams) -> None:
         """As the protocol says."""
         require_text(text, "text")
-        require_params(params)
+        params.check()
 
     def generate(
         self,
@@ -146,15 +140,13 @@ class ExtractiveGenerator:
         cancelled: Callable[[int], bool] | None = None,
         tenant: str | None = None,
     ) -> list[Summary]:
-        """As the protocol says; of `params`, `max_new_tokens` counts words, and only `seed` and
-        `variant` count beside it.
-
-        A text that is cancelled before its turn gets an empty summary that says so.
+        """As the protocol says; `max_new_tokens` counts words, and of the other options only `seed`
+        and `variant` matter. A text cancelled before its turn has an empty summary.
         """
-        # For those without a seed, one for the whole call: so their candidates differ too.
+        # Texts without a seed share one for the whole call, so that their candidates differ too.
         fresh = int(np.random.default_rng().integers(2**63))
         return [
-            _nothing()
+            _CANCELLED
             if cancelled is not None and cancelled(at)
             else self._summarise(text, one, fresh if one.seed is None else one.seed)
             for at, (text, one) in enumerate(zip(texts, params, strict=True))
@@ -176,7 +168,7 @@ class ExtractiveGenerator:
         self, text: str, params: GenerationParams, cancelled: Callable[[], bool] | None
     ) -> PieceIterator:
         if cancelled is not None and cancelled():
-            yield _nothing()
+            yield _CANCELLED
             return
         summary = self._summarise(text, params, params.seed)
         for index, sentence in enumerate(summary.sentences):
@@ -187,23 +179,20 @@ class ExtractiveGenerator:
         self, original: str, params: GenerationParams, seed: int | None = None
     ) -> Summary:
         self.validate(original, params)
-        prepared = self._prepared(original, min(self.max_words, params.max_new_tokens))
+        with self._preparing:
+            prepared = self._cached(original, min(self.max_words, params.max_new_tokens))
         if isinstance(prepared, Summary):
             return prepared
         best, others = prepared.best, prepared.others
-        # A text with few sentences has few sets; what is asked for beyond them is the best again.
+        # A text of few sentences has few sets; candidates beyond them repeat the best.
         if 0 < params.variant <= len(others):
-            # One draw for all variants of a seed, so that no two of them are alike.
+            # One draw for all variants of a seed, so that they differ.
             rng = np.random.default_rng(seed)
             best = in_drawn_order(others, TEMPERATURE, rng)[params.variant - 1]
         return prepared.summary_of(best)
 
-    def _prepared(self, original: str, limit: int) -> _Prepared | Summary:
-        with self._preparing:
-            return self._recent(original, limit)
-
     def _prepare(self, original: str, limit: int) -> _Prepared | Summary:
-        """What all candidates share; the summary itself where there is nothing to choose."""
+        """Searches a text for all its candidates; the summary itself if there is no choice."""
         passages = split_passages(original)
         truncated = len(passages) > MOST_PASSAGES
         if truncated:
@@ -223,20 +212,20 @@ class ExtractiveGenerator:
 
     def sentences(self, passages: list[Passage]) -> list[Sentence]:
         """The usable passages in plain words; all of them where none is usable."""
-        # Of a long original, what is read may hold nothing but fragments.
+        # The parts read of a long original may hold nothing but fragments.
         usable = [passage for passage in passages if passage.usable] or passages
-        return [_in_plain_words(passage, self._glossary) for passage in usable]
+        return [_in_plain_words(passage, self.glossary) for passage in usable]
 
     def _factuality(self, original: str, sentences: list[Sentence]) -> list[float]:
         """AlignScore of each sentence against the chunk of the original it came from.
 
-        That is the chunk which supports a copied sentence best, with few exceptions; scoring
-        it against every chunk would take most of the time there is.
+        With few exceptions that chunk supports a copied sentence best; scoring it against every
+        chunk would take most of the time.
         """
-        scorer = self._suite.factuality
+        scorer = self.suite.factuality
         chunks = [" ".join(one.split()) for one in context_chunks(original, scorer.chunk_words)]
         homes = [_home(sentence.passage.text, chunks) for sentence in sentences]
-        # One chunk and one sentence a score, so there is nothing for an `_sp` mode to split.
+        # One chunk and one sentence each: there is nothing for an `_sp` mode to split.
         mode = cast(EvalMode, scorer.eval_mode.removesuffix("_sp"))
         texts = [sentence.text for sentence in sentences]
         return [result.score for result in scorer.score(homes, texts, eval_mode=mode)]
@@ -244,9 +233,9 @@ class ExtractiveGenerator:
     def space(
         self, original: str, passages: list[Passage], sentences: list[Sentence], limit: int
     ) -> Space:
-        """What is searched for a summary of the original in at most `limit` words."""
+        """The search space of summaries of at most `limit` words."""
         pairs = [(passage.text, sentence.text) for passage in passages for sentence in sentences]
-        scores = self._suite.relevance.score(*map(list, zip(*pairs, strict=True)))
+        scores = self.suite.relevance.score(*map(list, zip(*pairs, strict=True)))
         recall = np.array([score.recall for score in scores])
         lengths = np.array([len(passage.text.split()) for passage in passages], dtype=np.float64)
         return Space(
@@ -255,26 +244,26 @@ class ExtractiveGenerator:
             matches=recall.reshape(len(passages), len(sentences)),
             importance=lengths / lengths.sum(),
             limit=limit,
-            loss=self._loss,
+            loss=self.loss,
             weights=self._weights,
             coverage=self.coverage,
         )
 
     def _measured_best(self, original: str, space: Space, choices: list[Choice]) -> Choice:
-        """The best of the choices with relevance and readability measured on the whole text."""
+        """The best of the choices by relevance and readability measured on the whole text."""
         texts = [" ".join(space.sentences[at].text for at in one.chosen) for one in choices]
-        relevance = self._suite.relevance.score([original] * len(texts), texts)
+        relevance = self.suite.relevance.score([original] * len(texts), texts)
         values = [
             (score.f1, one.mean_factuality, *ReadabilityCounts.of(text).scores())
             for score, one, text in zip(relevance, choices, texts, strict=True)
         ]
-        costs = self._loss(values, self._weights)
+        costs = self.loss(values, self._weights)
         costs += np.array([space.extra_cost(one) for one in choices])
         return choices[int(costs.argmin())]
 
 
 def _home(text: str, chunks: list[str]) -> str:
-    """The chunk that holds the text; where a border runs through it, the two around that."""
+    """The chunk that holds the text; two chunks if the border between them runs through it."""
     for chunk in chunks:
         if text in chunk:
             return chunk
@@ -290,7 +279,7 @@ def _in_plain_words(passage: Passage, glossary: Glossary | None) -> Sentence:
         replacements = tuple((one.term, one.plain) for one in done)
     first = text.split()[0]
     if first.isalpha() and first.islower():
-        # It stood after a heading. Names such as "mRNA" or "p53" stay as they are.
+        # It followed a heading. Names such as "mRNA" or "p53" stay as they are.
         text = text[0].upper() + text[1:]
     return Sentence(
         passage=passage,
@@ -298,7 +287,7 @@ def _in_plain_words(passage: Passage, glossary: Glossary | None) -> Sentence:
         replacements=replacements,
         words=len(text.split()),
         counts=ReadabilityCounts.of(text),
-        points_back=passage.index > 0 and _POINTS_BACK.match(text) is not None,
+        refers_back=passage.index > 0 and _REFERS_BACK.match(text) is not None,
     )
 
 
@@ -320,13 +309,8 @@ def _summary(chosen: list[Sentence], original: str, truncated: bool) -> Summary:
     )
 
 
-def _nothing() -> Summary:
-    """The answer to a caller who no longer waits for one."""
-    return Summary("", ExtractiveGenerator.name, finish_reason="cancelled")
-
-
 def _cut(sentence: Sentence, original: str, limit: int, truncated: bool) -> Summary:
-    """The first `limit` words of a sentence, for a limit that no sentence is within."""
+    """The first `limit` words of a sentence, where every sentence is longer."""
     text = " ".join(sentence.text.split()[:limit])
     whole = _summary([sentence], original, truncated)
     return replace(

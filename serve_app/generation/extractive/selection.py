@@ -1,8 +1,8 @@
-"""Which sets of sentences make a good summary: what a set costs, and the search for cheap ones.
+"""The search for the set of sentences that makes the best summary, and the cost it minimises.
 
-Knows sentences, their counts and a loss; loads no model and reads no text. A set costs its
-loss, and a little for what it leaves out and for sentences that point back at one it leaves
-out (docs/extractive.md says why and how much).
+Knows sentences, their counts and a loss; loads no model and reads no text. A set costs its loss,
+and a little for content it leaves out and for sentences that refer back to one it leaves out
+(docs/extractive.md says why and how much).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from serve_app.metrics.readability import ReadabilityCounts
 
 Floats = NDArray[np.float64]
 
-_ABSENT_SOURCE = 0.01  # what a sentence costs that points back at one left out
+_LOST_REFERENCE = 0.01  # cost of a sentence that refers back to one left out
 
 # BERTScore F1 of a set, from the share of the original its sentences match one by one: a
 # straight line fitted on the training part of the Cochrane pairs (benchmarks/extractive.py).
@@ -27,21 +27,21 @@ _F1_AT_NONE, _F1_PER_SHARE = 0.251, 0.700
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
-    """A usable passage in its plain words, and what the search needs to know of it."""
+    """A usable passage in plain words, with what the search needs to know about it."""
 
     passage: Passage
     text: str
     replacements: tuple[tuple[str, str], ...]
     words: int
     counts: ReadabilityCounts
-    points_back: bool
+    refers_back: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
     """A set of sentences: `chosen` are positions among the sentences, ascending.
 
-    `matched` has, for each passage of the original, the share of it that the set matches.
+    `matched` is, for each passage of the original, the share of it that the set matches.
     """
 
     chosen: tuple[int, ...]
@@ -59,7 +59,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """What is searched: the sentences, and what a set of them costs.
+    """The search space: the sentences, and the cost of a set of them.
 
     `matches[p, s]` is the share of passage p that sentence s matches (BERTScore recall), and
     `importance[p]` the passage's share of the original's words.
@@ -79,7 +79,7 @@ class Space:
         return Choice((), 0, ReadabilityCounts(), 0.0, np.zeros(len(self.importance)))
 
     def plus(self, choice: Choice, at: int) -> Choice:
-        """The set and one more sentence, with no cost worked out."""
+        """The set and one more sentence, without its cost."""
         sentence = self.sentences[at]
         return Choice(
             tuple(sorted((*choice.chosen, at))),
@@ -90,7 +90,7 @@ class Space:
         )
 
     def without(self, choice: Choice, left_out: int) -> Choice:
-        """The set less one of its sentences, with no cost worked out."""
+        """The set less one of its sentences, without its cost."""
         smaller = self.empty()
         for at in choice.chosen:
             if at != left_out:
@@ -98,7 +98,7 @@ class Space:
         return smaller
 
     def grown(self, choice: Choice) -> list[Choice]:
-        """The sets of one more sentence that are within the limit, with their costs."""
+        """The sets with one more sentence that are within the limit, with their costs."""
         grown = [
             self.plus(choice, at)
             for at, sentence in enumerate(self.sentences)
@@ -118,21 +118,21 @@ class Space:
         ]
 
     def extra_cost(self, choice: Choice) -> float:
-        """What a set pays beside its loss: for content left out, and for lost references."""
+        """The cost of a set beside its loss: content left out, and lost references."""
         indexes = {self.sentences[at].passage.index for at in choice.chosen}
         lost = sum(
-            self.sentences[at].points_back and self.sentences[at].passage.index - 1 not in indexes
+            self.sentences[at].refers_back and self.sentences[at].passage.index - 1 not in indexes
             for at in choice.chosen
         )
         left_out = 1.0 - float(choice.matched @ self.importance)
-        return self.coverage * left_out + _ABSENT_SOURCE * lost
+        return self.coverage * left_out + _LOST_REFERENCE * lost
 
 
 def search(space: Space, beam_width: int, wanted: int) -> list[Choice]:
-    """The best sets found, at most `wanted`, the one of least cost first.
+    """The best sets found, at most `wanted`, cheapest first.
 
-    A beam adds sentences one at a time; exchanging single sentences of the best set then
-    mends what the beam's early steps, blind to the grade level of the whole, got wrong.
+    A beam search adds sentences one at a time; exchanging single sentences of the best set then
+    corrects the beam's early steps, which could not know the grade level of the whole.
     """
     found: dict[tuple[int, ...], Choice] = {}
     beam = [space.empty()]
@@ -157,15 +157,15 @@ def search(space: Space, beam_width: int, wanted: int) -> list[Choice]:
 def in_drawn_order(
     found: list[Choice], temperature: float, rng: np.random.Generator
 ) -> list[Choice]:
-    """The sets in random order, the cheap ones likely to come first.
+    """The sets in random order, cheap ones likely first.
 
-    Drawn without replacement with a probability that falls by e for each `temperature` of cost
-    (Gumbel's noise on the costs), so that no set comes twice and the first few are good ones.
+    Drawn without replacement, with a probability that falls by a factor of e for each `temperature`
+    of cost (the Gumbel-max trick), so that no set comes twice and the first few are good.
 
     Args:
         found: sets with their costs.
         temperature: in units of the loss, > 0.
-        rng: the source of chance.
+        rng: random generator.
     """
     noise = rng.gumbel(size=len(found))
     costs = np.array([one.cost for one in found])

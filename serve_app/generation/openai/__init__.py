@@ -1,6 +1,6 @@
 """The engine for servers that speak the OpenAI API, such as vLLM.
 
-Knows chat messages and that API's errors; needs the `openai` extra.
+Knows that API, its errors and its client; needs the `openai` extra.
 """
 
-__all__ = ["engine", "errors", "messages"]
+__all__ = ["engine", "errors"]

@@ -1,7 +1,8 @@
 """The `openai` generator engine: a model behind any OpenAI-compatible HTTP endpoint.
 
 Knows the chat completions protocol through the official client, which also retries. Knows no
-tokenizer and no server of ours; safe to use from several threads. Texts leave this process.
+tokenizer and no server of ours; safe to use from several threads. Texts leave this process. All
+requests run in one event loop in a thread of its own.
 """
 
 from __future__ import annotations
@@ -9,18 +10,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import queue
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import Future
 from http import HTTPStatus
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from serve_app.core.errors import ConfigError, PlainMedError
-from serve_app.generation.detokenizer import final_text
-from serve_app.generation.openai.event_loop import POLL_S, AsyncCalls
-from serve_app.generation.openai.messages import chat_messages
-from serve_app.generation.params import own_seed, require_params
+from serve_app.generation.prompts import chat_messages
 from serve_app.generation.protocol import GenerationParams, PieceIterator, Summary
+from serve_app.generation.text_stream import TextStream, final_text
 from serve_app.text.validation import require_text
 
 try:
@@ -37,15 +38,20 @@ MaxTokensField = Literal["max_tokens", "max_completion_tokens"]
 RepeatPenaltyField = Literal["none", "repetition_penalty", "repeat_penalty"]
 
 CONNECT_TIMEOUT_S = 10.0
-"""Longest time until a connection stands; a wait for tokens is bounded by `timeout_s`."""
+"""Longest time to connect; waiting for tokens is bounded by `timeout_s`."""
+
+POLL_S = 0.05
+"""How often `cancelled` is polled."""
+
+Result = TypeVar("Result")
 
 logger = logging.getLogger(__name__)
 
 _WAIT_PAUSE_S = 1.0
 _SEEDS = 2**31  # llama.cpp keeps 32 bits of a seed
 _VARIANT_STEP = 1_000_003
-_NO_KEY = "none"  # the client insists on one; servers without keys ignore it
-_WRITTEN = {"stop", "length"}
+_NO_KEY = "none"  # the client requires one; servers without keys ignore it
+_COMPLETE = {"stop", "length"}
 
 
 class OpenAIGenerator:
@@ -56,13 +62,13 @@ class OpenAIGenerator:
     Args:
         base_url: root of the API, such as `http://127.0.0.1:8000/v1`.
         model: the model's name there.
-        api_key: unset for servers that want none.
+        api_key: None for servers that want none.
         system_prompt: instruction; may be empty.
         user_prefix: put before every text; may be empty.
         timeout_s: longest time for one summary once its request is sent, retries included, > 0.
         max_retries: further tries after 408, 409, 429, 5xx or a broken connection, >= 0, with
             growing pauses or those of Retry-After. A stream is tried again until it has begun.
-        concurrency: most requests under way at once, >= 1.
+        concurrency: most concurrent requests, >= 1.
         max_tokens_field: the protocol's name of `max_new_tokens` that this server takes.
         repeat_penalty_field: the server's name of `repeat_penalty`; `none` sends none, since the
             protocol has no such field and strict servers refuse it.
@@ -101,13 +107,14 @@ class OpenAIGenerator:
             timeout=openai.Timeout(timeout_s, connect=min(CONNECT_TIMEOUT_S, timeout_s)),
         )
         self._slots = asyncio.Semaphore(concurrency)
-        self._calls = AsyncCalls(f"openai-{self.device}")
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name=f"openai-{self.device}", daemon=True
+        )
+        self._thread.start()
 
     def wait_until_up(self, timeout_s: float) -> None:
-        """Returns once the server answers a question for its models, or with an error that time
-        will not mend.
-
-        A server that starts beside this one, such as vLLM in the same cluster, needs minutes.
+        """Waits until the server lists its models; one that starts beside this one needs minutes.
 
         Args:
             timeout_s: how long to wait; 0 asks once.
@@ -118,7 +125,7 @@ class OpenAIGenerator:
         deadline = time.monotonic() + timeout_s
         while True:
             try:
-                self._calls.gather([self._ask_for_models(min(10.0, self.timeout_s))])
+                self._submit(self._list_models(min(10.0, self.timeout_s))).result()
                 return
             except openai.APIStatusError as error:
                 starting = error.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR
@@ -133,14 +140,14 @@ class OpenAIGenerator:
             logger.info("waiting for %s", self.device)
             time.sleep(min(_WAIT_PAUSE_S, max(0.0, deadline - time.monotonic())))
 
-    async def _ask_for_models(self, timeout_s: float) -> None:
+    async def _list_models(self, timeout_s: float) -> None:
         async with asyncio.timeout(timeout_s):
             await self._client.with_options(max_retries=0).models.list()
 
     def validate(self, text: str, params: GenerationParams) -> None:
-        """As the protocol says; whether a text fits the model's context only the server knows."""
+        """As the protocol says; only the server knows whether a text fits the model's context."""
         require_text(text, "text")
-        require_params(params)
+        params.check()
 
     def generate(
         self,
@@ -152,8 +159,8 @@ class OpenAIGenerator:
     ) -> list[Summary]:
         """As the protocol says; at most `batch_size` requests at a time, over all calls.
 
-        The first error ends the call and its other requests. A cancelled text has an empty
-        summary: nothing of it was received.
+        The first error ends the call and its other requests. The summary of a cancelled text is
+        empty: nothing of it was received.
 
         Raises:
             InvalidInput: also `input_too_long`: a text does not fit the model's context.
@@ -162,9 +169,38 @@ class OpenAIGenerator:
         """
         for text, one in zip(texts, params, strict=True):
             self.validate(text, one)
-        works = [self._complete(*pair) for pair in zip(texts, params, strict=True)]
-        found = self._calls.gather(works, cancelled)
-        return [self._summary("", "cancelled") if item is None else item for item in found]
+        call = self._submit(self._complete_all(texts, params, cancelled))
+        try:
+            return call.result()
+        finally:
+            call.cancel()
+
+    async def _complete_all(
+        self,
+        texts: Sequence[str],
+        params: Sequence[GenerationParams],
+        cancelled: Callable[[int], bool] | None,
+    ) -> list[Summary]:
+        tasks = [
+            asyncio.create_task(self._complete(*pair)) for pair in zip(texts, params, strict=True)
+        ]
+        running = set(tasks)
+        try:
+            while running:
+                ended, running = await asyncio.wait(
+                    running, timeout=POLL_S if cancelled else None, return_when="FIRST_COMPLETED"
+                )
+                if any(not task.cancelled() and task.exception() for task in ended):
+                    break
+                for index, task in enumerate(tasks):
+                    if cancelled is not None and task in running and cancelled(index):
+                        task.cancel()
+        finally:
+            for task in running:
+                task.cancel()
+        # Of several errors the first in the order of the texts is raised.
+        finished = [task for task in tasks if task.done()]
+        return [self._summary("", "cancelled") if t.cancelled() else t.result() for t in finished]
 
     def stream(
         self,
@@ -177,17 +213,32 @@ class OpenAIGenerator:
         """As the protocol says; closing the iterator closes the HTTP response.
 
         Raises:
-            InvalidInput: the text or a parameter; raised here. That a text does not fit the
-                model's context only the server knows: raised where the first piece is asked for.
-            PlainMedError: as `generate`, where a piece is asked for.
+            InvalidInput: the text or a parameter; raised here. Whether the text fits the model's
+                context only the server knows: raised where the first piece is asked for.
+            PlainMedError: as `generate`; raised where a piece is asked for.
         """
         self.validate(text, params)
         return self._stream(text, params, cancelled)
 
     def close(self) -> None:
-        """Ends what is under way and closes the connections."""
-        self._calls.gather([self._client.close()])
-        self._calls.close()
+        """Cancels all requests, closes the connections and ends the thread."""
+
+        async def end() -> None:
+            others = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in others:
+                task.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
+            await self._client.close()
+
+        if self._thread.is_alive():
+            self._submit(end()).result()
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+
+    def _submit(self, work: Coroutine[Any, Any, Result]) -> Future[Result]:
+        """Starts `work` in the loop; cancelling the future cancels it where it awaits."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     async def _complete(self, text: str, params: GenerationParams) -> Summary:
         request = self._request(text, params)
@@ -196,11 +247,11 @@ class OpenAIGenerator:
                 answer = await self._client.chat.completions.create(**request)
         except (openai.OpenAIError, TimeoutError, ValueError) as error:
             raise self._translate(error) from None
-        # With a page in place of JSON the client gives a string.
+        # Given a page in place of JSON, the client returns a string.
         if not isinstance(answer, ChatCompletion) or not answer.choices:
             raise not_understood(self.device)
         choice = answer.choices[0]
-        if choice.finish_reason not in _WRITTEN:
+        if choice.finish_reason not in _COMPLETE:
             raise withheld(self.device, str(choice.finish_reason))
         return self._summary(
             final_text(choice.message.content or ""), choice.finish_reason, answer.usage
@@ -210,8 +261,9 @@ class OpenAIGenerator:
         self, text: str, params: GenerationParams, cancelled: Callable[[], bool] | None
     ) -> PieceIterator:
         items: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        job = self._calls.submit(self._feed(text, params, items.put))
-        received, given = "", ""
+        job = self._submit(self._feed(text, params, items.put))
+        job.add_done_callback(lambda _: items.put(None))
+        received, stream = "", TextStream()
         finish_reason, usage = None, None
         try:
             while True:
@@ -221,36 +273,30 @@ class OpenAIGenerator:
                 try:
                     item = items.get(timeout=POLL_S)
                 except queue.Empty:
-                    if job.done() and items.empty():
-                        job.result()  # raises what nobody foresaw, rather than wait for ever
                     continue
                 if item is None:
+                    job.result()  # raises what ended it
                     break
-                if isinstance(item, PlainMedError):
-                    raise item
                 if not isinstance(item, ChatCompletionChunk):
                     raise not_understood(self.device)
                 usage = item.usage or usage
                 for choice in (item.choices or [])[:1]:
                     finish_reason = choice.finish_reason or finish_reason
                     received += (choice.delta and choice.delta.content) or ""
-                # White space and an unfinished character may yet turn out to be the end.
-                certain = final_text(received)
-                if len(certain) > len(given):
-                    piece, given = certain[len(given) :], certain
+                if piece := stream.push(received):
                     yield piece
         finally:
             job.cancel()
         if finish_reason is None:
             raise broken_off(self.device)
-        if finish_reason not in {*_WRITTEN, "cancelled"}:
+        if finish_reason not in {*_COMPLETE, "cancelled"}:
             raise withheld(self.device, finish_reason)
-        yield self._summary(given, finish_reason, usage)
+        yield self._summary(stream.text, finish_reason, usage)
 
     async def _feed(
         self, text: str, params: GenerationParams, put: Callable[[object], None]
     ) -> None:
-        """Puts every chunk, then None; or the error that ended them."""
+        """Puts every chunk as it arrives."""
         request = self._request(text, params)
         try:
             async with self._slots, asyncio.timeout(self.timeout_s):
@@ -260,9 +306,8 @@ class OpenAIGenerator:
                 async with chunks:
                     async for chunk in chunks:
                         put(chunk)
-            put(None)
         except (openai.OpenAIError, TimeoutError, ValueError) as error:
-            put(self._translate(error))
+            raise self._translate(error) from None
 
     def _request(self, text: str, params: GenerationParams) -> dict[str, Any]:
         request: dict[str, Any] = {
@@ -274,7 +319,7 @@ class OpenAIGenerator:
             "top_p": params.top_p,
             self._max_tokens_field: params.max_new_tokens,
         }
-        seed = own_seed(params, variant_step=_VARIANT_STEP, below=_SEEDS)
+        seed = params.seed_of(variant_step=_VARIANT_STEP, below=_SEEDS)
         if seed is not None:
             request["seed"] = seed
         if self._repeat_penalty_field != "none" and params.repeat_penalty != 1:

@@ -1,14 +1,13 @@
-"""What the errors of an OpenAI-compatible endpoint mean for us, and what to do about each.
+"""Errors of an OpenAI-compatible endpoint as errors of ours, each with what to do about it.
 
-A server's message may quote the text it was sent, so none is repeated: it is read only to tell a
-text that is too long from other refusals.
+A server's message may quote the text it was sent, so it is never repeated: it is read only to tell
+a text that is too long from other refusals.
 """
 
 from __future__ import annotations
 
 import re
 from http import HTTPStatus
-from typing import Any
 
 import openai
 
@@ -16,7 +15,7 @@ from serve_app.core.errors import InvalidInput, PlainMedError, Unavailable
 
 FAILED = "generation_failed"
 
-# As vLLM, llama.cpp, Ray Serve LLM, the vendor and others word it.
+# The wording of vLLM, llama.cpp, Ray Serve LLM, the vendor and others.
 _TOO_LONG = re.compile(
     r"context[_ ](?:length|size|window)|maximum (?:model|input) length|longer than the maximum"
     r"|exceeds the (?:available|maximum)|prompt is too long",
@@ -31,13 +30,13 @@ _REFUSED = (HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY)
 
 
 def translate(error: Exception, *, endpoint: str, model: str, timeout_s: float) -> PlainMedError:
-    """`error`, raised by the client or while its answer was read, as one of our kinds.
+    """An error of the client, or of reading its answer, as one of ours.
 
     Args:
         error: what was raised.
-        endpoint: how messages call the server.
-        model: the model that was asked for.
-        timeout_s: how long a summary may take.
+        endpoint: the server's name in messages.
+        model: the model requested.
+        timeout_s: the time limit of a summary.
     """
     if isinstance(error, PlainMedError):
         return error
@@ -60,7 +59,7 @@ def translate(error: Exception, *, endpoint: str, model: str, timeout_s: float) 
 
 
 def not_understood(endpoint: str, detail: str = "") -> PlainMedError:
-    """An answer that is not of the protocol."""
+    """The error of an answer outside the protocol."""
     return PlainMedError(
         f"{endpoint} did not answer as the chat completions protocol says{detail}; does "
         "OPENAI_BASE_URL name the root of the API (it usually ends in /v1)?",
@@ -69,12 +68,12 @@ def not_understood(endpoint: str, detail: str = "") -> PlainMedError:
 
 
 def broken_off(endpoint: str) -> Unavailable:
-    """A stream that ended before its summary did."""
+    """The error of a stream that ended before its summary."""
     return Unavailable(f"{endpoint} broke off in the middle of the summary; try again")
 
 
 def withheld(endpoint: str, reason: str) -> PlainMedError:
-    """The server ended the summary for a reason that leaves none to give."""
+    """The error of an answer that ended for a reason other than being finished."""
     return PlainMedError(
         f"{endpoint} gave no summary: it ended with {reason}, not stop or length", code=FAILED
     )
@@ -91,25 +90,18 @@ def _of_status(error: openai.APIStatusError, endpoint: str, model: str) -> Plain
         return PlainMedError(f"{said}: the account of OPENAI_API_KEY is used up", code=FAILED)
     if status in _BUSY or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return Unavailable(f"{said}, and again when it was retried; try later")
-    if status == HTTPStatus.UNAUTHORIZED:
-        return PlainMedError(f"{said}: set OPENAI_API_KEY to a key it accepts", code=FAILED)
-    if status == HTTPStatus.FORBIDDEN:
-        return PlainMedError(
-            f"{said}: the key of OPENAI_API_KEY may not use {model}; choose another OPENAI_MODEL, "
-            "or ask for access",
-            code=FAILED,
-        )
-    if status == HTTPStatus.NOT_FOUND:
-        return PlainMedError(
-            f"{said}: it has no model {model} (OPENAI_MODEL), or OPENAI_BASE_URL is not the root "
-            "of its API (it usually ends in /v1)",
-            code=FAILED,
-        )
-    return PlainMedError(
-        f"{said}: it takes no such request; check OPENAI_MODEL, OPENAI_MAX_TOKENS_FIELD and "
+    advice = {
+        401: "set OPENAI_API_KEY to a key it accepts",
+        403: f"the key of OPENAI_API_KEY may not use {model}; choose another OPENAI_MODEL, or ask "
+        "for access",
+        404: f"it has no model {model} (OPENAI_MODEL), or OPENAI_BASE_URL is not the root of its "
+        "API (it usually ends in /v1)",
+    }.get(
+        status,
+        "it takes no such request; check OPENAI_MODEL, OPENAI_MAX_TOKENS_FIELD and "
         "OPENAI_REPEAT_PENALTY_FIELD, and that the model has a chat template",
-        code=FAILED,
     )
+    return PlainMedError(f"{said}: {advice}", code=FAILED)
 
 
 def _is_too_long(error: openai.APIError) -> bool:
@@ -128,9 +120,6 @@ def _too_long(error: openai.APIError, model: str) -> InvalidInput:
 
 
 def _code(error: openai.APIError) -> str:
-    """The server's own name of the error, where it is a name and no sentence."""
-    for name in (error.code, error.type):
-        value: Any = name
-        if isinstance(value, str) and _PLAIN_CODE.fullmatch(value):
-            return f" ({value})"
-    return ""
+    """The server's own name of the error, if it is a name and not a sentence."""
+    names = (one for one in (error.code, error.type) if isinstance(one, str))
+    return next((f" ({name})" for name in names if _PLAIN_CODE.fullmatch(name)), "")

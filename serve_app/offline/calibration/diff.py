@@ -1,13 +1,13 @@
-"""What changed from one set of targets to another. Knows numbers and names; prints nothing."""
+"""Compares two sets of targets. Knows numbers and names; prints nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from serve_app.metrics.loss import CURVED, METRICS, Targets, same_model
-from serve_app.metrics.targets_schema import Calibration
+from serve_app.metrics.loss import CURVED, METRICS, Targets
+from serve_app.metrics.targets import MEAN_KEYS, SIGMA_KEYS, same_model
 from serve_app.offline.corpus.scoring import ModelNames
 
 TOLERANCE = 1e-3  # of the first targets' deviations: rounding, not a change
@@ -17,17 +17,17 @@ Both = tuple[float, float]  # of the first targets and of the second
 
 @dataclass(frozen=True)
 class MetricChange:
-    """One metric in both.
+    """One metric in both sets of targets.
 
     Attributes:
         metric: its name.
         mean: both targets.
         sd: both standard deviations.
-        means_overlap: whether the confidence intervals of the means have a common point; None
-            where a file has none, or its number was changed by hand. Intervals apart are
-            evidence of a difference; intervals that overlap are no evidence of none.
-        sds_overlap: the same of the standard deviations.
-        k: the steepness of the error's curve in both; None where it has none.
+        means_overlap: whether the confidence intervals of the means overlap; None where a file has
+            none, or its number was edited by hand. Intervals apart are evidence of a difference;
+            overlapping ones are no evidence against one.
+        sds_overlap: the same for the standard deviations.
+        k: steepness of the error curve in both; None for a metric without one.
     """
 
     metric: str
@@ -39,18 +39,30 @@ class MetricChange:
 
     @property
     def change(self) -> float:
-        """By how much the target rose."""
+        """Second target minus first."""
         return self.mean[1] - self.mean[0]
 
     @property
     def change_in_sds(self) -> float:
-        """The same in standard deviations of the first."""
+        """The change in standard deviations of the first."""
         return self.change / self.sd[0]
 
     def within(self, tolerance: float) -> bool:
-        """Whether mean and deviation moved by no more than so many deviations of the first."""
+        """Whether mean and deviation moved by at most `tolerance` deviations of the first."""
         moved = max(abs(self.change), abs(self.sd[1] - self.sd[0]))
         return moved <= tolerance * self.sd[0]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON data."""
+        return {
+            "mean": dict(zip("ab", self.mean, strict=True)),
+            "sd": dict(zip("ab", self.sd, strict=True)),
+            "change": self.change,
+            "change_in_sds": self.change_in_sds,
+            "means_overlap": self.means_overlap,
+            "sds_overlap": self.sds_overlap,
+            "k": self.k and dict(zip("ab", self.k, strict=True)),
+        }
 
 
 @dataclass(frozen=True)
@@ -59,9 +71,9 @@ class TargetsDifference:
 
     Attributes:
         metrics: in the order of `METRICS`.
-        other_models: sentences on models, weights and settings that are not the same.
-        other_texts: a sentence on the texts where they are not known to be the same; else None.
-        remarks: what else a reader should know: versions, numbers changed by hand.
+        other_models: sentences on models, weights and settings that differ.
+        other_texts: a sentence where the texts differ or may differ; else None.
+        remarks: what else a reader should know: versions, numbers edited by hand.
     """
 
     metrics: tuple[MetricChange, ...]
@@ -78,120 +90,95 @@ class TargetsDifference:
         return {
             "same": self.same(tolerance),
             "tolerance": tolerance,
-            "metrics": {one.metric: _metric_out(one) for one in self.metrics},
+            "metrics": {one.metric: one.to_dict() for one in self.metrics},
             "other_models": list(self.other_models),
             "other_texts": self.other_texts,
             "remarks": list(self.remarks),
         }
 
 
-def _metric_out(one: MetricChange) -> dict[str, Any]:
-    return {
-        "mean": {"a": one.mean[0], "b": one.mean[1]},
-        "sd": {"a": one.sd[0], "b": one.sd[1]},
-        "change": one.change,
-        "change_in_sds": one.change_in_sds,
-        "means_overlap": one.means_overlap,
-        "sds_overlap": one.sds_overlap,
-        "k": None if one.k is None else {"a": one.k[0], "b": one.k[1]},
-    }
-
-
 def difference(a: Targets, b: Targets, factor: float) -> TargetsDifference:
-    """What changed from `a` to `b`.
+    """What changes from targets `a` to targets `b`.
 
-    Args:
-        a: the targets that were.
-        b: those that are to be.
-        factor: k * sigma of the curves (`serve_app.metrics.loss.steepness_factor`).
+    `factor` is k * sigma of the curves (`serve_app.metrics.loss.steepness_factor`).
     """
-    found = (a.calibration, b.calibration)
     changes = []
     for index, metric in enumerate(METRICS):
         sd = (a.sigma[index], b.sigma[index])
-        means, sds = (
-            _overlap(*(_interval(targets, metric, kind) for targets in (a, b)))
-            for kind in ("mean", "sd")
-        )
         changes.append(
             MetricChange(
                 metric=metric,
                 mean=(a.mean[index], b.mean[index]),
                 sd=sd,
-                means_overlap=means,
-                sds_overlap=sds,
+                means_overlap=_overlap(a, b, index, "mean"),
+                sds_overlap=_overlap(a, b, index, "sd"),
                 k=(factor / sd[0], factor / sd[1]) if metric in CURVED else None,
             )
         )
-    return TargetsDifference(
-        tuple(changes),
-        tuple(_models(a, b, *found)),
-        _texts(*found),
-        tuple(_remarks(a, b, *found)),
-    )
+    models, remarks = tuple(_models(a, b)), tuple(_remarks(a, b))
+    return TargetsDifference(tuple(changes), models, _texts(a, b), remarks)
 
 
 def changed_by_hand(targets: Targets) -> list[str]:
-    """The keys of a targets file that no longer hold what was measured."""
-    calibration = targets.calibration
-    if calibration is None:
-        return []
-    document = targets.to_dict()
-    keys = list(document)[: 2 * len(METRICS)]  # the numbers come first, means before deviations
-    measured = [
-        getattr(getattr(calibration.distributions, metric), kind)
-        for kind in ("mean", "sd")
-        for metric in METRICS
+    """The keys of a targets file that no longer hold the measured number."""
+    return [
+        key
+        for keys, used, kind in (
+            (MEAN_KEYS, targets.mean, "mean"),
+            (SIGMA_KEYS, targets.sigma, "sd"),
+        )
+        for index, key in enumerate(keys)
+        if _measured(targets, index, kind) not in (None, used[index])
     ]
-    return [key for key, value in zip(keys, measured, strict=True) if document[key] != value]
 
 
-def _interval(targets: Targets, metric: str, kind: str) -> list[float] | None:
+def _measured(targets: Targets, index: int, kind: str) -> Any:
+    """A field of the metric's distribution; None where the file has no calibration."""
     calibration = targets.calibration
-    if calibration is None:
-        return None
-    index = METRICS.index(metric)
-    distribution = getattr(calibration.distributions, metric)
-    used = (targets.mean if kind == "mean" else targets.sigma)[index]
-    if used != getattr(distribution, kind):
-        return None  # the interval is of another number
-    return getattr(distribution, f"{kind}_interval")
+    return calibration and getattr(getattr(calibration.distributions, METRICS[index]), kind)
 
 
-def _overlap(a: list[float] | None, b: list[float] | None) -> bool | None:
-    if a is None or b is None:
-        return None
-    return a[0] <= b[1] and b[0] <= a[1]
+def _overlap(a: Targets, b: Targets, index: int, kind: str) -> bool | None:
+    ends = []
+    for targets in (a, b):
+        used = (targets.mean if kind == "mean" else targets.sigma)[index]
+        if _measured(targets, index, kind) != used:
+            return None  # no interval, or one of another number
+        ends.append(_measured(targets, index, f"{kind}_interval"))
+    return bool(ends[0][0] <= ends[1][1] and ends[1][0] <= ends[0][1])
 
 
-def _models(
-    a: Targets, b: Targets, one: Calibration | None, other: Calibration | None
-) -> Iterator[str]:
+def _models(a: Targets, b: Targets) -> Iterator[str]:
     for metric in sorted({*a.models, *b.models}):
-        names = (a.models.get(metric), b.models.get(metric))
-        if names[0] is None or names[1] is None:
-            yield f"{metric}: {names[0] or 'unknown model'} and {names[1] or 'unknown model'}"
-        elif not same_model(names[0], names[1]):
-            yield f"{metric}: {names[0]} and {names[1]}"
+        one, other = a.models.get(metric), b.models.get(metric)
+        if one is None or other is None or not same_model(one, other):
+            unknown = "unknown model"
+            yield f"{metric}: {one or unknown} and {other or unknown}"
     modes = (a.details.get("eval_mode"), b.details.get("eval_mode"))
     if modes[0] != modes[1]:
         yield f"eval_mode: {modes[0] or 'unknown'} and {modes[1] or 'unknown'}"
-    if one is None or other is None:
+    first, second = a.calibration, b.calibration
+    if first is None or second is None:
         return
-    probes = ModelNames({}, tuple(one.probe)).differs(ModelNames({}, tuple(other.probe)))
+    probes = ModelNames({}, tuple(first.probe)).differs(ModelNames({}, tuple(second.probe)))
     if probes is not None:
         yield f"other weights or settings: {probes}"
-    settings = (one.settings or {}, other.settings or {})
-    if one.settings is not None and other.settings is not None:
-        for name in sorted({*settings[0], *settings[1]}):
-            values = (settings[0].get(name), settings[1].get(name))
-            if values[0] != values[1]:
-                yield f"{name}: {values[0]} and {values[1]}"
+    if first.settings is not None and second.settings is not None:
+        for name, one, other in _differing(first.settings, second.settings):
+            yield f"{name}: {one} and {other}"
 
 
-def _texts(one: Calibration | None, other: Calibration | None) -> str | None:
+def _differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Names with different values, each with both (None where there is none)."""
+    for name in sorted({*a, *b}):
+        if a.get(name) != b.get(name):
+            yield name, a.get(name), b.get(name)
+
+
+def _texts(a: Targets, b: Targets) -> str | None:
+    one, other = a.calibration, b.calibration
     if one is None or other is None:
-        return "a file has no fingerprint of its texts, so they may be others"
+        return "a file has no fingerprint of its texts, so they may differ"
     if one.fingerprint == other.fingerprint:
         return None
     return (
@@ -200,15 +187,11 @@ def _texts(one: Calibration | None, other: Calibration | None) -> str | None:
     )
 
 
-def _remarks(
-    a: Targets, b: Targets, one: Calibration | None, other: Calibration | None
-) -> Iterator[str]:
+def _remarks(a: Targets, b: Targets) -> Iterator[str]:
     for label, targets in (("A", a), ("B", b)):
         keys = changed_by_hand(targets)
         if keys:
             yield f"changed by hand in {label}, so without an interval: {', '.join(keys)}"
-    if one is not None and other is not None:
-        for name in sorted({*one.versions, *other.versions}):
-            values = (one.versions.get(name), other.versions.get(name))
-            if values[0] != values[1]:
-                yield f"{name} {values[0] or 'unknown'} and {values[1] or 'unknown'}"
+    if a.calibration is not None and b.calibration is not None:
+        for name, one, other in _differing(a.calibration.versions, b.calibration.versions):
+            yield f"{name} {one or 'unknown'} and {other or 'unknown'}"

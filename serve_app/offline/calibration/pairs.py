@@ -7,19 +7,14 @@ from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from serve_app.core.errors import ConfigError, InvalidInput
 from serve_app.offline.corpus.reader import Corpus, Row, scan
 from serve_app.text.validation import require_text
 
 SOURCE, TARGET, SPLIT = "source_text", "target_text", "split"
-
-Item = TypeVar("Item")
-Rows = NDArray[np.int64]
 
 _ALL_ROWS = "use split=None (--all-rows) for all rows"
 _DIGEST = 8  # bytes kept of each pair's hash; a changed pair is missed once in 2**64
@@ -39,34 +34,40 @@ class Selection:
     """The pairs to measure.
 
     Attributes:
-        corpus: the file, read once.
-        rows: which of its rows (from 0), ascending.
-        fingerprint: of the texts in them. Two files with the same pairs have the same, whatever
-            their format, other columns or the order of their rows.
+        corpus: their file, after its first reading.
+        rows: its rows (from 0) to measure, ascending.
+        fingerprint: hash of the texts in them, independent of the file's format, of its other
+            columns and of the order of its rows.
     """
 
     corpus: Corpus
-    rows: Rows
+    rows: Sequence[int]
     fingerprint: str
 
 
 def select(path: str | Path, split: str | None, subset: float, seed: int) -> Selection:
-    """Reads the file once and chooses its pairs.
+    """Reads the file once and draws the random `subset` of its pairs, the same for the same seed.
 
     Raises:
         ConfigError: see `read_pairs`; or there are fewer than two pairs.
     """
-    used, digests = array("q"), array("Q")  # 16 bytes a row, until the end of this function
+    used, digests = array("q"), array("Q")  # 16 bytes a row
 
     def note(row: int, source: str, target: str) -> None:
         used.append(row)
         digests.append(_digest(source, target))
 
     corpus = _scan(path, split, note)
-    chosen = chosen_indexes(len(used), subset, seed)
+    count = len(used)
+    if count < 2:
+        raise ConfigError(f"a standard deviation needs at least 2 pairs; there is {count}")
+    wanted = max(2, round(subset * count))
+    drawn = np.random.default_rng(seed).choice(count, wanted, replace=False, shuffle=False)
+    chosen = np.sort(drawn)
     kept = np.sort(np.frombuffer(digests, dtype=np.uint64)[chosen])
     fingerprint = hashlib.sha256(kept.astype("<u8").tobytes()).hexdigest()
-    return Selection(corpus, np.frombuffer(used, dtype=np.int64)[chosen], f"sha256:{fingerprint}")
+    rows = array("q", np.frombuffer(used, dtype=np.int64)[chosen].tobytes())
+    return Selection(corpus, rows, f"sha256:{fingerprint}")
 
 
 def _digest(source: str, target: str) -> int:
@@ -90,37 +91,11 @@ def read_pairs(path: str | Path, split: str | None = "train") -> list[Pair]:
     return pairs
 
 
-def choose(pairs: Sequence[Item], subset: float, seed: int) -> list[Item]:
-    """A random share of the pairs, in their order; the same for the same seed.
-
-    Raises:
-        ConfigError: there are fewer than two, so there is no deviation.
-    """
-    return [pairs[index] for index in chosen_indexes(len(pairs), subset, seed).tolist()]
-
-
-def chosen_indexes(count: int, subset: float, seed: int) -> Rows:
-    """Which of `count` pairs `choose` takes, ascending; at least two.
-
-    Raises:
-        ConfigError: there are fewer than two.
-    """
-    if count < 2:
-        raise ConfigError(f"a standard deviation needs at least 2 pairs; there is {count}")
-    wanted = max(2, round(subset * count))
-    drawn = np.random.default_rng(seed).choice(count, wanted, replace=False, shuffle=False)
-    return np.sort(drawn).astype(np.int64)
-
-
 def _scan(path: str | Path, split: str | None, on_pair: Callable[[int, str, str], None]) -> Corpus:
-    """Reads the file once; `on_pair` gets the number (from 0) and texts of each row to use.
-
-    Raises:
-        ConfigError: see `read_pairs`.
-    """
+    """Reads the file once; `on_pair` gets the number (from 0) and texts of each row to use."""
     columns = (SOURCE, TARGET) if split is None else (SOURCE, TARGET, SPLIT)
     used = 0
-    incomplete: dict[str, int] = {}  # the first row without the column
+    incomplete: dict[str, int] = {}  # by column, the first row without it
 
     def check(number: int, row: Row) -> None:
         nonlocal used
@@ -128,7 +103,7 @@ def _scan(path: str | Path, split: str | None, on_pair: Callable[[int, str, str]
             return
         for column in (SOURCE, TARGET):
             if column not in row:
-                # Whether any row has it is known at the end.
+                # Only at the end is it known whether any row has it.
                 incomplete.setdefault(column, number + 1)
                 return
             value = row[column]

@@ -1,15 +1,15 @@
-"""Measures the pairs of a corpus and makes targets of them, resuming where a killed run was.
+"""Measures the pairs of a corpus and makes targets of them; resumes a killed run.
 
-How rows are read, measured and kept is in `serve_app.offline.corpus`; no model is known here, and
-texts are held no longer than a block.
+`serve_app.offline.corpus` reads, measures and keeps rows; no model is known here, and no more texts
+are held than those of a block.
 """
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -30,12 +30,17 @@ from serve_app.core.settings import load_settings
 from serve_app.metrics.loss import METRICS, Targets
 from serve_app.offline.bootstrap import Floats
 from serve_app.offline.calibration.pairs import SOURCE, TARGET, Selection, select
-from serve_app.offline.calibration.plot import draw
-from serve_app.offline.calibration.targets_writer import make_targets
-from serve_app.offline.corpus.job import RAY_ROWS, Engine, keep_results, rows_of_a_block
-from serve_app.offline.corpus.journal import SUFFIX, Journal, alone
-from serve_app.offline.corpus.reader import Block
-from serve_app.offline.corpus.scoring import BlockResult, RowError, Task
+from serve_app.offline.calibration.targets_writer import draw, make_targets
+from serve_app.offline.corpus.job import (
+    RAY_ROWS,
+    Engine,
+    LocalEngine,
+    rows_of_a_block,
+    scored_blocks,
+)
+from serve_app.offline.corpus.journal import Journal
+from serve_app.offline.corpus.reader import Block, Source
+from serve_app.offline.corpus.scoring import BlockResult, RowError, RowScores, Task
 from serve_app.storage.base import File
 from serve_app.storage.locate import locate
 
@@ -43,6 +48,8 @@ if TYPE_CHECKING:
     from serve_app.metrics.suite import MetricSuite
 
 EngineName = Literal["auto", "local", "ray"]
+
+_MODEL_LOCATIONS = ("bertscore_model", "alignscore_model", "alignscore_ckpt")
 
 
 def calibrate_targets(
@@ -63,15 +70,15 @@ def calibrate_targets(
 ) -> Targets:
     """Measures human summaries against their originals and returns the targets.
 
-    With `save_to`, what is finished is kept in the folder `SAVE_TO.parts` until the end, and the
-    same call goes on where a killed one was. Rows in memory are those under way; what grows with
-    the corpus is where its rows are and five numbers a row.
+    With `save_to`, finished blocks are kept in the folder `SAVE_TO.parts` until the end, and the
+    same call resumes a killed run. Texts in memory are those under way; for the rest of the corpus
+    it holds where its rows are, and five numbers a row.
 
     Args:
         path: CSV, JSON lines or Parquet, a path or `s3://BUCKET/KEY`, with the columns
             `source_text`, `target_text` and `split`. A name without a known suffix is CSV.
         save_to: where to write the targets file, complete or not at all; None: nowhere.
-        subset: share of the rows to use, in (0, 1]; at least two rows are taken. Which ones
+        subset: share of the rows to use, in (0, 1]; at least two rows are taken. The choice
             depends on `seed` alone.
         chunk_size: pairs measured at once, >= 1; more is faster and takes more memory.
         suite: the models; None: those of the settings, as they would be served.
@@ -79,16 +86,16 @@ def calibrate_targets(
         progress: show a progress bar on standard error.
         split: use rows with this value in `split` only; None: all rows, no such column needed.
         engine: `local` measures in this process; `ray` on Ray Data, with the models of the
-            settings in each of its workers; `auto` on Ray from `RAY_ROWS` pairs on.
-        address: of a running Ray cluster; None: a Ray of our own. Gives `ray`.
-        workers: most sets of models on Ray; None: as many as it has room for. Gives `ray`.
-        restart: forget what a killed run has finished.
+            settings in each worker; `auto` on Ray from `RAY_ROWS` pairs on.
+        address: of a running Ray cluster; None: start one. Implies `ray`.
+        workers: maximum number of model copies on Ray; None: as many as fit. Implies `ray`.
+        restart: discard saved progress and start over.
         plot: where to write a chart (SVG) of each metric's distribution; None: nowhere.
 
     Raises:
         ConfigError: an argument is out of range, the file is wrong (the message names the file,
-            and the column and row where there is one), or a killed run of other texts, settings
-            or models is there.
+            and the column and row where there is one), or saved progress is of other texts,
+            settings or models.
         MetricFailed: a model gave a value that is not a number.
         Unavailable: the Ray cluster failed again and again.
     """
@@ -103,19 +110,19 @@ def calibrate_targets(
         raise ConfigError("workers on Ray load the models of the settings; leave suite out")
     if restart and save_to is None:
         raise ConfigError("nothing is kept without save_to, so there is nothing to restart")
-    with _as_config_errors(), ExitStack() as stack:
-        out, picture = _places(save_to, plot)
+    with ExitStack() as stack:
+        stack.enter_context(_config_errors())
+        out, picture = _outputs(save_to, plot)
         selection = select(path, split, subset, seed)
-        if engine == "auto" and suite is None and len(selection.rows) >= RAY_ROWS:
-            on_ray = True
-        measurer = _on_settings(on_ray, address, workers) if suite is None else _with(suite)
+        count = len(selection.rows)
+        on_ray = on_ray or (engine == "auto" and suite is None and count >= RAY_ROWS)
+        make_engine, scoring = (
+            _settings_engine(on_ray, address, workers) if suite is None else _suite_engine(suite)
+        )
         if out is None:
-            # Blocks go through a journal here too, which is gone at the end.
+            # Blocks go through a journal here too; it is deleted at the end.
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="plainmed-"))
             out = locate(Path(folder) / "targets.json")
-        stack.enter_context(alone(out))
-        if restart:
-            out.beside(SUFFIX).clear()
         run = {
             "version": __version__,
             "input": {"sha256": selection.corpus.sha256, "rows": selection.corpus.rows},
@@ -123,15 +130,28 @@ def calibrate_targets(
             "subset": subset,
             "seed": seed,
             "chunk_size": chunk_size,
-            "scoring": measurer.describe,
+            "scoring": scoring,
         }
-        journal = Journal(out, run)
-        table = _measure(measurer, selection, chunk_size, journal, progress)
-        how = {"split": split, "subset": subset, "settings": measurer.described_settings}
+        blocks = selection.corpus.blocks(rows_of_a_block(count, chunk_size), selection.rows)
+        on_start, on_rows = stack.enter_context(_progress_bar(progress))
+        journal = stack.enter_context(
+            scored_blocks(
+                out,
+                run,
+                blocks,
+                Task(SOURCE, TARGET, chunk_size),
+                lambda: _CompleteBlocks(make_engine(), selection, blocks.size),
+                on_start,
+                on_rows,
+                restart=restart,
+            )
+        )
+        table = _table(journal, blocks.numbers, count)
+        how = {"split": split, "subset": subset, "settings": _without_locations(scoring)}
         try:
             targets = make_targets(table, selection, journal.models, seed, how)
         except ConfigError:
-            # Never targets, however often it is continued; and it would stand in a new run's way.
+            # No number of attempts makes targets of these; the journal would only be in the way.
             journal.remove()
             raise
         if save_to is not None:
@@ -139,172 +159,145 @@ def calibrate_targets(
         if picture is not None:
             with picture.written() as file:
                 file.write(draw(table, targets).encode())
-        journal.remove()
     return targets
 
 
-# --- who measures -----------------------------------------------------------------------
+def calibrateTargets(  # noqa: N802 - the earlier system's name
+    path: str | Path,
+    save_to: str | Path | None = None,
+    subset: float = 1.0,
+    chunk_size: int = 16,
+    update_globals: bool = False,
+    seed: int = 0,
+    progress: bool = True,
+    *,
+    split: str | None = "train",
+) -> dict[str, Any]:
+    """The earlier system's call; see `calibrate_targets`.
 
+    Args:
+        path, save_to, subset, chunk_size, seed, progress, split: as there.
+        update_globals: use the new targets in this process from now on: TARGETS_FILE in its
+            environment becomes the absolute path of `save_to`, for all settings read later, here
+            or in a process started from here. A running server keeps its targets until it is
+            restarted with that setting.
 
-@dataclass(frozen=True)
-class _Measurer:
-    """Makes the engine where there is anything left to measure.
+    Returns:
+        The content of the targets file, by the earlier keys (`TARGET_FKGL`, `SIGMA_FKGL`, ...).
 
-    Attributes:
-        make: loads the models, or connects to Ray.
-        describe: what the numbers depend on, as JSON data.
+    Raises:
+        ConfigError: as `calibrate_targets`; or `update_globals` without `save_to`.
     """
-
-    make: Callable[[], Engine]
-    describe: dict[str, Any]
-
-    @property
-    def described_settings(self) -> dict[str, Any] | None:
-        """The settings behind the numbers, but for where models are: that is no one's else."""
-        found = self.describe.get("settings")
-        if found is None:
-            return None
-        return {name: value for name, value in found.items() if name not in _WHERE_MODELS_ARE}
+    if update_globals and save_to is None:
+        raise ConfigError("update_globals sets TARGETS_FILE, which needs a file: give save_to")
+    targets = calibrate_targets(
+        path, save_to, subset, chunk_size, seed=seed, progress=progress, split=split
+    )
+    if update_globals and save_to is not None:
+        os.environ["TARGETS_FILE"] = str(Path(save_to).expanduser().absolute())
+    return targets.to_dict()
 
 
-_WHERE_MODELS_ARE = ("bertscore_model", "alignscore_model", "alignscore_ckpt")
+# --- engines ----------------------------------------------------------------------------
+
+MakeEngine = tuple[Callable[[], Engine], dict[str, Any]]
+"""Loads the models or connects to Ray; and what the numbers depend on, as JSON data."""
 
 
-def _on_settings(on_ray: bool, address: str | None, workers: int | None) -> _Measurer:
-    """The models of the settings, here or on Ray."""
+def _settings_engine(on_ray: bool, address: str | None, workers: int | None) -> MakeEngine:
     # torch takes seconds to import, and comparing targets needs none of it.
     from serve_app.offline.corpus.scorer import SuiteRecipe
 
-    settings = load_settings()
-    recipe = SuiteRecipe(settings)
-
-    def make() -> Engine:
-        if on_ray:
-            from serve_app.offline.corpus.ray_engine import RayEngine, RayOptions
-
-            return RayEngine(recipe, RayOptions.of(settings, address, workers))
-        from serve_app.offline.corpus.local_engine import LocalEngine
-
-        return LocalEngine(recipe())
-
-    return _Measurer(make, recipe.describe())
+    recipe = SuiteRecipe(load_settings())
+    return lambda: recipe.engine(on_ray, address, workers), recipe.describe()
 
 
-def _with(suite: MetricSuite) -> _Measurer:
-    """The caller's own models."""
-    from serve_app.offline.corpus.local_engine import LocalEngine
+def _suite_engine(suite: MetricSuite) -> MakeEngine:
     from serve_app.offline.corpus.scorer import SuiteScorer
 
-    return _Measurer(
-        lambda: LocalEngine(SuiteScorer(suite, None)),
-        {
-            "suite": suite.models,
-            "eval_mode": suite.factuality.eval_mode,
-            "chunk_words": suite.factuality.chunk_words,
-            "long_text": suite.relevance.long_text,
-        },
-    )
+    described = {
+        "suite": suite.models,
+        "eval_mode": suite.factuality.eval_mode,
+        "chunk_words": suite.factuality.chunk_words,
+        "long_text": suite.relevance.long_text,
+    }
+    return lambda: LocalEngine(SuiteScorer(suite, None)), described
 
 
-# --- measuring --------------------------------------------------------------------------
+def _without_locations(scoring: dict[str, Any]) -> dict[str, Any] | None:
+    """The settings behind the numbers without model locations, which are local."""
+    settings = scoring.get("settings")
+    if settings is None:
+        return None
+    return {name: value for name, value in settings.items() if name not in _MODEL_LOCATIONS}
 
 
-class _Blocks(Sequence[Block]):
-    """Blocks made when they are asked for: a random subset has a span for nearly every row."""
+class _CompleteBlocks:
+    """An `Engine` that stops at the first row without numbers: targets need all of them.
 
-    def __init__(self, selection: Selection, size: int, numbers: Sequence[int]) -> None:
-        self._selection = selection
-        self._size = size
-        self._numbers = numbers
-
-    def __len__(self) -> int:
-        return len(self._numbers)
-
-    def __getitem__(self, at: Any) -> Any:
-        if isinstance(at, slice):
-            return _Blocks(self._selection, self._size, self._numbers[at])
-        number = self._numbers[at]
-        start = number * self._size
-        rows = self._selection.rows[start : start + self._size].tolist()
-        (block,) = self._selection.corpus.blocks(self._size, rows)
-        return Block(number, block.spans)
-
-
-def _measure(
-    measurer: _Measurer, selection: Selection, chunk_size: int, journal: Journal, progress: bool
-) -> Floats:
-    """The metrics of all chosen rows, in order: those of an earlier run and the rest."""
-    count = len(selection.rows)
-    size = rows_of_a_block(count, chunk_size)
-    numbers = range(-(-count // size))
-    journal.begin()
-    waiting = [number for number in numbers if number not in journal.finished]
-    blocks = _Blocks(selection, size, waiting)
-    done = count - sum(min(size, count - number * size) for number in waiting)
-    with _bar(progress, done, count) as advance:
-        if waiting:
-            engine = measurer.make()
-            results = engine.run(selection.corpus.source, blocks, Task(SOURCE, TARGET, chunk_size))
-            keep_results(_whole(results, selection, size), set(waiting), journal, advance)
-    table = np.empty((count, len(METRICS)))
-    at = 0
-    for rows in journal.results(numbers):
-        for row in rows:
-            if at == count or isinstance(row, RowError) or len(row.values) != len(METRICS):
-                raise InvalidInput(f"{journal.name} is damaged; remove it and run again")
-            table[at] = row.values
-            at += 1
-    if at != count or not np.isfinite(table).all():
-        raise InvalidInput(f"{journal.name} is damaged; remove it and run again")
-    return table
-
-
-def _whole(
-    results: Generator[BlockResult, None, None], selection: Selection, size: int
-) -> Generator[BlockResult, None, None]:
-    """The blocks, until one has a row without numbers: there are no targets without it.
-
-    Such a block is not kept, so that the same command tries it again.
-
-    Raises:
-        ConfigError, MetricFailed: a row has none.
+    Its block is not kept, so the same command measures it again.
     """
-    with closing(results):
-        for result in results:
-            for at, row in enumerate(result.rows):
-                if isinstance(row, RowError):
-                    number = int(selection.rows[result.number * size + at]) + 1
-                    kind = MetricFailed if row.code == MetricFailed.code else ConfigError
-                    name = selection.corpus.source.name
-                    raise kind(f"{name}: row {number} cannot be measured: {row.message}")
-            yield result
+
+    def __init__(self, engine: Engine, selection: Selection, size: int) -> None:
+        self.name = engine.name
+        self._engine, self._selection, self._size = engine, selection, size
+
+    def run(
+        self, source: Source, blocks: Sequence[Block], task: Task
+    ) -> Generator[BlockResult, None, None]:
+        """As `Engine.run`.
+
+        Raises:
+            ConfigError, MetricFailed: a row has no numbers.
+        """
+        with closing(self._engine.run(source, blocks, task)) as results:
+            for result in results:
+                for at, row in enumerate(result.rows):
+                    if isinstance(row, RowError):
+                        number = self._selection.rows[result.number * self._size + at] + 1
+                        kind = MetricFailed if row.code == MetricFailed.code else ConfigError
+                        raise kind(f"{source.name}: row {number} cannot be measured: {row.message}")
+                yield result
+
+
+def _table(journal: Journal, numbers: Sequence[int], count: int) -> Floats:
+    """The metrics of all rows in order: (count, 5)."""
+    damaged = InvalidInput(f"{journal.name} is damaged; remove it and run again")
+    parts = []
+    for rows in journal.results(numbers):
+        values = [row.values for row in rows if isinstance(row, RowScores)]
+        if len(values) != len(rows) or {*map(len, values)} != {len(METRICS)}:
+            raise damaged
+        parts.append(np.array(values))
+    table = np.concatenate(parts)
+    if len(table) != count or not np.isfinite(table).all():
+        raise damaged
+    return table
 
 
 # --- around it --------------------------------------------------------------------------
 
 
-def _places(save_to: str | Path | None, plot: str | Path | None) -> tuple[File | None, File | None]:
-    """Where the results go, known to be writable: before the minutes of work, not after.
+def _outputs(save_to: str | Path | None, plot: str | Path | None) -> list[File | None]:
+    """The outputs, checked to be writable before the minutes of work, not after.
 
     Raises:
         ConfigError, InvalidInput: one cannot be written.
     """
-    found = []
-    for name in (save_to, plot):
-        where = None if name is None else locate(name)
-        if where is not None:
-            if not where.local:
-                raise ConfigError(f"cannot write {where.name}: give a path, and copy it from there")
-            where.check_writable()
-        found.append(where)
+    outputs = [None if name is None else locate(name) for name in (save_to, plot)]
+    for output in outputs:
+        if output is not None:
+            if not output.local:
+                raise ConfigError(f"cannot write {output.name}: give a path, and copy the file")
+            output.check_writable()
     if None not in (save_to, plot) and Path(str(save_to)).resolve() == Path(str(plot)).resolve():
         raise ConfigError(f"the targets and the plot cannot both be {plot}")
-    return found[0], found[1]
+    return outputs
 
 
 @contextmanager
-def _as_config_errors() -> Iterator[None]:
-    """What is wrong with an input, a folder or an earlier run is wrong with the configuration."""
+def _config_errors() -> Iterator[None]:
+    """Turns a fault of an input, a folder or an earlier run into a `ConfigError`."""
     try:
         yield
     except InvalidInput as error:
@@ -312,8 +305,10 @@ def _as_config_errors() -> Iterator[None]:
 
 
 @contextmanager
-def _bar(shown: bool, done: int, total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar; yields the function that moves it on by a number of pairs."""
+def _progress_bar(
+    shown: bool,
+) -> Iterator[tuple[Callable[[int, int], None], Callable[[int], None]]]:
+    """A progress bar; yields its functions for the start (pairs done, of all) and for each step."""
     columns = (
         TextColumn("calibrating"),
         BarColumn(),
@@ -323,7 +318,11 @@ def _bar(shown: bool, done: int, total: int) -> Iterator[Callable[[int], None]]:
     )
     # On stderr: standard output is for results.
     with Progress(*columns, console=Console(stderr=True), disable=not shown) as bar:
-        if shown and done:
-            bar.console.print(f"{done} of {total} pairs were finished by an earlier run")
-        task = bar.add_task("pairs", total=total, completed=done)
-        yield lambda count: bar.advance(task, count)
+        task = bar.add_task("pairs", total=None)
+
+        def start(done: int, total: int) -> None:
+            if shown and done:
+                bar.console.print(f"{done} of {total} pairs were finished by an earlier run")
+            bar.update(task, completed=done, total=total)
+
+        yield start, lambda count: bar.advance(task, count)

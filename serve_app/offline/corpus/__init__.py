@@ -1,10 +1,10 @@
-"""RowScores whole corpora: reads, scores block by block, resumes, writes.
+"""Scores whole corpora: reads a file, scores it block by block, resumes, writes the result.
 
-`ScoreJob` is the run; a `LocalEngine` scores in this process, a `RayEngine` on Ray Data. Nothing
-here imports Ray or torch before it is needed.
+`ScoreJob` is a run; `LocalEngine` scores in this process, `ray_engine.RayEngine` on Ray Data.
+Nothing here imports Ray or torch before it is needed.
 """
 
-from serve_app.offline.corpus.job import Engine, Outcome, ScoreJob
+from serve_app.offline.corpus.job import Engine, LocalEngine, Outcome, ScoreJob
 from serve_app.offline.corpus.scoring import (
     BlockResult,
     ModelNames,
@@ -17,6 +17,7 @@ from serve_app.offline.corpus.scoring import (
 __all__ = [
     "BlockResult",
     "Engine",
+    "LocalEngine",
     "ModelNames",
     "Outcome",
     "RowError",

@@ -1,6 +1,6 @@
-"""What a run has finished, kept beside its output so that a killed run can go on.
+"""Keeps the finished blocks of a run beside its output, so that a killed run can go on.
 
-A folder `OUTPUT.parts` holds one small file for each finished block and a manifest that says
+A folder `OUTPUT.parts` holds one small file for each finished block, and a manifest that says
 what the run is: input, columns, settings, models. A block's file is named by its number and
 written whole, so a block computed twice is there once. Knows neither texts nor models.
 """
@@ -17,12 +17,19 @@ from filelock import FileLock, Timeout
 
 from serve_app.core.documents import parse_json
 from serve_app.core.errors import InvalidInput
-from serve_app.offline.corpus.scoring import BlockResult, ModelNames, RowError, RowResult, RowScores
-from serve_app.storage.base import File, Folder
+from serve_app.offline.corpus.scoring import (
+    BlockResult,
+    ModelNames,
+    RowResult,
+    result_from_json,
+    row_to_json,
+)
+from serve_app.storage.base import File
 
 SUFFIX = ".parts"
 _MANIFEST = "manifest.json"
-_LOCK = ".lock"
+_REMEDY = "give its input and options to continue it, or --restart to start over"
+_UNREADABLE = (ValueError, LookupError, TypeError)
 
 
 class Journal:
@@ -30,61 +37,54 @@ class Journal:
 
     Args:
         out: the file that the run will write.
-        run: what the run is, as JSON data: everything its numbers depend on.
+        run: everything its numbers depend on, as JSON data.
+
+    Attributes:
+        name: of the folder.
+        models: which models made the finished blocks.
+        finished: the numbers of those blocks.
 
     Raises:
-        InvalidInput: a run with something else was begun; says what differs.
+        InvalidInput: the folder holds another run; says what differs.
     """
 
     def __init__(self, out: File, run: Mapping[str, Any]) -> None:
-        self._store: Folder = out.beside(SUFFIX)
+        self._folder = out.beside(SUFFIX)
         self._run = json.loads(json.dumps(run))
-        self._models = ModelNames()
-        self._begun = False
+        self.name = self._folder.name
+        self.models = ModelNames()
         self.finished: set[int] = set()
-        names = self._store.names()
-        if _MANIFEST in names:
+        names = self._folder.names()
+        self._begun = _MANIFEST in names
+        if self._begun:
             self._resume(names)
-
-    @property
-    def name(self) -> str:
-        """Where it is."""
-        return self._store.name
-
-    @property
-    def models(self) -> ModelNames:
-        """Which models made the blocks that are finished."""
-        return self._models
 
     def _resume(self, names: set[str]) -> None:
         try:
-            manifest = parse_json(self._store.read(_MANIFEST), surrogates=True)
+            manifest = parse_json(self._folder.read(_MANIFEST), surrogates=True)
             begun = manifest["run"]
-            self._models = ModelNames.from_dict(manifest["models"])
-        except (ValueError, LookupError, TypeError) as error:
+            self.models = ModelNames.from_dict(manifest["models"])
+        except _UNREADABLE as error:
             raise InvalidInput(
-                f"{self.name} is not what an earlier run left: {error!r}; {_WAYS_OUT}"
+                f"{self.name} is not what an earlier run left: {error!r}; {_REMEDY}"
             ) from error
         differences = list(_differences(begun, self._run))
         if differences:
             raise InvalidInput(
                 f"{self.name} holds an unfinished run that does not fit this one: "
-                f"{'; '.join(differences)}; {_WAYS_OUT}"
+                f"{'; '.join(differences)}; {_REMEDY}"
             )
         self.finished = {number for number in map(_number, names) if number is not None}
-        self._begun = True
 
     def begin(self) -> None:
-        """Says what the run is, before its first block; nothing where it is continued."""
+        """Writes what the run is, before its first block; nothing where it is continued."""
         if not self._begun:
             self._write_manifest()
             self._begun = True
 
     def _write_manifest(self) -> None:
-        self._store.write(
-            _MANIFEST,
-            json.dumps({"run": self._run, "models": self._models.to_dict()}, indent=1).encode(),
-        )
+        manifest = {"run": self._run, "models": self.models.to_dict()}
+        self._folder.write(_MANIFEST, json.dumps(manifest, indent=1).encode())
 
     def add(self, result: BlockResult) -> None:
         """Keeps a finished block; one that is there already is left as it is.
@@ -95,56 +95,56 @@ class Journal:
         if result.number in self.finished:
             return
         self._check(result.models)
-        rows = [_row_out(row) for row in result.rows]
-        self._store.write(_name(result.number), json.dumps(rows).encode())
+        rows = [row_to_json(row) for row in result.rows]
+        self._folder.write(_name(result.number), json.dumps(rows).encode())
         self.finished.add(result.number)
 
     def _check(self, models: ModelNames) -> None:
-        if models == self._models or not models.names:
+        if models == self.models or not models.names:
             return
-        difference = self._models.differs(models)
+        difference = self.models.differs(models)
         if difference is not None:
             raise InvalidInput(
                 f"the blocks in {self.name} are not all made by the same models: {difference}; "
-                f"give every worker the same models and settings, then {_WAYS_OUT}"
+                f"give every worker the same models and settings, then {_REMEDY}"
             )
-        if not self._models.names:
-            self._models = models
+        if not self.models.names:
+            self.models = models
             self._write_manifest()
 
     def results(self, numbers: Iterable[int]) -> Iterator[tuple[RowResult, ...]]:
-        """The rows of finished blocks, in the order asked for.
+        """The rows of finished blocks, in the order of `numbers`.
 
         Raises:
-            InvalidInput: one is not there or damaged.
+            InvalidInput: a block is missing or damaged.
         """
-        wanted = list(numbers)
-        for number, content in zip(
-            wanted, self._store.read_many(_name(number) for number in wanted), strict=True
-        ):
-            yield _rows(f"{self.name}/{_name(number)}", content)
+        names = [_name(number) for number in numbers]
+        for name, content in zip(names, self._folder.read_many(names), strict=True):
+            try:
+                yield tuple(result_from_json(row) for row in parse_json(content, surrogates=True))
+            except _UNREADABLE as error:
+                raise InvalidInput(
+                    f"{self.name}/{name} is damaged; remove it and run again"
+                ) from error
 
     def remove(self) -> None:
-        """Removes everything; the run is over."""
-        self._store.clear()
+        """Removes the folder, once the run is over."""
+        self._folder.clear()
         self.finished = set()
 
 
-_WAYS_OUT = "give what it was begun with to continue it, or --restart to begin anew"
-
-
 @contextlib.contextmanager
-def alone(out: File) -> Iterator[None]:
+def exclusive(out: File) -> Iterator[None]:
     """Keeps a second run on this machine from writing the same output.
 
     Raises:
-        InvalidInput: one is running.
+        InvalidInput: another run has it.
     """
     if not out.local:
         yield
         return
     path = Path(out.name).expanduser().absolute()
-    lock = FileLock(path.with_name(f".{path.name}{_LOCK}"))
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -161,9 +161,8 @@ def alone(out: File) -> Iterator[None]:
 def _differences(begun: Any, now: Any, where: str = "") -> Iterator[str]:
     if isinstance(begun, dict) and isinstance(now, dict):
         for key in dict.fromkeys((*begun, *now)):
-            yield from _differences(
-                begun.get(key), now.get(key), f"{where}.{key}" if where else key
-            )
+            below = f"{where}.{key}" if where else key
+            yield from _differences(begun.get(key), now.get(key), below)
     elif begun != now:
         yield f"{where} was {json.dumps(begun)}, now {json.dumps(now)}"
 
@@ -175,21 +174,3 @@ def _name(number: int) -> str:
 def _number(name: str) -> int | None:
     digits = name.removeprefix("block-").removesuffix(".json")
     return int(digits) if digits.isdecimal() and name == _name(int(digits)) else None
-
-
-def _row_out(row: RowResult) -> list[Any] | dict[str, str]:
-    if isinstance(row, RowError):
-        return {"code": row.code, "message": row.message}
-    return [*row.values, row.loss]
-
-
-def _rows(name: str, content: bytes) -> tuple[RowResult, ...]:
-    try:
-        return tuple(
-            RowError(row["code"], row["message"])
-            if isinstance(row, dict)
-            else RowScores(tuple(row[:-1]), row[-1])
-            for row in parse_json(content, surrogates=True)
-        )
-    except (ValueError, LookupError, TypeError) as error:
-        raise InvalidInput(f"{name} is damaged; remove it and run again") from error

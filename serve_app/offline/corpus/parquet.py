@@ -1,7 +1,7 @@
-"""Parquet files, whose size in memory a file's own size does not show.
+"""Reads Parquet files, whose size in memory a file's own size does not show.
 
 A few kilobytes may unpack to any amount: what a file says of itself is checked before any of it is
-decoded, and what comes out is counted row by row as it does. Knows no blocks and no places.
+decoded, and what comes out is counted row by row. Knows no blocks and no places.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ repeated in every row reach a tenth of that."""
 _ROW_COST = 64  # bytes that a row counts beside its content
 _BUFFER = 1 << 20  # bytes read at a time
 _ROWS = 256  # decoded at a time
-_AT_ONCE = 256 << 20  # bytes that may be decoded together where a file says little of them
-_PER_STORED = 16  # bytes of memory a byte of a list may become: of one that is there once
+_AT_ONCE = 256 << 20  # bytes of a list column that may be decoded together at least
+_PER_STORED = 16  # bytes of memory that a stored byte of a list column may become
 
 
 @dataclass(frozen=True)
@@ -33,35 +33,30 @@ class Parquet:
 
     Attributes:
         name: for messages.
-        file: the `pyarrow.parquet.ParquetFile`, which reads texts and bytes as dictionaries, also
-            those in lists: one that is repeated a million times is in memory once, until it is
-            known how much it is in all.
-        schema_arrow: the types of the columns as they are in the file.
+        file: the `pyarrow.parquet.ParquetFile`. It reads texts and bytes as dictionaries, also
+            those in lists, so a value that is repeated a million times is in memory once until its
+            whole size is known.
+        schema: the types of the columns as they are in the file.
         most: bytes it may unpack to.
         rows: how many are decoded at a time.
     """
 
     name: str
     file: Any
-    schema_arrow: Any
+    schema: Any
     most: int
     rows: int
-
-    @property
-    def metadata(self) -> Any:
-        """Rows and row groups."""
-        return self.file.metadata
 
     def close(self) -> None:
         """Closes it, whoever opened it."""
         self.file.close(force=True)
 
 
-def opened(name: str, file: BinaryIO) -> Parquet:
-    """The file, for a reading in order.
+def open_parquet_file(name: str, file: BinaryIO) -> Parquet:
+    """Opens a file for reading in order.
 
     Raises:
-        InvalidInput: it is no such file, or says that it takes more memory than it may.
+        InvalidInput: it is not Parquet, or says that it takes more memory than it may.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -95,7 +90,7 @@ def _require_honest(name: str, group: Any, leaves: Sequence[Any], most: int) -> 
     stored = decoded = 0
     for at, leaf in enumerate(leaves):
         chunk = group.column(at)
-        values = chunk.num_values * (leaf.length or 8)  # of those of no fixed length, a pointer
+        values = chunk.num_values * (leaf.length or 8)  # without a fixed length, a pointer
         allowed = max(_AT_ONCE, _PER_STORED * chunk.total_uncompressed_size)
         if leaf.length > LONGEST_VALUE or (leaf.max_repetition_level and values > allowed):
             what, size = ("lists", values) if leaf.max_repetition_level else ("values", leaf.length)
@@ -134,7 +129,7 @@ def parquet_batches(
             unpacked += _ROW_COST * batch.num_rows + sum(map(_unpacked, batch.columns))
             if unpacked > parquet.most:
                 raise InvalidInput(_too_much(name, parquet.most))
-            fields = [parquet.schema_arrow.field(one) for one in batch.schema.names]
+            fields = [parquet.schema.field(one) for one in batch.schema.names]
             plain = [
                 _plain(column, one.type) for column, one in zip(batch.columns, fields, strict=True)
             ]

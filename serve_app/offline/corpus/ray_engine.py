@@ -1,9 +1,9 @@
-"""RowScores blocks on Ray Data: on this machine's cores, or unchanged on a cluster.
+"""Scores blocks on Ray Data: on this machine's cores, or unchanged on a cluster.
 
-A dataset of block descriptions goes through two stages. Tasks read a block's texts; a path is
-read on the driver's node, which has it, S3 from anywhere. Actors, each with one set of models,
-score it. Only blocks in flight are in memory. A block's number goes with it all the way, so one
-that is computed twice after a node was lost is still one block. Knows no file it writes.
+A dataset of block descriptions goes through two stages. Tasks read a block's texts: a path on the
+driver's node, which has it, S3 on any. Actors, each with a copy of the models, score them. Only
+blocks in flight are in memory. A block keeps its number all the way, so one that is computed twice
+after a node was lost is still one block. Writes no file.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from serve_app.offline.corpus.scoring import (
     BlockResult,
     ModelNames,
     RowError,
-    RowScores,
     Scorer,
     Task,
+    result_from_json,
+    row_to_json,
     score_block,
     texts,
 )
@@ -40,14 +41,14 @@ _STALLED_RUNS = 3  # pipelines in a row that may fail without finishing one bloc
 
 @dataclass(frozen=True)
 class RayOptions:
-    """Where and how wide.
+    """The cluster, and the actors on it.
 
     Attributes:
-        address: of a running cluster (`auto`, `HOST:PORT` or `ray://HOST:PORT`); None: a Ray of
-            our own on this machine, stopped at the end.
-        workers: most actors, each with its own models; None: as many as the cluster has room for.
-        threads: CPUs and torch threads of each.
-        gpus: GPUs of each; None: one where the cluster has any.
+        address: of a running cluster (`auto`, `HOST:PORT` or `ray://HOST:PORT`); None: start Ray
+            on this machine and stop it at the end.
+        workers: maximum number of actors, each with its own models; None: as many as fit.
+        threads: CPUs and torch threads of an actor.
+        gpus: GPUs of an actor; None: one where the cluster has any.
     """
 
     address: str | None = None
@@ -82,10 +83,13 @@ class RayEngine:
         """Each block as it is finished, in any order, once.
 
         Raises:
-            ConfigError: no cluster is there, or its workers cannot load the models.
+            ConfigError: there is no cluster, or its workers cannot load the models.
             InvalidInput: the workers cannot read the input.
-            Unavailable: the cluster fails again and again.
+            Unavailable: the cluster keeps failing.
         """
+        from ray.data.exceptions import ExecutionTimeoutError
+        from ray.exceptions import RayError
+
         waiting = {block.number: block for block in blocks}
         stalled = 0
         with _connected(self._options.address):
@@ -98,7 +102,7 @@ class RayEngine:
                         for result in pipeline:
                             if waiting.pop(result.number, None) is not None:
                                 yield result
-                except _ray_errors() as error:
+                except (RayError, ExecutionTimeoutError) as error:
                     lost = error
                 if not waiting:
                     return
@@ -119,8 +123,8 @@ class RayEngine:
         import ray
         from ray.data import ActorPoolStrategy, TaskPoolStrategy
 
-        size = self._size(len(blocks))
-        options: dict[str, Any] = {"num_gpus": size.gpus} if size.gpus else {}
+        actors = self._actors(len(blocks))
+        options: dict[str, Any] = {"num_gpus": actors.gpus} if actors.gpus else {}
         with _quiet_data():
             plan = ray.data.from_arrow(
                 [pa.table({"block": [json.dumps(asdict(block))]}) for block in blocks]
@@ -132,92 +136,85 @@ class RayEngine:
                 batch_format="pyarrow",
                 compute=TaskPoolStrategy(size=min(_READERS, len(blocks))),
                 num_cpus=0,  # or the scoring actors would leave it no CPU, and wait for it
-                label_selector=_beside_the_driver(source),
+                label_selector=_node_selector(source),
             )
             scored = read.map_batches(
                 _ScoreBlocks,
                 fn_constructor_kwargs={
                     "make_scorer": self._make_scorer,
                     "task": task,
-                    "threads": size.cpus,
+                    "threads": actors.cpus,
                 },
                 batch_size=None,
                 batch_format="pyarrow",
                 compute=ActorPoolStrategy(
-                    min_size=1, max_size=size.workers, initial_size=size.workers
+                    min_size=1, max_size=actors.count, initial_size=actors.count
                 ),
-                num_cpus=size.cpus,
+                num_cpus=actors.cpus,
                 **options,
             )
             for batch in scored.iter_batches(
                 batch_size=None, batch_format="pyarrow", prefetch_batches=0
             ):
                 for text in batch.column("result").to_pylist():
-                    yield _result_in(json.loads(text))
+                    yield _result_from_json(json.loads(text))
 
-    def _size(self, blocks: int) -> _Size:
+    def _actors(self, blocks: int) -> _Actors:
         import ray
 
-        there = ray.cluster_resources()
+        total = ray.cluster_resources()
         gpus = self._options.gpus
         if gpus is None:
-            gpus = 1.0 if there.get("GPU") else 0.0
+            gpus = 1.0 if total.get("GPU") else 0.0
         cpus = self._options.threads
-        largest = max(
-            (node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]), default=0
-        )
-        if cpus > largest:
-            if self._options.address is None:
-                cpus = max(1, int(largest))
-            else:
-                logger.warning(
-                    "no node has the %d CPUs of TORCH_NUM_THREADS; waiting for one", cpus
-                )
-        room = int(there.get("CPU", 0) // cpus)
+        nodes = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
+        largest = max(nodes, default=0)
+        if cpus > largest and self._options.address is None:
+            cpus = max(1, int(largest))
+        elif cpus > largest:
+            logger.warning("no node has the %d CPUs of TORCH_NUM_THREADS; waiting for one", cpus)
+        fit = int(total.get("CPU", 0) // cpus)
         if gpus:
-            room = min(room, int(there.get("GPU", 0) // gpus))
-        # No room now may be a cluster that grows when it is asked to.
-        workers = max(1, room) if self._options.workers is None else self._options.workers
-        return _Size(cpus, gpus, min(workers, blocks))
+            fit = min(fit, int(total.get("GPU", 0) // gpus))
+        # A cluster without room now may grow when asked to.
+        count = max(1, fit) if self._options.workers is None else self._options.workers
+        return _Actors(cpus, gpus, min(count, blocks))
 
 
 @dataclass(frozen=True)
-class _Size:
+class _Actors:
     """CPUs and GPUs of an actor, and how many actors."""
 
     cpus: int
     gpus: float
-    workers: int
+    count: int
 
 
 # --- the two stages ---------------------------------------------------------------------
 
 
 def _read(batch: Any, source: Source, task: Task) -> Any:
-    """The texts of the blocks a table describes."""
+    """The texts of the blocks described in a table."""
     import pyarrow as pa
 
-    found: dict[str, list[Any]] = {"number": [], "rows": []}
+    numbers, found = [], []
     for text in batch.column("block").to_pylist():
         described = json.loads(text)
         spans = tuple(ByteRange(**span) for span in described["spans"])
         block = Block(described["number"], spans)
-        rows: Any
         try:
-            rows = [
-                asdict(row) if isinstance(row, RowError) else row
-                for row in texts(read_rows(source, block, (task.original, task.generated)), task)
-            ]
+            rows: Any = read_rows(source, block, (task.original, task.generated))
+            rows = [row_to_json(row) for row in texts(rows, task)]
         except PlainMedError as error:
-            rows = _fatal_out(error)
-        found["number"].append(block.number)
-        # JSON: an Arrow string takes no lone surrogate, which is to be one row's error only.
-        found["rows"].append(json.dumps(rows))
-    return pa.table({"number": found["number"], "rows": pa.array(found["rows"], pa.large_string())})
+            rows = _fatal_to_json(error)
+        numbers.append(block.number)
+        # JSON: an Arrow string takes no lone surrogate, which must fail its own row only.
+        found.append(json.dumps(rows))
+    return pa.table({"number": numbers, "rows": pa.array(found, pa.large_string())})
 
 
 class _ScoreBlocks:
-    """An actor: one set of models."""
+    """An actor: one copy of the models."""
 
     def __init__(self, make_scorer: Callable[[], Scorer], task: Task, threads: int) -> None:
         import torch
@@ -243,31 +240,25 @@ class _ScoreBlocks:
         if isinstance(found, dict):
             return found
         if isinstance(self._scorer, PlainMedError):
-            return _fatal_out(self._scorer)
+            return _fatal_to_json(self._scorer)
         rows = [RowError(**row) if isinstance(row, dict) else (row[0], row[1]) for row in found]
         try:
-            return _result_out(score_block(self._scorer, self._task, number, rows))
+            result = score_block(self._scorer, self._task, number, rows)
         except PlainMedError as error:
-            return _fatal_out(error)
+            return _fatal_to_json(error)
+        return {
+            "number": result.number,
+            "rows": [row_to_json(row) for row in result.rows],
+            "models": result.models.to_dict(),
+        }
 
 
-def _fatal_out(error: PlainMedError) -> dict[str, Any]:
-    """An error that ends the run, as data: what Ray makes of an exception keeps only its text."""
+def _fatal_to_json(error: PlainMedError) -> dict[str, Any]:
+    """An error that ends the run, as data: Ray keeps only the text of an exception."""
     return {"fatal": type(error).__name__, "message": error.message}
 
 
-def _result_out(result: BlockResult) -> dict[str, Any]:
-    return {
-        "number": result.number,
-        "rows": [
-            asdict(row) if isinstance(row, RowError) else [row.values, row.loss]
-            for row in result.rows
-        ],
-        "models": result.models.to_dict(),
-    }
-
-
-def _result_in(found: Any) -> BlockResult:
+def _result_from_json(found: Any) -> BlockResult:
     """The result of a block.
 
     Raises:
@@ -276,10 +267,7 @@ def _result_in(found: Any) -> BlockResult:
     if "fatal" in found:
         kinds = {kind.__name__: kind for kind in (ConfigError, InvalidInput, Unavailable)}
         raise kinds.get(found["fatal"], ConfigError)(found["message"])
-    rows = tuple(
-        RowError(**row) if isinstance(row, dict) else RowScores(tuple(row[0]), row[1])
-        for row in found["rows"]
-    )
+    rows = tuple(result_from_json(row) for row in found["rows"])
     return BlockResult(found["number"], rows, ModelNames.from_dict(found["models"]))
 
 
@@ -288,7 +276,7 @@ def _result_in(found: Any) -> BlockResult:
 
 @contextlib.contextmanager
 def _connected(address: str | None) -> Iterator[None]:
-    """Ray: the one this process has joined, else the one at `address`, else one of our own."""
+    """Joins the Ray of this process, else the one at `address`, else starts one."""
     import ray
 
     if ray.is_initialized():
@@ -318,7 +306,7 @@ def _connected(address: str | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _standard_error_closed() -> Iterator[None]:
-    """Keeps from the terminal that Ray's C++ part tells which log level it was given."""
+    """Hides the line in which Ray's C++ part reports its log level."""
     kept = os.dup(2)
     try:
         with open(os.devnull, "wb") as nowhere:
@@ -341,7 +329,7 @@ def _quiet_data() -> Iterator[None]:
     context.enable_progress_bars = False
     context.target_max_block_size = _LARGEST
     context.execution_options.resource_limits = ExecutionResources(object_store_memory=_STORE)
-    log.setLevel(logging.CRITICAL)  # what stops the run, we say ourselves
+    log.setLevel(logging.CRITICAL)  # we report ourselves what stops the run
     try:
         yield
     finally:
@@ -350,8 +338,8 @@ def _quiet_data() -> Iterator[None]:
         log.setLevel(before[2])
 
 
-def _beside_the_driver(source: Source) -> dict[str, str] | None:
-    """Where a path is read: other nodes may not have it."""
+def _node_selector(source: Source) -> dict[str, str] | None:
+    """Reads a path on the driver's node: others may not have it."""
     if not source.place.local:
         return None
     import ray
@@ -359,13 +347,5 @@ def _beside_the_driver(source: Source) -> dict[str, str] | None:
     return {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
 
 
-def _ray_errors() -> tuple[type[Exception], ...]:
-    from ray.data.exceptions import ExecutionTimeoutError
-    from ray.exceptions import RayError
-
-    return (RayError, ExecutionTimeoutError)
-
-
 def _first_line(error: object) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[0].strip() if lines else type(error).__name__
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,4 +1,4 @@
-"""RowScores with this process's models: a `MetricSuite`, and a loss where one is asked for."""
+"""Scores with this process's models: a `MetricSuite`, and a loss where one is asked for."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from serve_app.core.settings import Settings
 from serve_app.metrics.evaluation import evaluate
 from serve_app.metrics.loss import LossFunction
 from serve_app.metrics.suite import MetricSuite
+from serve_app.offline.corpus.job import Engine, LocalEngine
 from serve_app.offline.corpus.scoring import ModelNames, RowScores
 
 _PROBE = (
@@ -33,7 +34,7 @@ _SETTINGS = (
 
 @dataclass(frozen=True)
 class LossTerms:
-    """The loss to compute: its function, and five weights (None: equal ones)."""
+    """The loss to compute: its function, and five weights (None: equal weights)."""
 
     function: LossFunction
     weights: tuple[float, ...] | None = None
@@ -49,7 +50,7 @@ class SuiteScorer:
         self.models = ModelNames(suite.models, measured.values, suite.factuality.eval_mode)
 
     def __call__(self, originals: Sequence[str], generated: Sequence[str]) -> Sequence[RowScores]:
-        """One result a pair; see `Scorer`."""
+        """One result per pair; see `Scorer`."""
         measured = self._suite.measure(originals, generated)
         if self._loss is None:
             return [RowScores(item.values) for item in measured]
@@ -78,6 +79,14 @@ class SuiteRecipe:
                 "loss_direction": function.direction,
             }
         return described
+
+    def engine(self, on_ray: bool, address: str | None, workers: int | None) -> Engine:
+        """Loads the models here, or connects to Ray, whose workers load them."""
+        if not on_ray:
+            return LocalEngine(self())
+        from serve_app.offline.corpus.ray_engine import RayEngine, RayOptions
+
+        return RayEngine(self, RayOptions.of(self.settings, address, workers))
 
     def __call__(self) -> SuiteScorer:
         """Loads the models.

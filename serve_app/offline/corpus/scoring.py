@@ -1,4 +1,4 @@
-"""RowScores the rows of a block: every row gets numbers or the reason why it has none.
+"""Scores the rows of a block: every row gets numbers, or the reason why it has none.
 
 Knows a scorer only as a function of texts; which models are behind it, and on which machine,
 makes no difference here. A row that cannot be scored never costs another row its score.
@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 from serve_app.core.errors import FAILURES, InvalidInput, MetricFailed, PlainMedError
 
 logger = logging.getLogger(__name__)
 
+# Another processor rounds differently by 1e-6, bfloat16 by 1e-3; other weights differ by more.
+_PROBE_TOLERANCE = 5e-3
+
 
 @dataclass(frozen=True, slots=True)
 class RowScores:
-    """The numbers of one row: five in the order of `serve_app.metrics.loss.METRICS`, and the loss.
-
-    The loss is None where none was asked for (calibration makes the targets of a loss).
-    """
+    """The five metrics of a row, in the order of `serve_app.metrics.loss.METRICS`, and its loss
+    (None where none was asked for: calibration makes the targets of a loss)."""
 
     values: tuple[float, ...]
     loss: float | None = None
@@ -36,7 +37,22 @@ class RowError:
 
 
 RowResult = RowScores | RowError
-Pair = tuple[str, str]  # an original and its summary
+Pair = tuple[str, str]
+"""An original and its summary."""
+
+
+def row_to_json(row: RowResult | Pair) -> Any:
+    """A result, or a pair of texts, as JSON data; `result_from_json` reads a result back."""
+    if isinstance(row, RowError):
+        return asdict(row)
+    return [*row.values, row.loss] if isinstance(row, RowScores) else row
+
+
+def result_from_json(found: Any) -> RowResult:
+    """Inverse of `row_to_json` for results."""
+    if isinstance(found, dict):
+        return RowError(**found)
+    return RowScores(tuple(found[:-1]), found[-1])
 
 
 @dataclass(frozen=True)
@@ -45,9 +61,9 @@ class ModelNames:
 
     Attributes:
         names: by metric.
-        probe: what they measure for one fixed pair of texts. Two workers whose probes differ
-            do not run the same weights or settings, whatever their names say.
-        eval_mode: how factuality is computed, where that is known.
+        probe: the metrics of one fixed pair of texts. Two workers whose probes differ run other
+            weights or settings, whatever their names say.
+        eval_mode: how factuality is computed, where known.
     """
 
     names: Mapping[str, str] = field(default_factory=dict)
@@ -60,11 +76,11 @@ class ModelNames:
 
     @classmethod
     def from_dict(cls, found: Mapping[str, Any]) -> ModelNames:
-        """Of `to_dict`."""
+        """Inverse of `to_dict`."""
         return cls(dict(found["names"]), tuple(found["probe"]), found["eval_mode"])
 
     def differs(self, other: ModelNames) -> str | None:
-        """What is not the same, as half a sentence; None where all is, or nothing is known."""
+        """The difference, as half a sentence; None where there is none, or nothing is known."""
         for metric, name in self.names.items():
             if other.names.get(metric, name) != name:
                 return f"{metric} by {name} and by {other.names[metric]}"
@@ -74,33 +90,29 @@ class ModelNames:
         return None
 
 
-# Another processor rounds differently by 1e-6, bfloat16 by 1e-3; other weights differ by more.
-_PROBE_TOLERANCE = 5e-3
-
-
 class Scorer(Protocol):
-    """RowScores pairs of texts."""
+    """Scores pairs of texts."""
 
     @property
     def models(self) -> ModelNames:
-        """What is known of the models by now."""
+        """The models, as far as they are known by now."""
         ...
 
     def __call__(
         self, originals: Sequence[str], generated: Sequence[str]
     ) -> Sequence[RowScores | RowError]:
-        """One result a pair.
+        """One result per pair.
 
         Raises:
             InvalidInput, MetricFailed: these texts cannot be scored together; the rows are
-                then scored in halves, down to the one it is about.
+                then scored in halves, down to the one at fault.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Task:
-    """How rows are scored: which columns hold the texts, and how many go together."""
+    """How rows are scored: the columns of the two texts, and how many pairs go together."""
 
     original: str
     generated: str
@@ -127,21 +139,19 @@ def texts(rows: Sequence[Mapping[str, Any]], task: Task) -> list[Pair | RowError
 
 
 def _texts(row: Mapping[str, Any], task: Task) -> Pair | RowError:
-    found = []
     for column in (task.original, task.generated):
         value = row.get(column)
         if value is None:
             return RowError("missing", f"column {column!r} is missing")
         if not isinstance(value, str):
             return RowError("not_text", f"column {column!r} is not text but {type(value).__name__}")
-        found.append(value)
-    return found[0], found[1]
+    return row[task.original], row[task.generated]
 
 
 def score_block(
     scorer: Scorer, task: Task, number: int, rows: Sequence[Pair | RowError]
 ) -> BlockResult:
-    """RowScores a block's rows, `task.batch_size` at once.
+    """Scores a block's rows, `task.batch_size` at once.
 
     Raises:
         PlainMedError: the failure has nothing to do with the texts.
@@ -156,7 +166,7 @@ def score_block(
 
 
 def _bisect(scorer: Scorer, task: Task, pairs: Sequence[Pair]) -> list[RowResult]:
-    """RowScores the pairs together; where that fails, halves until alone."""
+    """Scores the pairs together; after a failure in halves, down to a single pair."""
     try:
         return [*scorer([pair[0] for pair in pairs], [pair[1] for pair in pairs])]
     except (InvalidInput, MetricFailed) as error:
@@ -175,10 +185,7 @@ def _bisect(scorer: Scorer, task: Task, pairs: Sequence[Pair]) -> list[RowResult
 
 def _row_error(error: PlainMedError, task: Task) -> RowError:
     where = error.field or ""
-    for field_name, column in (
-        ("texts_original", task.original),
-        ("texts_generated", task.generated),
-    ):
-        if where.startswith(field_name):
+    for name, column in (("texts_original", task.original), ("texts_generated", task.generated)):
+        if where.startswith(name):
             where = f"column {column!r}"
     return RowError(error.code, f"{where}: {error.message}" if where else error.message)

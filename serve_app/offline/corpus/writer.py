@@ -6,11 +6,12 @@ time. Knows formats; knows no metric and no engine.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import IO, Any
 
 from serve_app.core.documents import has_surrogate
@@ -20,11 +21,10 @@ from serve_app.offline.corpus.parquet import parquet_batches
 from serve_app.offline.corpus.reader import (
     Block,
     Corpus,
-    Format,
     Row,
     file_format,
     open_parquet,
-    read_rows,
+    read_all,
 )
 from serve_app.offline.corpus.scoring import RowError, RowResult
 from serve_app.storage.base import File
@@ -46,7 +46,7 @@ def write_scored(
         out: the file; complete or not at all.
         corpus: the input.
         blocks: all its blocks in order.
-        results: the results of each of them.
+        results: the results of each block.
         prefix: put before the new columns.
 
     Returns:
@@ -57,93 +57,73 @@ def write_scored(
     """
     failed = 0
 
-    def counted() -> Iterator[tuple[RowResult, ...]]:
+    def flat() -> Iterator[Row]:
         nonlocal failed
         for block, rows in zip(blocks, results, strict=True):
             if len(rows) != block.count:
                 raise InvalidInput(f"block {block.number} of {out.name} is incomplete; run again")
             failed += sum(isinstance(row, RowError) for row in rows)
-            yield rows
+            yield from (_cells(row, prefix) for row in rows)
 
     target = file_format(out)
     with out.written() as file:
-        if corpus.source.format == target == "parquet":
-            _parquet_to_parquet(file, corpus, counted(), prefix)
+        if target == "parquet":
+            _parquet(file, corpus, blocks, flat(), prefix)
         else:
-            _rows_to(target)(file, corpus, _joined(corpus, blocks, counted(), prefix), prefix)
+            chunks = _with_cells(corpus, read_all(corpus, blocks), flat())
+            rows = ({**row, **cells} for pair in chunks for row, cells in zip(*pair, strict=True))
+            if target == "csv":
+                _csv(file, [*corpus.source.columns, *_names(prefix)], rows)
+            else:
+                file.writelines(_json(row).encode("utf-8", _ESCAPE) + b"\n" for row in rows)
     return failed
 
 
-def _joined(
-    corpus: Corpus,
-    blocks: Sequence[Block],
-    results: Iterable[tuple[RowResult, ...]],
-    prefix: str,
-) -> Iterator[list[Row]]:
-    """Some rows at a time, with their results."""
-    chunks: Iterable[list[Row]]
-    if corpus.source.format == "parquet":
-        chunks = _parquet_chunks(corpus)
-    else:
-        chunks = (read_rows(corpus.source, block) for block in blocks)
-    flat = (row for rows in results for row in rows)
+# A lone surrogate has no UTF-8 form.
+_ESCAPE = "backslashreplace"
+
+
+def _with_cells(
+    corpus: Corpus, chunks: Iterable[Any], cells: Iterator[Row]
+) -> Iterator[tuple[Any, list[Row]]]:
+    """Some rows at a time (a list or a record batch), with the new cells of each."""
     count = 0
     for chunk in chunks:
         count += len(chunk)
-        yield [{**row, **_cells(result, prefix)} for row, result in zip(chunk, flat, strict=False)]
-    # `counted` checks each block where it is asked for, which here is while rows last.
-    if count != corpus.rows or next(flat, None) is not None:
-        raise InvalidInput(f"{corpus.source.name} changed while it was worked on; start again")
+        found = list(itertools.islice(cells, len(chunk)))
+        if len(found) == len(chunk):
+            yield chunk, found
+    if count != corpus.rows or next(cells, None) is not None:
+        raise corpus.source.changed()
 
 
-def _parquet_chunks(corpus: Corpus) -> Iterator[list[Row]]:
-    parquet = open_parquet(corpus.source)
-    try:
-        for batch in parquet_batches(parquet):
-            yield batch.to_pylist()
-    finally:
-        parquet.close()
+def _names(prefix: str) -> list[str]:
+    return [prefix + name for name in RESULT_COLUMNS]
 
 
 def _cells(result: RowResult, prefix: str) -> Row:
-    values: Row = dict.fromkeys(RESULT_COLUMNS)
     if isinstance(result, RowError):
-        values |= {"error": result.message, "error_code": result.code}
+        values: Sequence[Any] = (*[None] * len(NUMBERS), result.message, result.code)
     else:
-        values |= zip(NUMBERS, (*result.values, result.loss), strict=True)
-    return {prefix + name: value for name, value in values.items()}
+        values = (*result.values, result.loss, None, None)
+    return dict(zip(_names(prefix), values, strict=True))
 
 
-Writer = Callable[[IO[bytes], Corpus, Iterable[list[Row]], str], None]
-
-
-def _rows_to(target: Format) -> Writer:
-    writers: dict[Format, Writer] = {"csv": _csv, "jsonl": _jsonl, "parquet": _parquet}
-    return writers[target]
-
-
-def _csv(file: IO[bytes], corpus: Corpus, chunks: Iterable[list[Row]], prefix: str) -> None:
-    columns = [*corpus.source.columns, *(prefix + name for name in RESULT_COLUMNS)]
-    text = io.TextIOWrapper(file, encoding="utf-8", errors="backslashreplace", newline="")
+def _csv(file: IO[bytes], columns: Sequence[str], rows: Iterable[Row]) -> None:
+    text = io.TextIOWrapper(file, encoding="utf-8", errors=_ESCAPE, newline="")
     writer = csv.DictWriter(text, columns, restval="")
     writer.writeheader()
-    for chunk in chunks:
-        writer.writerows({name: _csv_cell(row[name]) for name in row} for row in chunk)
+    for row in rows:
+        writer.writerow(
+            {
+                name: _json(cell) if isinstance(cell, dict | list | bytes) else cell
+                for name, cell in row.items()
+            }
+        )
     text.detach()  # flushes; the file is closed by who opened it
 
 
-def _csv_cell(value: Any) -> Any:
-    return _json_text(value) if isinstance(value, dict | list | bytes) else value
-
-
-def _jsonl(file: IO[bytes], _: Corpus, chunks: Iterable[list[Row]], __: str) -> None:
-    for chunk in chunks:
-        file.write(
-            b"".join(_json_text(row).encode("utf-8", "backslashreplace") + b"\n" for row in chunk)
-        )
-
-
-def _json_text(value: Any) -> str:
+def _json(value: Any) -> str:
     # Dates, decimals and the like of a Parquet input have no JSON form but their text.
     text = json.dumps(value, ensure_ascii=False, default=_as_text)
     if has_surrogate(text):
@@ -152,82 +132,59 @@ def _json_text(value: Any) -> str:
 
 
 def _as_text(value: Any) -> str:
-    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
+    return value.decode("utf-8", _ESCAPE) if isinstance(value, bytes) else str(value)
 
 
-def _parquet(file: IO[bytes], corpus: Corpus, chunks: Iterable[list[Row]], prefix: str) -> None:
+def _parquet(
+    file: IO[bytes], corpus: Corpus, blocks: Sequence[Block], cells: Iterator[Row], prefix: str
+) -> None:
+    """Columns of a Parquet input keep their types and metadata."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    types = {"string": pa.string(), "json": pa.string(), "int64": pa.int64(), "bool": pa.bool_()}
-    fields = [
-        pa.field(name, types.get(corpus.kinds[name], pa.float64()))
-        for name in corpus.source.columns
+    added = [
+        pa.field(prefix + name, pa.float64() if name in NUMBERS else pa.string())
+        for name in RESULT_COLUMNS
     ]
-    schema = pa.schema([*fields, *_result_fields(prefix)])
-    with pq.ParquetWriter(file, schema) as writer:
-        for chunk in chunks:
-            writer.write_table(
-                pa.table(
-                    {
-                        field.name: pa.array(
-                            [_parquet_cell(row.get(field.name), corpus, field) for row in chunk],
-                            field.type,
-                        )
-                        for field in schema
-                    },
-                    schema,
-                )
-            )
+    with contextlib.ExitStack() as stack:
+        if corpus.source.format == "parquet":
+            parquet = stack.enter_context(contextlib.closing(open_parquet(corpus.source)))
+            schema, batches = parquet.schema, parquet_batches(parquet)
+        else:
+            schema = _schema(corpus)
+            batches = (_batch(rows, corpus, schema) for rows in read_all(corpus, blocks))
+        whole = pa.schema([*schema, *added], metadata=schema.metadata)
+        writer = stack.enter_context(pq.ParquetWriter(file, whole))
+        for batch, found in _with_cells(corpus, batches, cells):
+            new = [pa.array([one[field.name] for one in found], field.type) for field in added]
+            writer.write_batch(pa.record_batch([*batch.columns, *new], schema=whole))
 
 
-def _parquet_cell(value: Any, corpus: Corpus, field: Any) -> Any:
+def _schema(corpus: Corpus) -> Any:
+    """The types of the columns of CSV or JSON lines."""
+    import pyarrow as pa
+
+    types = {"int64": pa.int64(), "double": pa.float64(), "bool": pa.bool_()}
+    return pa.schema([(name, types.get(kind, pa.string())) for name, kind in corpus.kinds.items()])
+
+
+def _batch(rows: Sequence[Row], corpus: Corpus, schema: Any) -> Any:
+    import pyarrow as pa
+
+    columns = [
+        pa.array([_parquet_cell(row.get(name), kind) for row in rows], schema.field(name).type)
+        for name, kind in corpus.kinds.items()
+    ]
+    return pa.record_batch(columns, schema=schema)
+
+
+def _parquet_cell(value: Any, kind: str) -> Any:
     if value is None:
         return None
-    kind = corpus.kinds.get(field.name)
     if kind == "json" and not isinstance(value, str):
         return json.dumps(value)
     if kind == "double":
         return float(value)
     if isinstance(value, str) and not value.isascii():
-        return value.encode("utf-8", "backslashreplace").decode("utf-8")
+        return value.encode("utf-8", _ESCAPE).decode("utf-8")
     return value
-
-
-def _result_fields(prefix: str) -> list[Any]:
-    import pyarrow as pa
-
-    return [
-        pa.field(prefix + name, pa.float64() if name in NUMBERS else pa.string())
-        for name in RESULT_COLUMNS
-    ]
-
-
-def _parquet_to_parquet(
-    file: IO[bytes], corpus: Corpus, results: Iterable[tuple[RowResult, ...]], prefix: str
-) -> None:
-    """As `_parquet`, but the input's columns keep their types and metadata."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    flat = (row for rows in results for row in rows)
-    parquet = open_parquet(corpus.source)
-    try:
-        added = _result_fields(prefix)
-        schema = parquet.schema_arrow
-        schema = pa.schema([*schema, *added], metadata=schema.metadata)
-        count = 0
-        with pq.ParquetWriter(file, schema) as writer:
-            for batch in parquet_batches(parquet):
-                cells = [_cells(row, prefix) for row in itertools.islice(flat, batch.num_rows)]
-                if len(cells) < batch.num_rows:
-                    break
-                columns = [
-                    pa.array([cell[field.name] for cell in cells], field.type) for field in added
-                ]
-                writer.write_batch(pa.record_batch([*batch.columns, *columns], schema=schema))
-                count += batch.num_rows
-    finally:
-        parquet.close()
-    if count != corpus.rows or next(flat, None) is not None:
-        raise InvalidInput(f"{corpus.source.name} changed while it was worked on; start again")

@@ -1,4 +1,4 @@
-"""Puts a report together: every number that the page, the Markdown and the JSON show.
+"""Computes a report: every number that the page, the Markdown and the JSON show.
 
 Knows systems, targets and weights; knows no format of its input or output.
 """
@@ -7,22 +7,29 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import TypeVar
 
 import numpy as np
 
 from serve_app import __version__
 from serve_app.metrics.loss import METRICS, LossFunction, check_weights, combine
-from serve_app.offline.report.evidence import Reader
-from serve_app.offline.report.examples import Example, Truncated, examples, lengths, truncation
-from serve_app.offline.report.matching import Pairing, choose_column, pair
+from serve_app.offline.report.examples import (
+    Example,
+    SuiteReader,
+    Truncated,
+    examples,
+    lengths,
+    truncation,
+)
 from serve_app.offline.report.rouge import SuiteScores
 from serve_app.offline.report.statistics import (
     CONFIDENCE,
     RESAMPLES,
     Difference,
+    Floats,
     MetricSummary,
     Wins,
     differences,
@@ -31,15 +38,17 @@ from serve_app.offline.report.statistics import (
     summaries,
     wins,
 )
-from serve_app.offline.report.systems import Floats, System
+from serve_app.offline.report.systems import Pairing, System, choose_column, pair
 
 NUMBERS = (*METRICS, "loss")
 WORST = 5
 
+Item = TypeVar("Item")
+
 
 @dataclass(frozen=True)
 class OtherLoss:
-    """Where the file's own loss is not that of the report: rows, and the largest difference."""
+    """In how many rows the file's own loss is not the report's, and the largest difference."""
 
     rows: int
     largest: float
@@ -47,18 +56,18 @@ class OtherLoss:
 
 @dataclass(frozen=True)
 class SystemReport:
-    """What is said of one system.
+    """The numbers of one system.
 
     Attributes:
         name, file, sha256, rows, failures: see `System`.
-        scored: rows with numbers; all that follows is of these.
+        scored: rows with numbers; everything below is of these.
         numbers: by `NUMBERS`; empty where no row has numbers, as are the next three.
         in_band: by metric, the share of rows within target ± sigma.
         parts: by metric, weight times mean error. They add up to the mean loss.
         pearson, spearman: correlations among `NUMBERS`, None where a column is constant.
-        lengths: by `texts.LENGTHS`, as far as there are texts.
+        lengths: by `examples.LENGTHS`, of the rows with texts.
         truncation: None where unknown.
-        other_loss: None where the file's loss is the same, or it says none.
+        other_loss: None where the file has the same loss, or none.
         worst: the rows with the highest loss.
         table: (scored, 6) the numbers themselves, for drawings.
     """
@@ -87,7 +96,7 @@ class Comparison:
 
     Attributes:
         one, other: their names.
-        column: what matches rows.
+        column: that matches rows.
         pairs: rows compared.
         unpaired, failed, repeated: see `Pairing`.
         differences: by `NUMBERS`, the one's less the other's; empty without pairs, as `wins`.
@@ -107,10 +116,10 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything there is to show.
+    """Everything the page shows.
 
     Attributes:
-        made: when, in UTC, to the second.
+        made: the time, in UTC, to the second.
         version: of PlainMed.
         targets, sigmas: by metric.
         targets_models: which models made the targets, by metric.
@@ -118,11 +127,11 @@ class Report:
         weights: by metric.
         confidence, resamples: of the intervals.
         systems: in the order given.
-        column: what matches rows; None where nothing does.
+        column: that matches rows; None where nothing does.
         comparisons: each two systems.
         models: which models read texts for this report; empty where none did.
-        suite: what a shared task reports; None without one.
-        notes: what the reader must know besides.
+        suite: the scores of a shared task; None without one.
+        notes: further remarks for the reader.
     """
 
     made: str
@@ -151,10 +160,10 @@ class Choices:
         loss: the targets and curves.
         weights: five; None: equal ones.
         id: the column that matches rows; None: a known one.
-        worst: examples a system.
+        worst: examples per system.
         reader: the models; None: texts are read by no model.
         suite: scores of a shared task.
-        notes: remarks of whoever read the files.
+        notes: remarks on the files.
         resamples: of the bootstrap.
     """
 
@@ -162,7 +171,7 @@ class Choices:
     weights: Sequence[float] | None = None
     id: str | None = None
     worst: int = WORST
-    reader: Reader | None = None
+    reader: SuiteReader | None = None
     suite: SuiteScores | None = None
     notes: tuple[str, ...] = ()
     resamples: int = RESAMPLES
@@ -177,26 +186,24 @@ def analyse(systems: Sequence[System], choices: Choices) -> Report:
     weights = check_weights(choices.weights)
     targets = choices.loss.targets
     column = choose_column(systems, choices.id) if systems else None
-    scored = [_Scored.of(system, choices.loss, weights) for system in systems]
-    reports = tuple(_system(one, column, choices) for one in scored)
-    comparisons = []
-    if column is not None:
-        comparisons = [
-            _compare(one, other, pair(one.system, other.system, column), choices.resamples)
-            for one, other in itertools.combinations(scored, 2)
-        ]
+    scored = [_Scored(system, choices.loss, weights) for system in systems]
+    comparisons = [
+        _compare(one, other, pair(one.system, other.system, column), choices.resamples)
+        for one, other in itertools.combinations(scored, 2)
+        if column is not None
+    ]
     return Report(
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC"),
         version=__version__,
-        targets=dict(zip(METRICS, targets.mean, strict=True)),
-        sigmas=dict(zip(METRICS, targets.sigma, strict=True)),
+        targets=_by(METRICS, targets.mean),
+        sigmas=_by(METRICS, targets.sigma),
         targets_models=dict(targets.models),
         steepness=str(choices.loss.steepness),
         direction=choices.loss.direction,
-        weights=dict(zip(METRICS, weights.tolist(), strict=True)),
+        weights=_by(METRICS, weights.tolist()),
         confidence=CONFIDENCE,
         resamples=choices.resamples,
-        systems=reports,
+        systems=tuple(_system(one, column, choices) for one in scored),
         column=column,
         comparisons=tuple(comparisons),
         models={} if choices.reader is None else choices.reader.names,
@@ -205,43 +212,40 @@ def analyse(systems: Sequence[System], choices: Choices) -> Report:
     )
 
 
-@dataclass(frozen=True)
 class _Scored:
     """A system with its errors and losses; NaN in rows without numbers."""
 
-    system: System
-    errors: Floats
-    parts: Floats
-    losses: Floats
-
-    @classmethod
-    def of(cls, system: System, loss: LossFunction, weights: Floats) -> _Scored:
+    def __init__(self, system: System, loss: LossFunction, weights: Floats) -> None:
         errors = np.full(system.values.shape, math.nan)
-        losses = np.full(system.rows, math.nan)
+        self.losses = np.full(system.rows, math.nan)
         if system.scored.any():
             errors[system.scored] = loss.errors(system.values[system.scored])
-            losses[system.scored] = combine(errors[system.scored], weights.tolist())
-        return cls(system, errors, errors * weights, losses)
-
-    @property
-    def table(self) -> Floats:
+            self.losses[system.scored] = combine(errors[system.scored], weights.tolist())
+        self.system = system
+        self.parts = errors * weights
+        self.table = np.column_stack([system.values, self.losses])
         """(rows, 6) metrics and loss."""
-        return np.column_stack([self.system.values, self.losses])
-
-    @property
-    def costs(self) -> Floats:
+        self.costs = np.column_stack([errors, self.losses])
         """(rows, 6) errors and loss: less is better in each."""
-        return np.column_stack([self.errors, self.losses])
+
+
+def _by(names: Sequence[str], values: Iterable[Item]) -> dict[str, Item]:
+    """Values by name; empty where there are none."""
+    return dict(zip(names, values, strict=False))
 
 
 def _system(one: _Scored, column: str | None, choices: Choices) -> SystemReport:
     system = one.system
-    there = system.scored
-    table = one.table[there]
-    some = len(table) > 0
+    scored = system.scored
+    table = one.table[scored]
     targets = choices.loss.targets
-    near = np.abs(system.values[there] - targets.mean) <= np.asarray(targets.sigma)
-    found = summaries(table, resamples=choices.resamples) if some else []
+    numbers: list[MetricSummary] = []
+    in_band: list[float] = []
+    parts: list[float] = []
+    if len(table):
+        numbers = summaries(table, resamples=choices.resamples)
+        near = np.abs(system.values[scored] - targets.mean) <= np.asarray(targets.sigma)
+        in_band, parts = near.mean(axis=0).tolist(), one.parts[scored].mean(axis=0).tolist()
     return SystemReport(
         name=system.name,
         file=system.file,
@@ -249,13 +253,11 @@ def _system(one: _Scored, column: str | None, choices: Choices) -> SystemReport:
         rows=system.rows,
         scored=len(table),
         failures=dict(system.failures),
-        numbers=dict(zip(NUMBERS, found, strict=True)) if some else {},
-        in_band=dict(zip(METRICS, near.mean(axis=0).tolist(), strict=True)) if some else {},
-        parts=(
-            dict(zip(METRICS, one.parts[there].mean(axis=0).tolist(), strict=True)) if some else {}
-        ),
-        pearson=_known(pearson(table)) if some else [],
-        spearman=_known(spearman(table)) if some else [],
+        numbers=_by(NUMBERS, numbers),
+        in_band=_by(METRICS, in_band),
+        parts=_by(METRICS, parts),
+        pearson=_known(pearson(table)) if len(table) else [],
+        spearman=_known(spearman(table)) if len(table) else [],
         lengths=lengths(system),
         truncation=truncation(system, choices.reader),
         other_loss=_other_loss(one),
@@ -276,12 +278,11 @@ def _other_loss(one: _Scored) -> OtherLoss | None:
 
 
 def _compare(one: _Scored, other: _Scored, pairing: Pairing, resamples: int) -> Comparison:
+    first, second = pairing.first, pairing.second
     found: list[Difference] = []
-    won: list[Wins] = []
     if pairing.count:
-        first, second = pairing.first, pairing.second
         found = differences(one.table[first], other.table[second], resamples=resamples)
-        won = wins(one.costs[first], other.costs[second])
+    won = wins(one.costs[first], other.costs[second]) if found else []
     return Comparison(
         one=one.system.name,
         other=other.system.name,
@@ -290,6 +291,6 @@ def _compare(one: _Scored, other: _Scored, pairing: Pairing, resamples: int) -> 
         unpaired=pairing.unpaired,
         failed=pairing.failed,
         repeated=pairing.repeated,
-        differences=dict(zip(NUMBERS, found, strict=False)),
-        wins=dict(zip(NUMBERS, won, strict=False)),
+        differences=_by(NUMBERS, found),
+        wins=_by(NUMBERS, won),
     )

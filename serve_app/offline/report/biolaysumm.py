@@ -1,9 +1,9 @@
-"""The files of the BioLaySumm shared task: predictions a line each, articles and references.
+"""Reads and scores the files of the BioLaySumm shared task.
 
-A system is a folder with `elife.txt` and `plos.txt` (either may be missing); beside them, or in
-another folder, is one `.jsonl` for each, whose name begins alike (`eLife_val.jsonl`), with
-`article` and `lay_summary`. Predictions are scored here, block by block; no article stays in
-memory.
+A system is a folder with `elife.txt` and `plos.txt` (either may be missing), a prediction per
+line; beside them, or in another folder, is one `.jsonl` for each, whose name begins alike
+(`eLife_val.jsonl`), with `article` and `lay_summary`. Predictions are scored block by block; no
+article stays in memory.
 """
 
 from __future__ import annotations
@@ -35,8 +35,10 @@ from serve_app.offline.corpus.scoring import (
     Task,
     score_block,
 )
+from serve_app.offline.report.reader import require_distinct
 from serve_app.offline.report.rouge import MEASURES, SuiteScore, SuiteScores, rouge, rouge_scorer
-from serve_app.offline.report.systems import TRUNCATIONS, Floats, System, Texts
+from serve_app.offline.report.statistics import Floats
+from serve_app.offline.report.systems import TRUNCATIONS, System, Texts
 
 DATASETS = ("elife", "plos")
 KEY = "data set and line"
@@ -49,10 +51,7 @@ OnRows = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Dataset:
-    """Predictions for one data set, and where their articles are.
-
-    `article_words` says how many words each article has.
-    """
+    """Predictions for one data set, where their articles are, and how long those are."""
 
     name: str
     predictions: tuple[str, ...]
@@ -89,9 +88,9 @@ def read_submissions(
     """The systems of the folders.
 
     Args:
-        folders: each with predictions.
-        names: one a folder; none: the folders' names.
-        references: the folder of the `.jsonl`; None: each system's own.
+        folders: of predictions.
+        names: one per folder; none: the folders' names.
+        references: the folder of the `.jsonl` files; None: each system's own.
 
     Raises:
         InvalidInput: a file is missing or wrong, there are not as many predictions as references,
@@ -108,9 +107,7 @@ def read_submissions(
             )
         name = names[at] if names else path.resolve().name
         found.append(_submission(path, name, references or path))
-    for name, count in Counter(one.name for one in found).items():
-        if count > 1:
-            raise InvalidInput(f"{count} systems would be called {name!r}; give --name for each")
+    require_distinct([one.name for one in found], "folder")
     return found
 
 
@@ -120,14 +117,13 @@ def _submission(folder: Path, name: str, references: Path) -> Submission:
     if not known:
         raise InvalidInput(f"{folder} has neither elife.txt nor plos.txt")
     digest = hashlib.sha256()
-    datasets = []
-    for dataset, path in known:
+    for _, path in known:
         digest.update(path.read_bytes())
-        datasets.append(_dataset(dataset, path, _beside(references, dataset)))
+    datasets = (_dataset(one, path, _reference_file(references, one)) for one, path in known)
     return Submission(name, digest.hexdigest(), tuple(datasets))
 
 
-def _beside(folder: Path, dataset: str) -> Path:
+def _reference_file(folder: Path, dataset: str) -> Path:
     if not folder.is_dir():
         raise InvalidInput(
             f"{folder} is no folder; --references takes the one with the .jsonl files"
@@ -171,7 +167,7 @@ def _dataset(name: str, path: Path, gold: Path) -> Dataset:
 
 @dataclass
 class _Measured:
-    """What was measured of one data set; NaN in rows without numbers."""
+    """The measures and metrics of one data set; NaN in rows without numbers."""
 
     table: Floats
     metrics: Floats
@@ -193,7 +189,7 @@ class _ReferenceScorer:
 def score_submissions(
     submissions: Sequence[Submission], suite: MetricSuite | None, on_rows: OnRows = lambda _: None
 ) -> tuple[list[System], SuiteScores]:
-    """RowScores all predictions.
+    """Scores all predictions.
 
     Args:
         submissions: the systems.
@@ -204,48 +200,43 @@ def score_submissions(
         ConfigError: the package of ROUGE is not installed.
     """
     rouges = rouge_scorer()
-    scorer = None if suite is None else SuiteScorer(suite, None)
-    against = (
-        None
-        if suite is None or scorer is None
-        else _ReferenceScorer(suite.relevance, scorer.models)
-    )
+    scorer = against = None
+    if suite is not None:
+        scorer = SuiteScorer(suite, None)
+        against = _ReferenceScorer(suite.relevance, scorer.models)
     systems: list[System] = []
     scores: list[SuiteScore] = []
     failures: dict[str, dict[str, int]] = {}
     for submission in submissions:
         measured = [_measure(one, rouges, scorer, against, on_rows) for one in submission.datasets]
         scores += _means(submission, measured)
-        failed = sum((one.failures for one in measured), Counter[str]())
-        failures[submission.name] = dict(failed)
+        failures[submission.name] = dict(sum((one.failures for one in measured), Counter[str]()))
         if suite is not None:
-            systems.append(_system(submission, measured))
+            systems.append(_system(submission, measured, failures[submission.name]))
     return systems, SuiteScores("BioLaySumm", tuple(scores), failures)
 
 
 def _measure(
-    dataset: Dataset,
-    rouges: Any,
-    scorer: Scorer | None,
-    against: Scorer | None,
-    on_rows: OnRows,
+    dataset: Dataset, rouges: Any, scorer: Scorer | None, against: Scorer | None, on_rows: OnRows
 ) -> _Measured:
     count = len(dataset.predictions)
     found = _Measured(
         np.full((count, len(MEASURES)), math.nan), np.full((count, len(METRICS)), math.nan)
     )
     for block in dataset.corpus.blocks(_TASK.batch_size):
+        articles = dataset.articles(block.rows) if scorer else dict.fromkeys(block.rows, "")
         predictions = [dataset.predictions[at] for at in block.rows]
         references = [dataset.references[at] for at in block.rows]
-        metrics = _metrics(dataset, block.rows, predictions, scorer)
-        nearness = _nearness(references, predictions, against)
+        metrics = _score(scorer, _TASK, [*articles.values()], predictions)
+        nearness = _score(against, _REFERENCE, references, predictions)
         for at, row, near in zip(block.rows, metrics, nearness, strict=True):
             error = next((one for one in (row, near) if isinstance(one, RowError)), None)
             if error is not None:
                 found.failures[error.code] += 1
                 continue
-            prediction, reference = dataset.predictions[at], dataset.references[at]
-            values = dict.fromkeys(MEASURES, math.nan) | rouge(rouges, prediction, reference)
+            prediction = dataset.predictions[at]
+            values = dict.fromkeys(MEASURES, math.nan)
+            values |= rouge(rouges, prediction, dataset.references[at])
             read = readability(prediction)
             values |= {"fkgl": read.fkgl, "dcrs": read.dale_chall, "cli": coleman_liau(prediction)}
             if isinstance(row, RowScores) and isinstance(near, RowScores):
@@ -256,17 +247,16 @@ def _measure(
     return found
 
 
-def _metrics(
-    dataset: Dataset, rows: Sequence[int], predictions: Sequence[str], scorer: Scorer | None
+def _score(
+    scorer: Scorer | None, task: Task, originals: Sequence[str], predictions: Sequence[str]
 ) -> Sequence[RowResult | None]:
+    """A result per prediction; without models an error where it has no word, else None."""
     if scorer is None:
-        return [_readable(text) for text in predictions]
-    articles = dataset.articles(rows)
-    pairs = [(articles[at], text) for at, text in zip(rows, predictions, strict=True)]
-    return score_block(scorer, _TASK, 0, pairs).rows
+        return [_unreadable(text) for text in predictions]
+    return score_block(scorer, task, 0, [*zip(originals, predictions, strict=True)]).rows
 
 
-def _readable(text: str) -> RowError | None:
+def _unreadable(text: str) -> RowError | None:
     try:
         readability(text)
     except InvalidInput as error:
@@ -274,76 +264,53 @@ def _readable(text: str) -> RowError | None:
     return None
 
 
-def _nearness(
-    references: Sequence[str], predictions: Sequence[str], against: Scorer | None
-) -> Sequence[RowResult | None]:
-    if against is None:
-        return [None] * len(predictions)
-    pairs = list(zip(references, predictions, strict=True))
-    return score_block(against, _REFERENCE, 0, pairs).rows
-
-
 def _means(submission: Submission, measured: Sequence[_Measured]) -> list[SuiteScore]:
+    tables = []
     found = []
     for dataset, one in zip(submission.datasets, measured, strict=True):
         scored = np.isfinite(one.table[:, 0])
         means = one.table[scored].mean(axis=0) if scored.any() else np.full(len(MEASURES), math.nan)
-        found.append(
-            SuiteScore(
-                submission.name,
-                dataset.name,
-                len(scored),
-                int(scored.sum()),
-                {
-                    name: None if math.isnan(value) else value
-                    for name, value in zip(MEASURES, means.tolist(), strict=True)
-                },
-            )
-        )
+        tables.append(means)
+        rows = (len(scored), int(scored.sum()))
+        found.append(SuiteScore(submission.name, dataset.name, *rows, _known(means)))
     if len(found) == len(DATASETS):
         # The mean of the two, however many rows each has: so the task ranks.
-        average: dict[str, float | None] = {}
-        for name in MEASURES:
-            values = [one.means[name] for one in found]
-            known = [value for value in values if value is not None]
-            average[name] = sum(known) / len(known) if len(known) == len(values) else None
+        average = _known(np.mean(tables, axis=0))
         found.append(SuiteScore(submission.name, "average", None, None, average))
     return found
 
 
-def _system(submission: Submission, measured: Sequence[_Measured]) -> System:
-    places = [
-        (dataset, line)
-        for dataset in submission.datasets
-        for line in range(len(dataset.predictions))
-    ]
-    values = np.vstack([one.metrics for one in measured])
-    nothing = np.full(len(places), math.nan)
+def _known(means: Floats) -> dict[str, float | None]:
+    values = zip(MEASURES, means.tolist(), strict=True)
+    return {name: None if math.isnan(value) else value for name, value in values}
+
+
+def _system(
+    submission: Submission, measured: Sequence[_Measured], failures: dict[str, int]
+) -> System:
+    places = [(one, line) for one in submission.datasets for line in range(len(one.predictions))]
+    unknown = np.full(len(places), math.nan)
 
     def texts(wanted: Sequence[int]) -> list[Texts]:
-        found = []
-        for at in wanted:
-            dataset, line = places[at]
-            found.append(Texts(dataset.articles([line])[line], dataset.predictions[line] or None))
-        return found
+        return [
+            Texts(dataset.articles([line])[line], dataset.predictions[line] or None)
+            for dataset, line in (places[at] for at in wanted)
+        ]
 
-    failures = sum((one.failures for one in measured), Counter[str]())
+    words = [
+        (dataset.article_words[line], len(dataset.predictions[line].split()) or math.nan)
+        for dataset, line in places
+    ]
     return System(
         name=submission.name,
         file=", ".join(f"{one.name}.txt" for one in submission.datasets),
         sha256=submission.sha256,
         numbers=np.arange(len(places), dtype=np.int64),
-        values=values,
-        file_loss=nothing,
+        values=np.vstack([one.metrics for one in measured]),
+        file_loss=unknown,
         keys={KEY: [f"{dataset.name} {line + 1}" for dataset, line in places]},
-        failures=dict(failures),
-        words=np.array(
-            [
-                [dataset.article_words[line], len(dataset.predictions[line].split()) or math.nan]
-                for dataset, line in places
-            ],
-            dtype=np.float64,
-        ),
-        truncated=dict.fromkeys(TRUNCATIONS, nothing),
+        failures=failures,
+        words=np.array(words, dtype=np.float64),
+        truncated=dict.fromkeys(TRUNCATIONS, unknown),
         texts=texts,
     )

@@ -1,7 +1,7 @@
-"""Drawings of a report as SVG text: stacked bars, intervals around zero.
+"""Draws stacked bars, and intervals around zero, as SVG text. Knows numbers and labels only.
 
-Histograms are those of `serve_app.offline.svg_charts`. Colours are classes, which the page's style
-sheet gives a light and a dark value. Knows numbers and labels only.
+Histograms are in `serve_app.offline.svg_charts`. Colours are classes, to which the page's style
+sheet gives a light and a dark value.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _LONGEST_LABEL = 26
 
 @dataclass(frozen=True)
 class Segment:
-    """A part of a bar: its name, its length, and the class that colours it."""
+    """A part of a bar: its name, its length, and the class of its colour."""
 
     name: str
     value: float
@@ -28,7 +28,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class IntervalBar:
-    """A point with its interval; without one (None) only the point is drawn."""
+    """A point, with its interval where it has one."""
 
     label: str
     centre: float
@@ -36,12 +36,12 @@ class IntervalBar:
 
 
 def stacked(rows: Sequence[tuple[str, Sequence[Segment]]], title: str, most: float) -> str:
-    """One bar a row, made of segments that begin at 0.
+    """One bar per row, made of segments, on an axis from 0 to `most`.
 
     Args:
         rows: label and segments.
-        title: what a screen reader says.
-        most: the end of the axis, above 0.
+        title: text for screen readers.
+        most: above 0.
     """
     height = _ROW * len(rows) + 40
 
@@ -53,30 +53,22 @@ def stacked(rows: Sequence[tuple[str, Sequence[Segment]]], title: str, most: flo
         top = 8 + at * _ROW
         parts.append(_label(label, top + 15))
         start = 0.0
-        for one in segments:
-            end = start + max(one.value, 0.0)
-            width = x(end) - x(start)
-            if width > 0:
-                parts.append(
-                    f'<rect class="{escape(one.style)}" x="{x(start):.2f}" y="{top}" '
-                    f'width="{width:.2f}" height="{_BAR}"><title>{escape(one.name)}: '
-                    f"{one.value:.3g}</title></rect>"
-                )
-            start = end
+        for one in (segment for segment in segments if segment.value > 0):
+            width = x(start + one.value) - x(start)
+            parts.append(
+                f'<rect class="{escape(one.style)}" x="{x(start):.2f}" y="{top}" '
+                f'width="{width:.2f}" height="{_BAR}"><title>{escape(one.name)}: '
+                f"{one.value:.3g}</title></rect>"
+            )
+            start += one.value
     parts += _axis(0.0, most, height - 30, x)
     return _svg(parts, height, title)
 
 
 def intervals(rows: Sequence[IntervalBar], title: str) -> str:
-    """Points with their intervals around a line at zero.
-
-    Args:
-        rows: at least one.
-        title: what a screen reader says.
-    """
-    ends = [0.0]
-    for row in rows:
-        ends += [row.centre, *(row.interval or ())]
+    """Points (at least one) with their intervals around a line at zero; `title` is the text for
+    screen readers."""
+    ends = [0.0, *(end for row in rows for end in (row.centre, *(row.interval or ())))]
     low, high = min(ends), max(ends)
     margin = 0.06 * (high - low) or 1.0
     low, high = low - margin, high + margin

@@ -1,22 +1,185 @@
-"""What a report says of texts: the worst examples, lengths, truncation."""
+"""What a report says of texts: the worst examples, sentence by sentence, lengths and truncation.
+
+What a scored file does not carry, the models of the settings read, for the few texts shown. Knows
+texts and offsets; knows no HTML, and loads no model.
+"""
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from serve_app.core.errors import InvalidInput, MetricFailed
 from serve_app.metrics.loss import METRICS
-from serve_app.offline.report.evidence import Reader
-from serve_app.offline.report.highlights import Marked, mark
-from serve_app.offline.report.statistics import MetricSummary, summaries
-from serve_app.offline.report.systems import TRUNCATIONS, Floats, System
+from serve_app.metrics.readability import readability
+from serve_app.offline.report.statistics import Floats, MetricSummary, summaries
+from serve_app.offline.report.systems import TRUNCATIONS, ScoredSentence, System
+from serve_app.text.sentences import sentence_spans
 from serve_app.text.validation import has_word
 
+if TYPE_CHECKING:
+    from serve_app.metrics.suite import MetricSuite
+
 SAMPLE = 500
-"""Rows tokenised for the truncation of a file that does not say it."""
+"""Rows tokenised for the truncation of a file that does not report it."""
 
 LENGTHS = ("original", "generated", "ratio")
+
+UNSUPPORTED = 1 / 3
+"""A sentence with a factuality below this is called unsupported, here and on the served page."""
+
+LONGEST = 5000  # characters of a summary shown; whole sentences, at least one
+LONGEST_SUPPORT = 600  # of a passage
+
+
+# --- one summary, marked ----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A run of text, a difficult word or not."""
+
+    text: str
+    difficult: bool
+
+
+@dataclass(frozen=True)
+class MarkedSentence:
+    """One sentence of a summary with the white space after it.
+
+    Attributes:
+        pieces: its text in order.
+        score: its factuality, None where unknown.
+        support: the passage nearest to it, "" where unknown.
+    """
+
+    pieces: tuple[Piece, ...]
+    score: float | None
+    support: str
+
+    @property
+    def unsupported(self) -> bool:
+        """Whether its factuality is below `UNSUPPORTED`."""
+        return self.score is not None and self.score < UNSUPPORTED
+
+
+@dataclass(frozen=True)
+class MarkedSummary:
+    """A summary: its sentences, how many characters at its end are not shown, and how many
+    difficult words it has."""
+
+    sentences: tuple[MarkedSentence, ...]
+    left_out: int
+    difficult: int
+
+    @property
+    def unsupported(self) -> int:
+        """How many sentences are unsupported."""
+        return sum(one.unsupported for one in self.sentences)
+
+
+def mark(text: str, scores: Sequence[ScoredSentence] | None) -> MarkedSummary:
+    """Marks difficult words and the factuality of sentences.
+
+    Args:
+        text: the summary.
+        scores: factuality of its sentences, in order; a sentence that the text does not have is
+            left out. None: unknown.
+    """
+    spans = _spans(text, scores)
+    found = readability(text).difficult_words if has_word(text) else ()
+    words = [(one.start, one.end) for one in found]
+    sentences: list[MarkedSentence] = []
+    shown = 0
+    for (start, scored), (end, _) in zip(spans, [*spans[1:], (len(text), None)], strict=True):
+        if sentences and end > LONGEST:
+            break
+        shown = min(end, start + LONGEST)
+        score, support = (None, "") if scored is None else (scored.score, scored.support)
+        if len(support) > LONGEST_SUPPORT:
+            support = f"{support[:LONGEST_SUPPORT].rsplit(None, 1)[0]} ..."
+        sentences.append(MarkedSentence(_pieces(text, start, shown, words), score, support))
+    return MarkedSummary(tuple(sentences), len(text) - shown, len(words))
+
+
+def _spans(
+    text: str, scores: Sequence[ScoredSentence] | None
+) -> list[tuple[int, ScoredSentence | None]]:
+    """Where each sentence begins; the first begins at 0, and each ends where the next begins."""
+    starts: list[tuple[int, ScoredSentence | None]] = []
+    cursor = 0
+    for scored in scores or ():
+        at = text.find(scored.text, cursor)
+        if at >= 0 and scored.text:
+            starts.append((at, scored))
+            cursor = at + len(scored.text)
+    if not starts:
+        starts = [(start, None) for start, _ in sentence_spans(text)]
+    if starts and starts[0][0] > 0:
+        # White space alone belongs to the first sentence, words before it to none that was scored.
+        if text[: starts[0][0]].strip():
+            return [(0, None), *starts]
+        starts[0] = (0, starts[0][1])
+    return starts
+
+
+def _pieces(text: str, start: int, end: int, words: Sequence[tuple[int, int]]) -> tuple[Piece, ...]:
+    pieces = []
+    at = start
+    # The words of this sentence alone: a summary may have many thousand.
+    for first, last in words[bisect_left(words, (start, 0)) : bisect_left(words, (end, 0))]:
+        if first < at or last > end:
+            continue
+        pieces += [Piece(text[at:first], False), Piece(text[first:last], True)]
+        at = last
+    pieces.append(Piece(text[at:end], False))
+    return tuple(piece for piece in pieces if piece.text)
+
+
+# --- the models -------------------------------------------------------------------------
+
+
+class SuiteReader:
+    """Reads the texts of a report with a suite of metrics."""
+
+    def __init__(self, suite: MetricSuite) -> None:
+        self._suite = suite
+        self.names = suite.models
+
+    def sentences(self, original: str, generated: str) -> tuple[ScoredSentence, ...] | None:
+        """Factuality of each sentence and its nearest passage; None: these texts have no score."""
+        from serve_app.metrics.explanation import explain
+
+        try:
+            (measured,) = self._suite.measure([original], [generated])
+        except (InvalidInput, MetricFailed):
+            return None
+        sentences = []
+        found = explain(original, generated, measured).sentences
+        for scored, evidence in zip(measured.factuality.sentences, found, strict=True):
+            span = evidence.closest
+            support = "" if span is None else original[span[0] : span[1]]
+            sentences.append(ScoredSentence(scored.text, scored.score, support))
+        return tuple(sentences)
+
+    def truncations(
+        self, originals: Sequence[str], generated: Sequence[str]
+    ) -> dict[str, list[bool]]:
+        """By `TRUNCATIONS`, whether a part of each text would not be read."""
+        relevance = self._suite.relevance
+        found = (
+            relevance.truncates(originals),
+            relevance.truncates(generated),
+            self._suite.factuality.truncates(originals, generated),
+        )
+        return dict(zip(TRUNCATIONS, found, strict=True))
+
+
+# --- the rows of a system ---------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -25,7 +188,7 @@ class Example:
 
     Attributes:
         row: its number in the file, from 1.
-        key: what identifies it in the pairing column, "" without one.
+        key: its value in the pairing column, "" without one.
         loss: of the row.
         values: its metrics.
         parts: weight times error of each metric.
@@ -38,7 +201,7 @@ class Example:
     loss: float
     values: dict[str, float]
     parts: dict[str, float]
-    summary: Marked | None
+    summary: MarkedSummary | None
     source: str
 
 
@@ -48,7 +211,7 @@ class Truncated:
 
     Attributes:
         rows: looked at.
-        counts: by `TRUNCATIONS`, how many of them.
+        counts: by `TRUNCATIONS`.
         source: `file` or `models`.
     """
 
@@ -63,7 +226,7 @@ def examples(
     parts: Floats,
     count: int,
     column: str | None,
-    reader: Reader | None,
+    reader: SuiteReader | None,
 ) -> list[Example]:
     """The rows with the highest loss, highest first; among equals the first of the file.
 
@@ -82,10 +245,9 @@ def examples(
     for at, texts in zip(chosen, system.texts(chosen), strict=True):
         sentences, source = texts.sentences, "file"
         if sentences is None:
-            source = "none"
             if reader is not None and texts.original is not None and texts.generated is not None:
                 sentences = reader.sentences(texts.original, texts.generated)
-                source = "none" if sentences is None else "models"
+            source = "none" if sentences is None else "models"
         found.append(
             Example(
                 int(system.numbers[at]) + 1,
@@ -101,20 +263,16 @@ def examples(
 
 
 def lengths(system: System) -> dict[str, MetricSummary]:
-    """Words of originals and summaries and the summary's share; what has no text is left out."""
+    """Words of originals and summaries and the summary's share, of the rows that have texts."""
     original, generated = system.words.T
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = generated / original
-    found = {}
-    for name, column in zip(LENGTHS, (original, generated, ratio), strict=True):
-        known = column[np.isfinite(column)]
-        if len(known):
-            found[name] = summaries(known[:, None])[0]
-    return found
+        columns = (original, generated, generated / original)
+    known = {name: one[np.isfinite(one)] for name, one in zip(LENGTHS, columns, strict=True)}
+    return {name: summaries(one[:, None])[0] for name, one in known.items() if len(one)}
 
 
-def truncation(system: System, reader: Reader | None, seed: int = 0) -> Truncated | None:
-    """What was not read: as the file says it, else of a random sample; None where unknown."""
+def truncation(system: System, reader: SuiteReader | None, seed: int = 0) -> Truncated | None:
+    """The texts not read to their end: as the file says, else of a random sample; None: unknown."""
     said = np.column_stack([system.truncated[name] for name in TRUNCATIONS])
     known = np.isfinite(said).all(axis=1)
     if known.any():

@@ -1,4 +1,4 @@
-"""How the numbers and the sentences of a report read, alike on the page and in Markdown."""
+"""The wording of numbers and sentences in a report, the same on the page and in Markdown."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from collections.abc import Mapping
 
 from serve_app.metrics.loss import METRIC_NAMES, METRICS
 from serve_app.offline.report.analysis import Comparison, Report, SystemReport
-from serve_app.offline.report.examples import SAMPLE, Truncated
-from serve_app.offline.report.highlights import UNSUPPORTED
-from serve_app.offline.report.reader import SAME_ORIGINAL
+from serve_app.offline.report.examples import SAMPLE, UNSUPPORTED, Truncated
 from serve_app.offline.report.statistics import Difference, MetricSummary
+from serve_app.offline.report.systems import SAME_ORIGINAL
 
 NAMES = {**METRIC_NAMES, "loss": "Loss"}
 TRUNCATION_NAMES = {
@@ -22,6 +21,7 @@ LENGTH_NAMES = {
     "generated": "words of the summary",
     "ratio": "summary / original",
 }
+CUT_NAMES = [f"Cut: {name}" for name in TRUNCATION_NAMES.values()]
 EFFECT = (
     "d_z is Cohen's effect size of paired differences, mean(a - b) / sd(a - b) with n - 1 in the "
     "standard deviation (Lakens, Frontiers in Psychology 4:863, 2013)."
@@ -65,17 +65,13 @@ def failures(found: Mapping[str, int]) -> str:
     return ", ".join(f"{reason} {count}" for reason, count in ordered) or "none"
 
 
-def by(column: str) -> str:
-    """What pairs are matched by, as part of a sentence."""
-    return column if column == SAME_ORIGINAL else f"the column {column}"
-
-
 def paired(one: Comparison) -> str:
-    """How many rows of two systems are compared, and where the others are."""
-    lines = [f"{one.pairs} pairs, matched by {by(one.column)}."]
-    lines.append(
-        f"Without a partner: {one.unpaired[0]} rows of {one.one}, {one.unpaired[1]} of {one.other}."
-    )
+    """How many rows of two systems are compared, and why the others are not."""
+    column = one.column if one.column == SAME_ORIGINAL else f"the column {one.column}"
+    lines = [
+        f"{one.pairs} pairs, matched by {column}. Without a partner: {one.unpaired[0]} rows of "
+        f"{one.one}, {one.unpaired[1]} of {one.other}."
+    ]
     if one.failed:
         lines.append(f"Left out of {one.failed} matches, since a row of them has no numbers.")
     if any(one.repeated):
@@ -97,7 +93,7 @@ def unpaired(report: Report) -> str | None:
 
 
 def truncation(found: Truncated | None, report: Report) -> str:
-    """Where the truncation of a system comes from."""
+    """The source of a system's truncation."""
     if found is None:
         return "not known: the file does not say, and no models read it for this report"
     if found.source == "file":
@@ -110,7 +106,7 @@ def truncation(found: Truncated | None, report: Report) -> str:
 
 
 def evidence(report: Report) -> str:
-    """Where sentence-level factuality of the examples comes from."""
+    """The source of the examples' sentence-level factuality."""
     sources = {one.source for system in report.systems for one in system.worst}
     said = [f"A sentence is called unsupported where its factuality is below {UNSUPPORTED:.2f}."]
     if "file" in sources:
@@ -129,7 +125,7 @@ def evidence(report: Report) -> str:
 
 
 def other_loss(system: SystemReport) -> str | None:
-    """That the file's loss is not the report's."""
+    """A remark where the file's loss is not the report's, else None."""
     if system.other_loss is None:
         return None
     return (
@@ -140,7 +136,7 @@ def other_loss(system: SystemReport) -> str | None:
 
 
 def remarks(report: Report) -> list[str]:
-    """Everything the reader must know besides the numbers."""
+    """All remarks beside the numbers."""
     lines = [*report.notes]
     models = ", ".join(f"{metric} {name}" for metric, name in report.targets_models.items())
     if models:

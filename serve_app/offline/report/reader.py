@@ -1,7 +1,7 @@
-"""Makes systems of files: what `plainmed score` writes, results of `/evaluate`, bare metrics.
+"""Reads systems from files: what `plainmed score` writes, results of `/evaluate`, bare metrics.
 
-Reads a file once from start to end and keeps numbers only; the texts of a few rows are read again
-when they are asked for. Knows columns; knows no statistics.
+Reads a file once from start to end and keeps its numbers; the texts of a few rows are read again
+on demand. Knows columns; knows no statistics.
 """
 
 from __future__ import annotations
@@ -20,29 +20,31 @@ import numpy as np
 
 from serve_app.core.errors import InvalidInput
 from serve_app.metrics.loss import METRICS
-from serve_app.offline.corpus.job import GENERATED_COLUMNS, ORIGINAL_COLUMNS
-from serve_app.offline.corpus.reader import Corpus, Row, read_rows, scan
-from serve_app.offline.report.systems import TRUNCATIONS, ScoredSentence, System, Texts
+from serve_app.offline.corpus.reader import (
+    GENERATED_COLUMNS,
+    ORIGINAL_COLUMNS,
+    Corpus,
+    Row,
+    read_rows,
+    scan,
+)
+from serve_app.offline.report.systems import (
+    ID_COLUMNS,
+    SAME_ORIGINAL,
+    TRUNCATIONS,
+    ScoredSentence,
+    System,
+    Texts,
+)
 
-ID_COLUMNS = ("id", "doc_id", "document_id", "pair_id", "example_id")
 MODEL_COLUMNS = ("model", "system")
-SAME_ORIGINAL = "the same original text"
-"""The key of rows that no column identifies."""
-
 MOST_SYSTEMS = 20  # in one file; more distinct values mean that the column names something else
 
 
 @dataclass(frozen=True)
 class Columns:
-    """What the columns are called; None: the first known name that is there.
-
-    Attributes:
-        id: identifies a row in every file.
-        model: names the system of a row.
-        original: the text summarised.
-        generated: its summary.
-        prefix: stands before the names of the scores.
-    """
+    """The columns of a row's id, its system, its original and its summary (None: the first known
+    name that is there), and the prefix of the score columns."""
 
     id: str | None = None
     model: str | None = None
@@ -60,41 +62,39 @@ def read_systems(
 
     Args:
         files: paths or `s3://BUCKET/KEY` of .csv, .jsonl or .parquet files.
-        names: one for each file, which is then one system; none: the values of a column `model`,
-            else the file's name.
+        names: one per file, which is then one system; none: the values of a column `model`, else
+            the file's name.
         columns: their names.
 
     Raises:
         InvalidInput: a file cannot be read, lacks a metric, or has no row; or names do not fit.
     """
     if names and len(names) != len(files):
-        raise InvalidInput(f"{len(names)} names for {len(files)} files; give --name once a file")
-    wanted = columns or Columns()
-    found: list[tuple[str, _File, _Rows]] = []
-    for at, file in enumerate(files):
-        read = _File(str(file), wanted, names[at] if names else None)
-        found += [(name, read, rows) for name, rows in read.systems.items()]
-    return [
-        file.system(name, rows)
-        for name, (_, file, rows) in zip(_distinct(found), found, strict=True)
+        raise InvalidInput(f"{len(names)} names for {len(files)} files; give one --name per file")
+    read = [
+        _File(str(file), columns or Columns(), names[at] if names else None)
+        for at, file in enumerate(files)
     ]
-
-
-def _distinct(found: Sequence[tuple[str, _File, Any]]) -> list[str]:
-    """The systems' names; one that several files have is told apart by the files' names."""
+    found = [(name, file, rows) for file in read for name, rows in file.systems.items()]
+    # A name that several files have is told apart by the files' names.
     counts = Counter(name for name, _, _ in found)
-    names = [name if counts[name] == 1 else f"{name} ({file.stem})" for name, file, _ in found]
+    distinct = [name if counts[name] == 1 else f"{name} ({file.stem})" for name, file, _ in found]
+    require_distinct(distinct, "file")
+    return [file.system(name, rows) for name, (_, file, rows) in zip(distinct, found, strict=True)]
+
+
+def require_distinct(names: Sequence[str], what: str) -> None:
+    """Raises `InvalidInput` where two systems have one name."""
     for name, count in Counter(names).items():
         if count > 1:
             raise InvalidInput(
-                f"{count} systems would be called {name!r}; give --name for each file"
+                f"{count} systems would be called {name!r}; give --name for each {what}"
             )
-    return names
 
 
 @dataclass
 class _Rows:
-    """Numbers of the rows of one system, while they are read."""
+    """The numbers of one system while its rows are read."""
 
     numbers: array[int] = field(default_factory=lambda: array("q"))
     values: array[float] = field(default_factory=lambda: array("d"))
@@ -105,7 +105,7 @@ class _Rows:
     failures: Counter[str] = field(default_factory=Counter)
 
     def key(self, column: str, text: str) -> None:
-        """Notes what identifies the last row; rows before it may have had nothing there."""
+        """Notes the key of the last row; rows before it may have none in this column."""
         keys = self.keys.setdefault(column, [])
         keys += [""] * (len(self.numbers) - 1 - len(keys))
         keys.append(text)
@@ -132,7 +132,7 @@ class _File:
         there = ", ".join(self._corpus.source.columns)
         if not self.systems:
             raise InvalidInput(f"{self._name}: there are no rows")
-        names = [self._columns.prefix + metric for metric in METRICS]
+        names = (self._columns.prefix + metric for metric in METRICS)
         missing = [name for name in names if name not in self._seen]
         if missing:
             raise InvalidInput(

@@ -14,8 +14,7 @@ from serve_app.api.middleware.request_guard import RequestGuard, Traffic
 from serve_app.api.request_stats import RequestStats, StatsWindow
 from serve_app.core.settings import Settings
 from serve_app.serving.deployments.handle_backend import GATEWAY, HandleBackend
-from serve_app.serving.ray_metrics import ServeTelemetry
-from serve_app.serving.tracers import load_tracer
+from serve_app.serving.observability import Observed
 
 
 def _host_of_serve() -> str:
@@ -25,17 +24,17 @@ def _host_of_serve() -> str:
 
 @serve.deployment
 @serve.ingress()
-class Gateway:
-    """The ingress; with `user_config: {draining: true}` it finishes what it has, no more."""
+class Gateway(Observed):
+    """The ingress; with `user_config: {draining: true}` it only finishes what it has."""
 
     def __init__(self, settings: Settings, **handles: DeploymentHandle) -> None:
-        # Here, where nobody gets round it: `serve run` and KubeRay tell only Serve where to listen.
+        # Here, where nothing bypasses it: `serve run` and KubeRay tell only Serve where to listen.
         check_exposure(settings, listened_on(_host_of_serve()))
         app_name = serve.get_replica_context().app_name
         self._settings = settings
         self._traffic = Traffic()
         self._recent = RequestStats()
-        self._tracer = load_tracer(settings, GATEWAY)
+        self._observe(settings, GATEWAY)
         self._backend = HandleBackend(handles, app_name, self._recent)
 
     def __serve_build_asgi_app__(self) -> RequestGuard:
@@ -43,7 +42,7 @@ class Gateway:
             self._backend,
             self._settings,
             self._traffic,
-            ServeTelemetry(),
+            self._telemetry,
             recent=self._recent,
             tracer=self._tracer,
             host=listened_on(_host_of_serve()),
@@ -54,14 +53,9 @@ class Gateway:
         self._traffic.draining = bool(config.get("draining", False))
 
     async def window(self) -> StatsWindow:
-        """What this replica has answered lately."""
+        """Statistics of what this replica has answered lately."""
         return self._recent.window()
 
     async def traffic(self) -> tuple[str, int]:
         """This replica's id and how many requests it has under way."""
         return serve.get_replica_context().replica_id.unique_id, self._traffic.in_flight
-
-    def __del__(self) -> None:
-        # Serve calls it when it stops a replica in peace; after a failed start there is no tracer.
-        if tracer := getattr(self, "_tracer", None):
-            tracer.close()

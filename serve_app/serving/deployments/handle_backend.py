@@ -1,4 +1,4 @@
-"""The ingress deployment: the HTTP API over a backend made of deployment handles."""
+"""The gateway's backend: calls of the other deployments through their handles, and their health."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeVar
 
 from ray import serve
@@ -28,25 +29,26 @@ from serve_app.serving.scheduling.single_flight import SingleFlight
 
 GATEWAY = "Gateway"
 HEALTH_TIMEOUT_S = 5.0
-"""Longest look at the health, all of it; longest wait for what the other gateways remember."""
+"""Longest time to find out the health; longest wait for the statistics of the other gateways."""
 NAMES_WAIT_S = 1.0
-"""Of that, for names of models and targets: a busy replica tells them late, and is ready."""
-LOOK_FRESH_S = 1.0
-"""A look is the answer for all who ask within it: the routes are open, the controller is one."""
+"""Of that, for names of models and targets: a busy replica answers late, and is ready."""
+HEALTH_FRESH_S = 1.0
+"""The health is asked for at most this often: the routes are open, and there is one controller."""
 NAMES_FRESH_S = 10.0
-"""Names are asked for again after it: in an update other replicas may run other models."""
+"""Names are asked for again after this: an update may change the models."""
 REPLICAS_KEPT_S = 30.0
-"""What the Serve controller said last holds for so long when it is not heard, as when its node
-starts again: replicas answer without it."""
+"""How long the controller's last answer holds while it cannot be reached, as when its node
+restarts: replicas answer without it."""
 
 Answer = TypeVar("Answer")
 logger = logging.getLogger("ray.serve")
 
 _MODEL_METRICS = {"Relevance": "relevance", "Factuality": "factuality"}
+_SERVICES = {"Loss": "metrics", "Generator": "generator"}
 
 
 class HandleBackend:
-    """A `Backend` whose every method is a call of another deployment."""
+    """A `Backend` whose every method calls another deployment."""
 
     def __init__(
         self, handles: dict[str, DeploymentHandle], app_name: str, recent: RequestStats
@@ -54,54 +56,45 @@ class HandleBackend:
         self._handles = handles
         self._app_name = app_name
         self._recent = recent
-        self._gateways: Any = None  # a handle, made when it is first needed
-        self._looks: SingleFlight[Health] = SingleFlight(self._look, LOOK_FRESH_S)
+        self._gateways: Any = None  # a handle, made when first needed
+        self._health: SingleFlight[Health] = SingleFlight(self._ask_health, HEALTH_FRESH_S)
         # Its own, as it may wait for a controller that hangs. One, as `serve.status()` in two
-        # threads at once sometimes raises: on its way it changes a list of cloudpickle's and back.
+        # threads at once sometimes raises: it changes a list of cloudpickle's for a moment.
         self._thread = ThreadPoolExecutor(1, "controller")
         self._replicas: dict[str, Replicas] = {}
         self._replicas_at = 0.0
         self._names: dict[str, SingleFlight[Description]] = {
-            name: SingleFlight(self._asker(name, "describe"), NAMES_FRESH_S) for name in handles
+            name: SingleFlight(partial(self._ask, name, "describe"), NAMES_FRESH_S)
+            for name in handles
         }
         self._targets: SingleFlight[tuple[dict[str, Any], list[str]]] | None = None
         if "Loss" in handles:
-            self._targets = SingleFlight(self._asker("Loss", "targets"), NAMES_FRESH_S)
-        self.services = frozenset(
-            service
-            for service, deployment in (("metrics", "Loss"), ("generator", "Generator"))
-            if deployment in handles
-        )
+            self._targets = SingleFlight(partial(self._ask, "Loss", "targets"), NAMES_FRESH_S)
+        self.services = frozenset(_SERVICES[name] for name in _SERVICES if name in handles)
 
     async def relevance(self, originals: Sequence[str], generated: Sequence[str]) -> MetricScores:
         """Relevance of each pair."""
-        results = await self._of_pairs("Relevance", originals, generated)
-        return await self._scores("Relevance", [item.f1 for item in results], results)
+        return await self._scores("Relevance", "f1", originals, generated)
 
     async def factuality(self, originals: Sequence[str], generated: Sequence[str]) -> MetricScores:
         """Factuality of each pair."""
-        results = await self._of_pairs("Factuality", originals, generated)
-        return await self._scores("Factuality", [item.score for item in results], results)
+        return await self._scores("Factuality", "score", originals, generated)
 
-    async def _of_pairs(
-        self, deployment: str, originals: Sequence[str], generated: Sequence[str]
-    ) -> list[Any]:
+    async def _scores(
+        self, deployment: str, attribute: str, originals: Sequence[str], generated: Sequence[str]
+    ) -> MetricScores:
+        """One number of each pair's result, with the model and device that came with it."""
         handle, context = self._handles[deployment], current_context()
         work = in_pieces(
             lambda part: lambda: handle.score.remote(originals[part], generated[part], context),
             pair_sizes(originals, generated),
         )
-        return await timed(deployment.lower(), work)
-
-    async def _scores(
-        self, deployment: str, values: list[float], results: list[Any]
-    ) -> MetricScores:
-        """The values, with what gave them as it came with the results."""
-        model, device = getattr(results, "model", None), getattr(results, "device", None)
+        results = await timed(deployment.lower(), work)
+        model, device = results.model, results.device
         if model is None or device is None:
             description = await self._describe(deployment)
             model, device = description.model, description.device
-        return MetricScores(values, model, device)
+        return MetricScores([getattr(one, attribute) for one in results], model, device)
 
     async def readability(self, texts: Sequence[str]) -> list[Readability]:
         """Readability of each text."""
@@ -162,10 +155,10 @@ class HandleBackend:
         """What a deployment runs.
 
         Raises:
-            PlainMedError: it has never been heard.
+            PlainMedError: it has never answered.
         """
         names = self._names[deployment]
-        await asyncio.wait([names.asked()], timeout=NAMES_WAIT_S)
+        await asyncio.wait([names.task()], timeout=NAMES_WAIT_S)
         if names.last is not None:
             return names.last
         return await call(lambda: self._handles[deployment].describe.remote())
@@ -178,14 +171,14 @@ class HandleBackend:
 
     async def health(self) -> Health:
         """Readiness as the Serve controller sees it, so that a busy replica still counts."""
-        return await self._looks.get() or Health({})
+        return await self._health.get() or Health({})
 
-    async def _look(self) -> Health:
-        replicas = await self._counted()
+    async def _ask_health(self) -> Health:
+        replicas = await self._ask_replicas()
         running = {name for name in self._handles if name in replicas and replicas[name].ready > 0}
-        asked: list[asyncio.Task[Any]] = [self._names[name].asked() for name in running]
+        asked: list[asyncio.Task[Any]] = [self._names[name].task() for name in running]
         if self._targets is not None and "Loss" in running:
-            asked.append(self._targets.asked())
+            asked.append(self._targets.task())
         if asked:
             await asyncio.wait(asked, timeout=NAMES_WAIT_S)
         components = {}
@@ -193,12 +186,12 @@ class HandleBackend:
             known = self._names[name].last
             model, device = (None, None) if known is None else (known.model, known.device)
             components[name] = Component(name in running, model, device)
-        said = self._targets.last if self._targets is not None else None
-        targets, warnings = said or (None, [])
+        targets, warnings = (self._targets and self._targets.last) or (None, [])
         return Health(components, targets, warnings, replicas)
 
     async def windows(self, own: StatsWindow) -> list[StatsWindow]:
-        """What every gateway replica remembers; `own` alone where the others do not answer."""
+        """Statistics of every gateway replica, shown by /status; `own` alone where the others do
+        not answer."""
         try:
             async with asyncio.timeout(HEALTH_TIMEOUT_S):
                 if self._gateways is None:
@@ -209,52 +202,44 @@ class HandleBackend:
                     timeout_s=HEALTH_TIMEOUT_S, return_exceptions=True
                 )
         except (TimeoutError, RayError, RayServeException) as error:
-            logger.warning("the other gateways were not heard: %s", type(error).__name__)
+            logger.warning("the other gateways did not answer: %s", type(error).__name__)
             return [own]
         return [one for one in answers if isinstance(one, StatsWindow)] or [own]
 
-    async def _counted(self) -> dict[str, Replicas]:
-        """Of each deployment: those that have passed their start, and those there should be; as
-        known last, where the controller is not heard; empty, where that is too long ago."""
+    async def _ask_replicas(self) -> dict[str, Replicas]:
+        """Replicas of each deployment that are ready, and that are wanted. While the controller
+        does not answer, as last known, until that is too old."""
         try:
             async with asyncio.timeout(HEALTH_TIMEOUT_S - NAMES_WAIT_S):
-                self._replicas = await self._in_thread(self._count)
+                self._replicas = await self._in_thread(self._count_replicas)
             self._replicas_at = time.monotonic()
-        except Exception as error:  # of whatever kind: it says the same, and the route is open
-            logger.warning("the Serve controller was not heard: %s", type(error).__name__)
+        except Exception as error:  # any kind means the same, and the route is open
+            logger.warning("the Serve controller did not answer: %s", type(error).__name__)
             if time.monotonic() - self._replicas_at > REPLICAS_KEPT_S:
                 self._replicas = {}
         return self._replicas
 
-    def _count(self) -> dict[str, Replicas]:
+    def _count_replicas(self) -> dict[str, Replicas]:
         application = serve.status().applications.get(self._app_name)
-        if application is None:
-            return {}
+        states = {} if application is None else application.deployments
+        counts = {name: one.replica_states for name, one in states.items()}
         return {
-            name: Replicas(
-                deployment.replica_states.get("RUNNING", 0),
-                sum(deployment.replica_states.values())
-                - deployment.replica_states.get("STOPPING", 0),
-            )
-            for name, deployment in application.deployments.items()
+            name: Replicas(count.get("RUNNING", 0), sum(count.values()) - count.get("STOPPING", 0))
+            for name, count in counts.items()
         }
 
     async def _in_thread(self, work: Callable[[], Answer]) -> Answer:
         """`work()`, which asks the controller and may never end."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
-    def _asker(self, deployment: str, method: str) -> Callable[[], Any]:
-        """What asks a deployment for names; None where they do not come in time."""
-
-        async def ask() -> Any:
-            try:
-                async with asyncio.timeout(HEALTH_TIMEOUT_S):
-                    return await call(getattr(self._handles[deployment], method).remote)
-            except Exception as error:  # of whatever kind: nothing depends on a name
-                logger.warning("%s did not say what it runs: %s", deployment, type(error).__name__)
-                return None
-
-        return ask
+    async def _ask(self, deployment: str, method: str) -> Any:
+        """What a deployment says of itself; None where it does not answer in time."""
+        try:
+            async with asyncio.timeout(HEALTH_TIMEOUT_S):
+                return await call(getattr(self._handles[deployment], method).remote)
+        except Exception as error:  # any kind: nothing depends on a name
+            logger.warning("%s did not say what it runs: %s", deployment, type(error).__name__)
+            return None
 
 
 async def _open(

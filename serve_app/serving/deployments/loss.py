@@ -1,6 +1,6 @@
-"""The loss deployment: asks the three metrics at once and puts the answers together.
+"""The loss deployment: asks the three metrics at once and combines their answers.
 
-Which models they run it knows from their answers: an update may give one of them another while this
+It knows which models they run from their answers: an update may change one of them while this
 replica stays.
 """
 
@@ -11,6 +11,7 @@ import logging
 import os
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +20,13 @@ from ray.serve.handle import DeploymentHandle
 
 from serve_app.core.context import RequestContext
 from serve_app.core.errors import PlainMedError
-from serve_app.core.observability.log_redaction import keep_texts_out
-from serve_app.core.observability.tracing import Attributes, Timed, gather, handed_on, timed
+from serve_app.core.observability.tracing import Timed, gather, handed_on, timed
 from serve_app.core.settings import Settings
-from serve_app.metrics.evaluation import Evaluation, evaluate
+from serve_app.metrics.evaluation import Evaluation, Measured, evaluate
 from serve_app.metrics.loss import METRICS, LossFunction
-from serve_app.metrics.results import Measured
-from serve_app.metrics.targets import load_targets
 from serve_app.serving.deployments.metrics import Description
-from serve_app.serving.ray_metrics import ServeTelemetry
+from serve_app.serving.observability import Observed
 from serve_app.serving.remote_calls import all_of, call, in_pieces, pair_sizes
-from serve_app.serving.scheduling.compute_thread import failure
-from serve_app.serving.tracers import load_tracer
 
 logger = logging.getLogger("ray.serve")
 
@@ -39,7 +35,7 @@ ASK_S = 3.0
 
 
 @serve.deployment
-class Loss:
+class Loss(Observed):
     """Targets, error curves and weights over the metric deployments."""
 
     async def __init__(  # type: ignore[misc]  # Serve awaits it
@@ -49,39 +45,35 @@ class Loss:
         factuality: DeploymentHandle,
         readability: DeploymentHandle,
     ) -> None:
-        keep_texts_out()
-        self._loss = LossFunction(
-            load_targets(settings), settings.loss_steepness, settings.loss_direction
-        )
+        self._observe(settings, "Loss")
+        self._loss = LossFunction.of(settings)
         self._file = Path(settings.targets_file).name if settings.targets_file else "embedded"
         self._per_sample = settings.loss_targets == "human"
-        self._relevance = relevance
-        self._factuality = factuality
-        self._readability = readability
-        self._telemetry = ServeTelemetry()
-        self._tracer = load_tracer(settings, "Loss")
-        self._names: dict[str, str] = {}
+        self._handles = {
+            "relevance": relevance, "factuality": factuality, "readability": readability,
+        }  # fmt: skip
+        self._models: dict[str, str] = {}
         self._warnings: list[str] = []
         self._logged: set[str] = set()
         await self._ask_models()
 
     async def _ask_models(self) -> None:
-        """Asks the metrics what they run."""
-        handles = (self._relevance, self._factuality, self._readability)
-        self._know(
-            *(one.model for one in await all_of(call(one.describe.remote) for one in handles))
-        )
+        """Learns what the metrics run from themselves, asking all at once."""
+        answers = await all_of(call(one.describe.remote) for one in self._handles.values())
+        self._note_models([one.model for one in answers])
 
-    def _know(self, relevance: str, factuality: str, readability: str) -> None:
-        """What the metrics run; warns where the targets were made with other models."""
-        models = {"relevance": relevance, "factuality": factuality}
-        names = dict.fromkeys(METRICS, readability) | models
-        if names == self._names:  # as with nearly every request
+    def _note_models(self, models: Sequence[str | None]) -> None:
+        """Keeps the model of each handle (None: as before), and warns where the targets were made
+        with others."""
+        told = zip(self._handles, models, strict=True)
+        running = {**self._models, **{name: model for name, model in told if model}}
+        if running == self._models:  # as with nearly every request
             return
-        self._names = names
-        self._warnings = self._loss.targets.made_with_other_models(models)
+        self._models = running
+        compared = {metric: running[metric] for metric in METRICS[:2]}
+        self._warnings = self._loss.targets.made_with_other_models(compared)
         for warning in self._warnings:
-            if warning not in self._logged:  # old and new replicas take turns during an update
+            if warning not in self._logged:  # old and new replicas alternate during an update
                 self._logged.add(warning)
                 logger.warning(warning)
 
@@ -95,85 +87,55 @@ class Loss:
     ) -> list[Evaluation]:
         """Metrics, errors and loss of each pair; human texts are targets where settings say so."""
         seconds, context = gather(), context or RequestContext()
-        about: Attributes = {
-            "plainmed.request_id": context.request_id,
-            "plainmed.items": len(originals),
-            "plainmed.characters": sum(pair_sizes(originals, generated)),
-        }
-        with self._tracer.span("loss", context.traceparent, about) as span:
-            try:
-                found = await self._evaluate(
-                    originals, generated, human, weights, handed_on(context, span)
-                )
-            except PlainMedError:
-                raise
-            except Exception as error:  # of whatever kind: Ray logs what leaves a replica
-                raise failure(error) from None
-        return Timed(found, seconds)
+        count, humans = len(originals), None
+        with self._working("loss", context, pair_sizes(originals, generated)) as span:
+            context = handed_on(context, span)
+            if human is None or not self._per_sample:
+                measured = await self._measure(originals, generated, context)
+            else:
+                both = await self._measure([*originals, *originals], [*generated, *human], context)
+                measured, humans = both[:count], both[count:]
+            evaluations = evaluate(measured, self._loss, weights=weights, human=humans)
+            self._record(evaluations)
+        return Timed(evaluations, seconds)
 
-    async def _evaluate(
-        self,
-        originals: Sequence[str],
-        generated: Sequence[str],
-        human: Sequence[str] | None,
-        weights: Sequence[float] | None,
-        context: RequestContext,
-    ) -> list[Evaluation]:
-        count = len(originals)
-        if human is None or not self._per_sample:
-            measured = await self._measure(originals, generated, context)
-            return self._recorded(evaluate(measured, self._loss, weights=weights))
-        measured = await self._measure([*originals, *originals], [*generated, *human], context)
-        return self._recorded(
-            evaluate(measured[:count], self._loss, weights=weights, human=measured[count:])
-        )
-
-    def _recorded(self, evaluations: list[Evaluation]) -> list[Evaluation]:
-        """The same, counted: how scores are spread says when texts or a model have changed."""
+    def _record(self, evaluations: Sequence[Evaluation]) -> None:
+        """Records the scores: their distribution shows when texts or a model have changed."""
         record = self._telemetry.record
-        models = {f"{metric}_model": self._names[metric] for metric in METRICS[:2]}
+        models = {f"{metric}_model": self._models[metric] for metric in METRICS[:2]}
         for one in evaluations:
             record("plainmed_loss", one.loss, **models)
+            relevance, factuality = one.measured.relevance, one.measured.factuality
             truncated = {
-                "relevance": one.measured.relevance.truncated_reference
-                or one.measured.relevance.truncated_candidate,
-                "factuality": one.measured.factuality.truncated,
+                "relevance": relevance.truncated_reference or relevance.truncated_candidate,
+                "factuality": factuality.truncated,
             }
             for metric, value in zip(METRICS, one.measured.values, strict=True):
                 name = "plainmed_score" if metric in truncated else "plainmed_grade"
-                record(name, value, metric=metric, model=self._names[metric])
+                model = self._models.get(metric, self._models["readability"])
+                record(name, value, metric=metric, model=model)
             for metric, cut in truncated.items():
                 record("plainmed_truncations", float(cut), metric=metric)
-        return evaluations
 
     async def _measure(
         self, originals: Sequence[str], generated: Sequence[str], context: RequestContext
     ) -> list[Measured]:
+        def send(name: str, part: slice) -> Any:
+            pair = (originals[part], generated[part])
+            texts = pair[1:] if name == "readability" else pair
+            return lambda: self._handles[name].score.remote(*texts, context)
+
         sizes = pair_sizes(originals, generated)
-
-        def ask(metric: DeploymentHandle, part: slice) -> Any:
-            return lambda: metric.score.remote(originals[part], generated[part], context)
-
-        works = {
-            "relevance": in_pieces(lambda part: ask(self._relevance, part), sizes),
-            "factuality": in_pieces(lambda part: ask(self._factuality, part), sizes),
-            "readability": in_pieces(
-                lambda part: lambda: self._readability.score.remote(generated[part], context), sizes
-            ),
-        }
         # One that fails ends the others: nobody would get what they compute.
-        found: list[Timed[Any]] = await all_of(timed(name, work) for name, work in works.items())
-        relevance, factuality, readability = found
-        self._know(
-            relevance.model or self._names["relevance"],
-            factuality.model or self._names["factuality"],
-            readability.model or self._names[METRICS[-1]],
+        found: list[Timed[Any]] = await all_of(
+            timed(name, in_pieces(partial(send, name), sizes)) for name in self._handles
         )
-        return [Measured(*item) for item in zip(relevance, factuality, readability, strict=True)]
+        self._note_models([one.model for one in found])
+        return [Measured(*item) for item in zip(*found, strict=True)]
 
     async def targets(self) -> tuple[dict[str, Any], list[str]]:
         """The targets in use with the settings of the loss, and warnings about them."""
-        # Asked again each time, where an answer is to be had: an update may be over by now.
+        # Asks again each time, as long as an answer may come: an update may be over by now.
         with suppress(TimeoutError, PlainMedError):
             async with asyncio.timeout(ASK_S):
                 await self._ask_models()
@@ -189,8 +151,3 @@ class Loss:
     async def describe(self) -> Description:
         """This replica's process."""
         return Description("loss", "cpu", os.getpid())
-
-    def __del__(self) -> None:
-        # Serve calls it when it stops a replica in peace; after a failed start there is no tracer.
-        if tracer := getattr(self, "_tracer", None):
-            tracer.close()

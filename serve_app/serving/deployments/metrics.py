@@ -12,15 +12,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
 
 from serve_app.core.context import RequestContext
-from serve_app.core.observability.log_redaction import keep_texts_out
-from serve_app.core.observability.tracing import Attributes, RequestTracer, Timed, gather, handed_on
+from serve_app.core.observability.tracing import Timed, gather, handed_on
 from serve_app.core.settings import Settings
 from serve_app.metrics.readability import Readability, readability
-from serve_app.metrics.results import AlignScoreResult, BertScoreResult
-from serve_app.serving.ray_metrics import ServeTelemetry
+from serve_app.serving.observability import Observed
 from serve_app.serving.scheduling.compute_thread import set_threads
 from serve_app.serving.scheduling.fair_batcher import FairBatcher
-from serve_app.serving.tracers import load_tracer
 
 # Defaults of `BatchConfig`, where serve_config.yaml gives no user_config.
 BATCH_CHARS = 32_000
@@ -60,13 +57,13 @@ def _weigh_pair(pair: Pair) -> int:
     return len(pair[0]) + len(pair[1])
 
 
-class _Batched:
+class _Batched(Observed):
     """A replica that batches over requests.
 
     Args:
         metric: its name, for stages and spans.
         model, device: what computes it, and where.
-        settings: say whether its work is traced; None: it is not.
+        settings: whether its work is traced; None: it is not.
         work, weigh, wait_s: of its `FairBatcher`.
     """
 
@@ -80,13 +77,9 @@ class _Batched:
         weigh: Callable[[Any], int],
         wait_s: float = BATCH_WAIT_S,
     ) -> None:
-        keep_texts_out()
+        self._observe(settings, metric.capitalize())
         self._metric, self._model, self._device, self._weigh = metric, model, device, weigh
-        self._telemetry = ServeTelemetry()
         self._telemetry.record("plainmed_model", model=model, device=device)
-        self._tracer = (
-            RequestTracer() if settings is None else load_tracer(settings, metric.capitalize())
-        )
         self._batcher: FairBatcher[Any, Any] = FairBatcher(
             work,
             weigh,
@@ -97,19 +90,14 @@ class _Batched:
             name=metric,
         )
 
-    async def _computed(self, items: Sequence[Any], context: RequestContext | None) -> Timed[Any]:
+    async def _compute(self, items: Sequence[Any], context: RequestContext | None) -> Timed[Any]:
         """A result for each item, how long it took and what computed it.
 
-        The caller can not ask afterwards: during an update another replica may run another model.
+        The caller cannot ask afterwards: during an update another replica may run another model.
         """
         seconds, context = gather(), context or RequestContext()
-        about: Attributes = {
-            "plainmed.request_id": context.request_id,
-            "plainmed.model": self._model,
-            "plainmed.items": len(items),
-            "plainmed.characters": sum(self._weigh(item) for item in items),
-        }
-        with self._tracer.span(self._metric, context.traceparent, about) as span:
+        sizes = [self._weigh(item) for item in items]
+        with self._working(self._metric, context, sizes, self._model) as span:
             results = await self._batcher.submit(items, handed_on(context, span))
         return Timed(results, seconds, self._model, self._device)
 
@@ -118,19 +106,14 @@ class _Batched:
         return Description(self._model, self._device, os.getpid())
 
     def reconfigure(self, config: dict[str, Any]) -> None:
-        """Takes a `BatchConfig`, at start and whenever Serve is given another, without restart."""
+        """Applies a `BatchConfig`, at start and whenever the Serve config changes it."""
         batching = BatchConfig.model_validate(config)
         self._batcher.most = batching.batch_chars
         self._batcher.wait_s = batching.batch_wait_s
 
-    def __del__(self) -> None:
-        # Serve calls it when it stops a replica in peace; after a failed start there is no tracer.
-        if tracer := getattr(self, "_tracer", None):
-            tracer.close()
-
 
 class _PairMetric(_Batched):
-    """A metric of (original, generated) pairs as a replica: subclasses say which."""
+    """A metric of (original, generated) pairs as a replica."""
 
     def __init__(self, scorer: Any, settings: Settings | None = None) -> None:
         self._scorer = scorer
@@ -138,7 +121,7 @@ class _PairMetric(_Batched):
         metric = type(self).__name__.lower()
         super().__init__(metric, scorer.name, scorer.device, settings, self._score, _weigh_pair)
         # Ready means a model that has scored: a broken one must fail here, not on a request. Not by
-        # `_score`: metrics are of what was asked for.
+        # `_score`, which would count it.
         scorer.score(_WARM_UP[:1], _WARM_UP[1:])
 
     def _score(self, pairs: Sequence[Pair]) -> list[Any]:
@@ -147,14 +130,14 @@ class _PairMetric(_Batched):
             scores: list[Any] = self._scorer.score(
                 [original for original, _ in pairs], [generated for _, generated in pairs]
             )
-        finally:  # what was computed before an error or a stop was computed all the same
+        finally:  # also what was computed before an error or a stop
             self._record(before, recorded)
         return scores
 
     def _record(self, before: dict[str, int], recorded: Counter[str]) -> None:
-        """Tells what the scorer has counted since `before`, when `recorded` had been told."""
+        """Records what the scorer has counted since `before`, when `recorded` stood recorded."""
         for name, value in self._counters().items():
-            # Less what batches in the pauses of this one have counted meanwhile.
+            # Less what batches that preempted this one have counted meanwhile.
             own = value - before[name] - (self._recorded[name] - recorded[name])
             self._recorded[name] += own
             self._telemetry.record(name, own)
@@ -162,22 +145,25 @@ class _PairMetric(_Batched):
                 self._telemetry.record("plainmed_batch_tokens", own)
 
     def _counters(self) -> dict[str, int]:
-        """What the scorer has counted so far, by metric."""
+        """The scorer's counters so far, by metric name."""
         return {TOKENS: self._scorer.tokens}
 
-    async def _results(
-        self, originals: Sequence[str], generated: Sequence[str], context: RequestContext | None
-    ) -> list[Any]:
-        return await self._computed(list(zip(originals, generated, strict=True)), context)
+    async def score(
+        self,
+        originals: Sequence[str],
+        generated: Sequence[str],
+        context: RequestContext | None = None,
+    ) -> Timed[Any]:
+        """The result of each pair."""
+        return await self._compute(list(zip(originals, generated, strict=True)), context)
 
 
 @serve.deployment
 class Relevance(_PairMetric):
-    """BERTScore."""
+    """BERTScore; `score` gives `BertScoreResult`s."""
 
     def __init__(self, settings: Settings) -> None:
-        # Imported here: readability and the loss, which load this module too, need no torch.
-        from serve_app.metrics.suite import load_relevance
+        from serve_app.metrics.suite import load_relevance  # readability and loss need no torch
 
         set_threads(settings)
         super().__init__(load_relevance(settings), settings)
@@ -187,35 +173,16 @@ class Relevance(_PairMetric):
         kept = {"plainmed_cache_hits": cache.hits, "plainmed_cache_misses": cache.misses}
         return {**super()._counters(), **kept}
 
-    async def score(
-        self,
-        originals: Sequence[str],
-        generated: Sequence[str],
-        context: RequestContext | None = None,
-    ) -> list[BertScoreResult]:
-        """BERTScore of each pair."""
-        return await self._results(originals, generated, context)
-
 
 @serve.deployment
 class Factuality(_PairMetric):
-    """AlignScore."""
+    """AlignScore; `score` gives `AlignScoreResult`s."""
 
     def __init__(self, settings: Settings) -> None:
-        # Imported here: readability and the loss, which load this module too, need no torch.
-        from serve_app.metrics.suite import load_factuality
+        from serve_app.metrics.suite import load_factuality  # as above
 
         set_threads(settings)
         super().__init__(load_factuality(settings), settings)
-
-    async def score(
-        self,
-        originals: Sequence[str],
-        generated: Sequence[str],
-        context: RequestContext | None = None,
-    ) -> list[AlignScoreResult]:
-        """AlignScore of each pair."""
-        return await self._results(originals, generated, context)
 
 
 def _measure_all(texts: Sequence[str]) -> list[Readability]:
@@ -224,7 +191,7 @@ def _measure_all(texts: Sequence[str]) -> list[Readability]:
 
 @serve.deployment
 class ReadabilityDeployment(_Batched):
-    """FKGL, SMOG and Dale-Chall: no model, but its requests share one core as fairly."""
+    """FKGL, SMOG and Dale-Chall: no model, but requests share its core as fairly."""
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(
@@ -236,4 +203,4 @@ class ReadabilityDeployment(_Batched):
         self, texts: Sequence[str], context: RequestContext | None = None
     ) -> list[Readability]:
         """Readability of each text."""
-        return await self._computed(texts, context)
+        return await self._compute(texts, context)

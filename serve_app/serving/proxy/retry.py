@@ -1,13 +1,13 @@
-"""Answers what Ray Serve's HTTP proxy leaves unanswered: an ASGI middleware around it.
+"""Repeats or answers requests that Ray Serve's HTTP proxy leaves unanswered: an ASGI middleware.
 
-Serve's proxy hands a request to one gateway. Where that dies with the request in it, the proxy says
-nothing at all, and its server makes `500 Internal Server Error` in plain text of it. Here the
-request is given to the proxy again, which then asks another gateway, or waits for a new one: until
-the first byte of an answer a request may be done twice, as each is a function of its own texts.
-What cannot be repeated is answered 503, an event stream that breaks off is ended as one of ours
-is, and refusals of Serve's own get the one shape of errors.
+Serve's proxy hands a request to one gateway. If that dies with it, the proxy sends nothing at all,
+and its server turns that into a plain-text `500 Internal Server Error`. This middleware gives the
+request to the proxy again, which asks another gateway or waits for a new one: until the first byte
+of an answer a request may run twice, since each is a function of its own texts. A request that
+cannot be repeated is answered 503, a broken event stream ends with an error event, and Serve's own
+refusals get the API's error shape.
 
-Knows no settings and no routes. Where it stands: `serve_app.serving.proxy.middleware.middlewares`.
+Knows no settings and no routes.
 """
 
 from __future__ import annotations
@@ -26,21 +26,19 @@ from serve_app.core.context import AGE_HEADER
 from serve_app.core.errors import error_body
 
 ATTEMPTS = 3
-"""In all. A request that kills whatever computes it must not go round all gateways."""
+"""In all. A request that kills its gateway must not go round all of them."""
 
 PAUSE_S = 0.1
 """Before the second attempt, and twice as long before the third."""
 
 MAX_BUFFERED_BYTES = 64 << 20
-"""Bytes of bodies kept for a repetition, of all requests together; what comes then is not kept, and
-so not repeated."""
+"""Of all requests together; bodies that do not fit are not buffered, and so not repeated."""
 
 RETRY_AFTER_S = 1
-"""What Retry-After says: another gateway may be there at once."""
+"""Another gateway may be there at once."""
 
-
-_SILENCE = ("unavailable", "what worked for this request is gone; try again")
-_SERVES_OWN = {  # by status, what Serve says in plain text
+_UNANSWERED = ("unavailable", "the process computing this request died; try again")
+_SERVES_OWN = {  # by status, what Serve answers in plain text
     408: ("timeout", "the request's time is over; try again"),
     503: ("unavailable", "the application cannot take requests now; try again"),
 }
@@ -55,69 +53,70 @@ class RetryUnanswered:
 
     Args:
         app: Serve's proxy.
-        most_kept: see `MAX_BUFFERED_BYTES`.
+        max_buffered: see `MAX_BUFFERED_BYTES`.
         clock: seconds, monotonic.
     """
 
     def __init__(
         self,
         app: ASGIApp,
-        most_kept: int = MAX_BUFFERED_BYTES,
+        max_buffered: int = MAX_BUFFERED_BYTES,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._app, self._clock = app, clock
-        self._room = _Room(most_kept)
+        self._budget = _ByteBudget(max_buffered)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves one request; anything but HTTP passes through."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        body = _Body(receive, self._room)
+        body = _Body(receive, self._budget)
         answer = _Answer(scope, send, body)
         came = self._clock()
         try:
             await self._app(scope, body.reader(), answer.take)
             for attempt in range(1, ATTEMPTS):
-                if answer.started or not body.kept or _ends():
+                if answer.started or not body.buffered or _cancelled():
                     break
                 await asyncio.sleep(attempt * PAUSE_S)
-                logger.warning("%s was not answered; it is asked again", _name(scope))
-                aged = _aged(scope, self._clock() - came)
+                logger.warning("%s was not answered; asking again", _name(scope))
+                age = (AGE_HEADER.encode(), b"%.3f" % (self._clock() - came))
+                aged = {**scope, "headers": [*scope["headers"], age]}
                 await self._app(aged, body.reader(), answer.take)
-            if not body.gone and not _ends():
+            if not body.gone and not _cancelled():
                 await answer.finish()
         finally:
             body.forget()
 
 
 @dataclass(slots=True)
-class _Room:
-    """For bodies that are kept."""
+class _ByteBudget:
+    """Of buffered bodies."""
 
-    most: int
-    taken: int = 0
+    limit: int
+    used: int = 0
 
 
 class _Body:
-    """What a client sends, kept so that it can be read again.
+    """A request's body, buffered so that it can be read again.
 
     Args:
         receive: of the connection.
-        room: for this body and others.
+        budget: shared by all bodies.
 
     Attributes:
-        kept: whether all that has been received is there still; False too once the client is gone.
-        gone: whether it is.
+        buffered: whether all that was received is still there; False once the client is gone.
+        gone: whether the client is.
     """
 
-    def __init__(self, receive: Receive, room: _Room) -> None:
-        self._receive, self._room = receive, room
+    def __init__(self, receive: Receive, budget: _ByteBudget) -> None:
+        self._receive, self._budget = receive, budget
         self._content, self._more = bytearray(), True
-        self.kept, self.gone = True, False
+        self.buffered, self.gone = True, False
 
     def reader(self) -> Receive:
-        """A `receive` that begins with what has been received, and goes on with what comes."""
+        """A `receive` that begins with what is buffered and goes on with what arrives."""
         again = bool(self._content) or not self._more
 
         async def read() -> Message:
@@ -133,35 +132,35 @@ class _Body:
             if message["type"] == "http.disconnect":
                 self.gone = True
                 self.forget()
-            elif self.kept:
-                self._keep(message)
+            elif self.buffered:
+                self._buffer(message)
             return message
 
         return read
 
-    def _keep(self, message: Message) -> None:
+    def _buffer(self, message: Message) -> None:
         part = message.get("body", b"")
-        if self._room.taken + len(part) > self._room.most:
+        if self._budget.used + len(part) > self._budget.limit:
             self.forget()
             return
-        self._room.taken += len(part)
+        self._budget.used += len(part)
         self._content += part
         self._more = message.get("more_body", False)
 
     def forget(self) -> None:
-        """Nothing is kept from now on."""
-        self._room.taken -= len(self._content)
+        """Frees the buffer for good."""
+        self._budget.used -= len(self._content)
         self._content = bytearray()
-        self.kept = False
+        self.buffered = False
 
 
 class _Answer:
-    """What is sent to a client, and how far it has come.
+    """What is sent to a client, and how far.
 
     Args:
         scope: of the request.
         send: of the connection.
-        body: of the request, of which nothing is needed once an answer has begun.
+        body: of the request; not needed any more once an answer has begun.
 
     Attributes:
         started: whether an answer has begun.
@@ -174,15 +173,15 @@ class _Answer:
         self.started = False
 
     async def take(self, message: Message) -> None:
-        """Sends on what the proxy sends; a refusal of its own in our words."""
+        """Sends on what the proxy sends; Serve's own refusals in the API's shape."""
         if message["type"] == "http.response.start":
             self._body.forget()
             self.started = True
             headers = Headers(raw=message["headers"])
             kind = headers.get("content-type", "")
             self._events = kind.startswith(_EVENTS)
-            # Whoever asks after the proxy itself is told in its words.
-            own = not kind.startswith("application/json") and not _of_proxy(self._scope)
+            # Routes of the proxy itself, such as `/-/healthz`, keep its words.
+            own = not (kind.startswith("application/json") or self._scope["path"].startswith("/-/"))
             if own and message["status"] in _SERVES_OWN:
                 self._instead = _SERVES_OWN[message["status"]]
                 await self._refuse(self._instead, headers.get("retry-after"))
@@ -192,14 +191,14 @@ class _Answer:
             await self._send(message)
 
     async def finish(self) -> None:
-        """Ends what the proxy has left: says 503 where nothing was said, and ends a broken event
-        stream with an error. Any other answer that broke off can only be seen to be too short."""
+        """Answers 503 where nothing was sent, and ends a broken event stream with an error. Any
+        other answer that broke off can only be noticed by its length."""
         if not self.started:
             logger.error("%s was not answered", _name(self._scope))
-            await self._refuse(_SILENCE, None)
+            await self._refuse(_UNANSWERED, None)
         elif self._events and not self._ended:
             logger.error("%s: its stream broke off", _name(self._scope))
-            event = f"event: error\ndata: {json.dumps(error_body(*_SILENCE))}\n\n"
+            event = f"event: error\ndata: {json.dumps(error_body(*_UNANSWERED))}\n\n"
             await self._send({"type": "http.response.body", "body": event.encode()})
 
     async def _refuse(self, why: tuple[str, str], retry_after: str | None) -> None:
@@ -208,27 +207,17 @@ class _Answer:
             (b"content-type", b"application/json"),
             (b"content-length", str(len(content)).encode()),
             (b"retry-after", (retry_after or str(RETRY_AFTER_S)).encode()),
-            (_ID.encode(), _identity(self._scope).encode()),  # as Serve's proxy says it
+            (_ID.encode(), _identity(self._scope).encode()),
         ]
         await self._send({"type": "http.response.start", "status": 503, "headers": headers})
         await self._send({"type": "http.response.body", "body": content})
 
 
-def _ends() -> bool:
+def _cancelled() -> bool:
     """Whether this task was told to end. Serve's proxy takes that for a client that is gone, and
-    says nothing either."""
+    sends nothing either."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
-
-
-def _aged(scope: Scope, seconds: float) -> Scope:
-    """The request, which says how old it is."""
-    return {**scope, "headers": [*scope["headers"], (AGE_HEADER.encode(), b"%.3f" % seconds)]}
-
-
-def _of_proxy(scope: Scope) -> bool:
-    """Whether it is a route of Serve's own, such as `/-/healthz`."""
-    return str(scope["path"]).startswith("/-/")
 
 
 def _identity(scope: Scope) -> str:
@@ -236,5 +225,5 @@ def _identity(scope: Scope) -> str:
 
 
 def _name(scope: Scope) -> str:
-    """Of a request, for the log: never its path, which may hold anything."""
+    """Names a request in the log: never by its path, which may hold anything."""
     return f"{scope['method']} id={_identity(scope)}"

@@ -1,8 +1,7 @@
-"""Threads that work for several requests, in which every tenant has its turn.
+"""A thread pool shared fairly: waiting jobs start in turn, one of each tenant.
 
-Knows neither Ray nor models. Jobs that wait are begun in turns, one of each tenant, so a request of
-a thousand jobs delays one of a single job by no more than one job for each thread. What nobody
-waits for any longer is not begun.
+So a request of a thousand jobs delays one of a single job by no more than one job per thread. Jobs
+nobody waits for any longer are not started. Knows neither Ray nor models.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ class _Job:
     done: Future[Any] = field(default_factory=Future)
 
     def begins(self) -> bool:
-        """Marks it as begun; False where nobody waits for it any longer."""
+        """Marks the job as begun; False where nobody waits for it any longer."""
         if not self.done.set_running_or_notify_cancel():
             return False
         if self.context.left() == 0:
@@ -37,18 +36,15 @@ class _Job:
 
     def run(self) -> None:
         try:
-            result = self.work()
-        except BaseException as error:  # of whatever kind: whoever waits is told
+            self.done.set_result(self.work())
+        except BaseException as error:  # any kind: whoever waits must learn of it
             self.done.set_exception(error)
-        else:
-            self.done.set_result(result)
 
 
 class FairExecutor:
-    """Gives the jobs of several tenants to threads. May be used from any thread.
+    """Runs the jobs of several tenants in `threads`, any pool that starts work in order of arrival.
 
-    Args:
-        threads: runs what it is given, in the order it was given.
+    May be used from any thread.
     """
 
     def __init__(self, threads: Executor) -> None:
@@ -57,26 +53,25 @@ class FairExecutor:
         self._tenants: OrderedDict[str, deque[_Job]] = OrderedDict()
 
     def submit(self, work: Callable[[], Result], context: RequestContext) -> Future[Result]:
-        """Runs `work` when its tenant has its turn.
+        """Runs `work` when its tenant has its turn, unless the future is cancelled before.
 
         Returns:
-            What becomes of it: its result, what it raised, or `Unavailable` (`timeout`) where the
-            context's deadline had passed before its turn. Cancelled before, it is not begun.
+            The result, what `work` raised, or `Unavailable` (`timeout`) where the context's
+            deadline passed before its turn.
         """
         job = _Job(work, context)
         with self._lock:
             self._tenants.setdefault(context.tenant, deque()).append(job)
-        # Says only that there is one job more: a free thread takes the one whose turn it is.
-        self._threads.submit(self._next)
+        # Only adds one more call: a free thread takes the job whose turn it is.
+        self._threads.submit(self._run_next)
         return job.done
 
-    def _next(self) -> None:
-        job = self._take()
-        if job is not None:
+    def _run_next(self) -> None:
+        if job := self._take():
             job.run()
 
     def _take(self) -> _Job | None:
-        """The next job, begun; None where those that were left are not wanted any more."""
+        """The next job, begun; None where nobody waits for those that are left."""
         with self._lock:
             while self._tenants:
                 tenant, jobs = next(iter(self._tenants.items()))
@@ -84,7 +79,7 @@ class FairExecutor:
                 begins = job.begins()
                 if not jobs:
                     del self._tenants[tenant]
-                elif begins:  # what was not begun was no turn
+                elif begins:  # a job that was not begun takes no turn
                     self._tenants.move_to_end(tenant)
                 if begins:
                     return job

@@ -1,6 +1,6 @@
-"""One question at a time for all who ask, and its answer for a while.
+"""Single-flight call with a TTL: concurrent callers share one call, later ones its fresh answer.
 
-For what anybody may ask for as often as they like. Knows neither what is asked nor whom.
+For questions that anybody may ask as often as they like.
 """
 
 from __future__ import annotations
@@ -15,39 +15,38 @@ Answer = TypeVar("Answer")
 
 
 class SingleFlight(Generic[Answer]):
-    """Made for one event loop.
+    """A call shared by all its callers, for one event loop.
 
     Args:
-        ask: asks; None is no answer, and what it raises reaches those who wait.
-        fresh_s: for how long an answer is given again, >= 0.
+        call: None means no answer; an exception reaches everyone who waits.
+        fresh_s: how long an answer is reused, in seconds, >= 0.
     """
 
-    def __init__(self, ask: Callable[[], Awaitable[Answer | None]], fresh_s: float) -> None:
-        self._ask, self._fresh_s = ask, fresh_s
-        self._asking: asyncio.Task[Answer | None] | None = None
-        self._until = 0.0
+    def __init__(self, call: Callable[[], Awaitable[Answer | None]], fresh_s: float) -> None:
+        self._call, self._fresh_s = call, fresh_s
+        self._task: asyncio.Task[Answer | None] | None = None
+        self._fresh_until = 0.0
         self.last: Answer | None = None
         """The last answer there was, however old."""
 
-    def asked(self) -> asyncio.Task[Answer | None]:
-        """The question under way, the one whose answer is fresh, or a new one.
+    def task(self) -> asyncio.Task[Answer | None]:
+        """The call under way, the one whose answer is fresh, or a new one.
 
-        Whoever cancels it cancels it for all: wait with `asyncio.wait`, or shielded.
+        Cancelling it cancels it for everyone: wait with `asyncio.wait`, or shielded.
         """
-        fresh = time.monotonic() < self._until
-        if self._asking is None or (self._asking.done() and not fresh):
-            # In a context of its own: it is no part of the request that came first, whose end would
-            # end it and whose id would be in the log.
-            self._asking = asyncio.create_task(self._answer(), context=Context())
-        return self._asking
+        fresh = time.monotonic() < self._fresh_until
+        if self._task is None or (self._task.done() and not fresh):
+            # In its own context: it must outlive the first caller's request, and not log its id.
+            self._task = asyncio.create_task(self._run(), context=Context())
+        return self._task
 
     async def get(self) -> Answer | None:
-        """The answer; who is cancelled meanwhile leaves the question to the others."""
-        return await asyncio.shield(self.asked())
+        """The answer; a caller cancelled meanwhile leaves the call to the others."""
+        return await asyncio.shield(self.task())
 
-    async def _answer(self) -> Answer | None:
-        answer = await self._ask()
+    async def _run(self) -> Answer | None:
+        answer = await self._call()
         if answer is not None:
             self.last = answer
-            self._until = time.monotonic() + self._fresh_s
+            self._fresh_until = time.monotonic() + self._fresh_s
         return answer

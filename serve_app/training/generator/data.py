@@ -1,27 +1,27 @@
-"""Training examples in the very tokens the served generator reads and writes.
+"""Training examples in exactly the tokens that the served generator reads and writes.
 
-Prompts are those of `serve_app.generation.causal.prompts`: for supervised training its token ids,
-for GRPO the messages (or string) that the trainer turns into the same ids, which is checked row by
-row. Knows a tokenizer; no model, no trainer.
+Prompts are those of `serve_app.generation.prompts`: for supervised training its token ids,
+for GRPO messages (or a string) that the trainer turns into the same ids, checked row by row. Knows
+a tokenizer; no model, no trainer.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from serve_app.core.errors import ConfigError
-from serve_app.generation.causal.prompts import Prompter, plain_frame
-from serve_app.generation.openai.messages import disarm
+from serve_app.generation.prompts import Prompter, disarm, plain_frame
 from serve_app.offline.calibration import Pair
 from serve_app.training.rewards.prompts import message_layouts
 
 NOT_TRAINED = -100
-"""The label of a token that is no target."""
+"""The label of a token that is not a target."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Example:
 
     Attributes:
         row: of the file, from 1.
-        original: as it stands in the prompt.
+        original: as in the prompt.
         prompt: messages, or a string for a tokenizer without a chat template.
         prompt_ids: its tokens.
         target_ids: the human summary's tokens and the one that ends it.
@@ -45,7 +45,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Examples:
-    """All examples of a split, and what was left out: why, and which rows."""
+    """All examples of a split, and the rows left out with the reason."""
 
     used: tuple[Example, ...]
     left_out: tuple[tuple[int, str], ...]
@@ -53,14 +53,14 @@ class Examples:
     @property
     def reasons(self) -> dict[str, list[int]]:
         """The rows left out, by reason."""
-        found: dict[str, list[int]] = {}
+        found: defaultdict[str, list[int]] = defaultdict(list)
         for row, reason in self.left_out:
-            found.setdefault(reason, []).append(row)
+            found[reason].append(row)
         return found
 
     @property
     def fingerprint(self) -> str:
-        """Names what is trained on: texts, prompt and tokenizer."""
+        """A hash of the training tokens: texts, prompt and tokenizer."""
         digest = hashlib.sha256()
         for example in self.used:
             digest.update(json.dumps([example.prompt_ids, example.target_ids]).encode())
@@ -72,7 +72,7 @@ class Examples:
         return sum(count > 1 for count in Counter(one.original for one in self.used).values())
 
     def sft_rows(self) -> list[dict[str, Any]]:
-        """For supervised training: only the summary is a target."""
+        """Rows for supervised training: only the summary is a target."""
         return [
             {
                 "input_ids": [*one.prompt_ids, *one.target_ids],
@@ -82,7 +82,7 @@ class Examples:
         ]
 
     def grpo_rows(self) -> list[dict[str, Any]]:
-        """For GRPO: the prompt, and the original that the reward needs."""
+        """Rows for GRPO: the prompt, and the original that the reward needs."""
         return [{"prompt": one.prompt, "original": one.original} for one in self.used]
 
 
@@ -100,8 +100,7 @@ def prepare(
     Args:
         pairs: originals and human summaries.
         tokenizer: of the model.
-        system_prompt: as the server will have it.
-        user_prefix: likewise.
+        system_prompt, user_prefix: of the server that will run the model.
         max_length: most tokens of prompt and summary, and of prompt and `max_new_tokens`.
         max_new_tokens: room a completion needs after the prompt.
 
@@ -111,19 +110,18 @@ def prepare(
     if tokenizer.eos_token_id is None:
         raise ConfigError("the tokenizer has no eos_token, so no summary could end")
     prompter = Prompter(tokenizer, system_prompt=system_prompt, user_prefix=user_prefix)
-    prompts = _Prompts(tokenizer, system_prompt, user_prefix)
     used: list[Example] = []
     left_out: list[tuple[int, str]] = []
     for pair in pairs:
-        # A control token typed in a text must not become one; serving sees to it likewise.
+        # A control token typed in a text must not become one, as when serving.
         original = disarm(pair.source.strip())
         ids = tuple(prompter.encode(original))
         target = _target(tokenizer, pair.target)
-        prompt = prompts.of(original, ids)
+        prompt = _trainer_prompt(tokenizer, original, ids, system_prompt, user_prefix)
         if target is None:
             left_out.append((pair.row, "the summary holds a control token"))
         elif prompt is None:
-            left_out.append((pair.row, "the chat template writes it unlike the served generator"))
+            left_out.append((pair.row, "the chat template differs from the served generator's"))
         elif len(ids) + max(len(target), max_new_tokens) > max_length:
             left_out.append((pair.row, f"it is longer than {max_length} tokens"))
         else:
@@ -135,38 +133,25 @@ def prepare(
     return Examples(tuple(used), tuple(left_out))
 
 
-class _Prompts:
-    """Finds what a trainer has to be given so that it reads the tokens the server reads."""
+def _trainer_prompt(
+    tokenizer: Any, original: str, ids: tuple[int, ...], system_prompt: str, user_prefix: str
+) -> Any:
+    """The messages or string that a trainer turns into `ids`; None if nothing does."""
+    if not getattr(tokenizer, "chat_template", None):
+        before, after = plain_frame(system_prompt, user_prefix)
+        prompt = f"{before}{original}{after}"
+        return prompt if tuple(tokenizer(prompt)["input_ids"]) == ids else None
+    from jinja2.exceptions import TemplateError
 
-    def __init__(self, tokenizer: Any, system_prompt: str, user_prefix: str) -> None:
-        self._tokenizer = tokenizer
-        self._system_prompt = system_prompt
-        self._user_prefix = user_prefix
-
-    def of(self, original: str, ids: tuple[int, ...]) -> Any:
-        """Messages or a string; None where nothing gives these ids."""
-        if not getattr(self._tokenizer, "chat_template", None):
-            before, after = plain_frame(self._system_prompt, self._user_prefix)
-            prompt = f"{before}{original}{after}"
-            found = self._tokenizer(prompt)["input_ids"]
-            return prompt if tuple(found) == ids else None
-        for messages in message_layouts(
-            original, system_prompt=self._system_prompt, user_prefix=self._user_prefix
-        ):
-            if self._rendered(messages) == ids:
-                return messages
-        return None
-
-    def _rendered(self, messages: list[dict[str, str]]) -> tuple[int, ...] | None:
-        from jinja2.exceptions import TemplateError
-
-        try:
-            encoded = self._tokenizer.apply_chat_template(
+    layouts = message_layouts(original, system_prompt=system_prompt, user_prefix=user_prefix)
+    for messages in layouts:
+        with suppress(TemplateError):  # such as a template without a system role
+            encoded = tokenizer.apply_chat_template(
                 messages, add_generation_prompt=True, tokenize=True, return_dict=True
             )
-        except TemplateError:  # such as a template without a system role
-            return None
-        return tuple(encoded["input_ids"])
+            if tuple(encoded["input_ids"]) == ids:
+                return messages
+    return None
 
 
 def _target(tokenizer: Any, text: str) -> tuple[int, ...] | None:

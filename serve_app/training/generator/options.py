@@ -1,4 +1,4 @@
-"""What a training run of a generator is: one immutable set of options, checked when it is made.
+"""The options of a generator's training run, checked when they are made.
 
 Knows no model, no data and no trainer.
 """
@@ -16,38 +16,42 @@ from serve_app.metrics.loss import check_weights
 Stage = Literal["sft", "grpo"]
 RewardKind = Literal["loss", "metrics"]
 LogTo = Literal["none", "tensorboard", "mlflow"]
+_COUNTS = (
+    "eval_rows", "rank", "alpha", "sft_batch", "grpo_steps", "grpo_batch", "accumulation",
+    "max_new_tokens", "save_steps", "logging_steps",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
-    """A run: which data, which base, which stages, how.
+    """A run's options.
 
     Attributes:
         data: CSV, JSON lines or Parquet with `source_text`, `target_text` and `split`.
-        base: a reference to the whole model that gets an adapter.
-        out: where the adapter goes, and each stage's checkpoints below it.
+        base: reference to the whole model that gets an adapter.
+        out: folder of the adapter, and of each stage's checkpoints below it.
         stages: in this order; `sft` on the human summaries, `grpo` against the reward.
-        adapter: an adapter directory to go on from; None: a new one.
-        split: rows with this value in `split` are trained on; None: all rows.
-        eval_split: rows summarised and scored before and after; None: none are.
-        eval_rows: most of them, the first ones.
-        rank, alpha, dropout, target_modules: of a new LoRA adapter; `all-linear` is all but the
+        adapter: adapter directory to continue from; None: a new one.
+        split: value of the column `split` in rows to train on; None: all rows.
+        eval_split: rows summarised and scored before and after; None: none.
+        eval_rows: how many of them at most, the first ones.
+        rank, alpha, dropout, target_modules: of a new LoRA adapter; `all-linear`: all but the
             output.
-        sft_epochs, sft_learning_rate, sft_batch: of the first stage; the batch is a device's.
+        sft_epochs, sft_learning_rate, sft_batch: of the first stage; the batch is per device.
         grpo_steps, grpo_learning_rate: of the second.
-        grpo_batch: completions a device takes at once.
+        grpo_batch: completions per device and batch.
         num_generations: completions of a prompt, which are compared, >= 2.
-        temperature: completions are drawn at, > 0.
-        beta: weight of the divergence from the model the stage began with; 0 keeps no such model.
-        accumulation: batches of a device in one step of either stage.
-        max_length: most tokens of a prompt and its summary; longer rows are left out, and said.
+        temperature: of sampling, > 0.
+        beta: weight of the KL divergence from the stage's first model; 0 keeps no such model.
+        accumulation: batches per device in one step of either stage.
+        max_length: most tokens of a prompt and its summary; longer rows are left out and reported.
         max_new_tokens: most tokens of a completion.
         reward: `loss` (one reward, 1 - loss) or `metrics` (five, weighted).
-        weights: of the five metrics; None: equal ones.
-        reward_url: a PlainMed server that scores; None: the models of the settings, here.
+        weights: of the five metrics; None: equal.
+        reward_url: PlainMed server that scores; None: the settings' models in this process.
         bf16: weights and arithmetic in bfloat16; None: where a GPU can.
-        seed: of everything drawn.
-        save_steps, logging_steps: how often.
+        seed: random seed.
+        save_steps, logging_steps: steps between checkpoints and between log lines.
         log_to: where the curves go besides the terminal.
 
     Raises:
@@ -92,17 +96,13 @@ class TrainOptions:
         check_weights(self.weights)
         if not self.stages or not set(self.stages) <= set(get_args(Stage)):
             raise ConfigError(f"stages must be sft, grpo or both, not {self.stages!r}")
-        for name, value, allowed in (
-            ("reward", self.reward, get_args(RewardKind)),
-            ("log-to", self.log_to, get_args(LogTo)),
-        ):
-            if value not in allowed:
-                raise ConfigError(f"--{name} must be {', '.join(allowed)}, not {value!r}")
-        at_least_one = (
-            "eval_rows", "rank", "alpha", "sft_batch", "grpo_steps", "grpo_batch", "accumulation",
-            "max_new_tokens", "save_steps", "logging_steps",
-        )  # fmt: skip
-        for name in at_least_one:
+        for name, kind in {"reward": RewardKind, "log_to": LogTo}.items():
+            if getattr(self, name) not in get_args(kind):
+                raise ConfigError(
+                    f"{_option(name)} must be {', '.join(get_args(kind))}, "
+                    f"not {getattr(self, name)!r}"
+                )
+        for name in _COUNTS:
             if getattr(self, name) < 1:
                 raise ConfigError(f"{_option(name)} must be at least 1, not {getattr(self, name)}")
         for name in ("sft_epochs", "sft_learning_rate", "grpo_learning_rate", "temperature"):
@@ -121,16 +121,16 @@ class TrainOptions:
             raise ConfigError("--target-modules names no module")
 
     def prompts_a_step(self, processes: int) -> int:
-        """How many prompts one step of GRPO has.
+        """The number of prompts in one step of GRPO.
 
         Raises:
-            ConfigError: the completions of a step are no whole groups.
+            ConfigError: the completions of a step do not divide into whole groups.
         """
         completions = self.grpo_batch * self.accumulation * processes
         if completions % self.num_generations:
             raise ConfigError(
                 f"a step has {completions} completions (--grpo-batch x --accumulation x "
-                f"processes), no multiple of --num-generations {self.num_generations}"
+                f"processes), not a multiple of --num-generations {self.num_generations}"
             )
         return completions // self.num_generations
 

@@ -1,7 +1,6 @@
-"""A whole run: what it will do, its stages one after the other, and what came of it.
+"""A whole run: its plan, its stages one after the other, and its outcome.
 
-An interrupted run goes on where it was. Knows which file means what in the output folder; how a
-stage is trained is `generator_stages`' business.
+An interrupted run resumes where it was. Knows the files of the output folder; `stages` trains.
 """
 
 from __future__ import annotations
@@ -38,13 +37,18 @@ from serve_app.training.generator.stages import (
     uses_bf16,
 )
 from serve_app.training.merge.lora import require_adapter
-from serve_app.training.rewards.adapters import NAMES, measure
-from serve_app.training.rewards.scoring import PairScorer, local_scorer, remote_scorer
+from serve_app.training.rewards.scoring import (
+    PairScorer,
+    averages,
+    local_scorer,
+    measure,
+    remote_scorer,
+)
 
 RECORD = "plainmed-train.json"
-"""File in the output folder that says what the run is; a run is gone on with only by the same."""
+"""File in the output folder with the run's options; only the same run may resume."""
 
-# What may differ when a run is gone on with.
+# Options that may differ when a run resumes.
 _FREE = {"out", "eval_split", "eval_rows", "reward_url", "save_steps", "logging_steps", "log_to"}
 
 OnEvent = Callable[[str], None]
@@ -55,13 +59,10 @@ class TrainPlan:
     """What a run will do.
 
     Attributes:
-        options: of the run.
-        base: directory of the base model.
-        base_name: what the adapter's configuration will call it.
-        examples: to train on.
+        base: directory of the base model; `base_name` goes into the adapter's configuration.
         to_judge: pairs summarised and scored before and after.
         context: most tokens the model takes; None: no limit is known.
-        processes: that train together.
+        processes: how many train together.
         steps: of each stage.
     """
 
@@ -75,13 +76,13 @@ class TrainPlan:
     steps: dict[str, int]
 
     def place(self, stage: str) -> StagePlace:
-        """Where a stage keeps what it makes."""
+        """A stage's folder."""
         return StagePlace(self.options.out / stage)
 
 
 @dataclass(frozen=True)
 class Judged:
-    """What a model's summaries score: means of `NAMES`, and how many have no word to score."""
+    """Scores of a model's summaries: means of `NAMES`, and how many have no word to score."""
 
     means: dict[str, float]
     scored: int
@@ -90,7 +91,7 @@ class Judged:
 
 @dataclass(frozen=True)
 class TrainOutcome:
-    """What came of a run: the adapter, each stage's log, and the scores before and after."""
+    """A run's outcome: the adapter, each stage's log, and the scores before and after."""
 
     adapter: Path
     logs: dict[str, list[dict[str, float]]] = field(default_factory=dict)
@@ -99,12 +100,12 @@ class TrainOutcome:
 
 
 def plan_training(settings: Settings, options: TrainOptions, *, resume: bool = False) -> TrainPlan:
-    """Reads and checks all data; loads a tokenizer and no model, and writes nothing.
+    """Reads and checks all data; loads a tokenizer but no model, and writes nothing.
 
     Args:
         settings: SYSTEM_PROMPT, USER_PREFIX, CACHE_DIR, CACHE_MAX_GB and HF_TOKEN are used.
         options: of the run.
-        resume: whether the output folder may hold a run, which is then gone on with.
+        resume: whether the output folder may hold this run, to be continued.
 
     Raises:
         ConfigError: an option, a file or the output folder is wrong.
@@ -122,32 +123,35 @@ def plan_training(settings: Settings, options: TrainOptions, *, resume: bool = F
         require_adapter(options.adapter)
     tokenizer = load_tokenizer(base)
     context = context_of(load_config(base), tokenizer)
-    # A completion needs room only where completions are drawn, and where a model is judged.
-    room = options.max_new_tokens if "grpo" in options.stages else 1
-    examples = _examples(settings, options, tokenizer, context, options.split, room)
+
+    def examples_of(split: str | None, room: int) -> Examples:
+        try:
+            return prepare(
+                read_pairs(options.data, split),
+                tokenizer,
+                system_prompt=settings.system_prompt,
+                user_prefix=settings.user_prefix,
+                max_length=min(options.max_length, context or options.max_length),
+                max_new_tokens=room,
+            )
+        except ConfigError as error:
+            raise ConfigError(f"{options.data}: {error.message}") from error
+
+    # A completion needs room only where completions are sampled, and where a model is judged.
+    examples = examples_of(options.split, options.max_new_tokens if prompts else 1)
     to_judge: tuple[Pair, ...] = ()
     if options.eval_split is not None:
-        room = options.max_new_tokens
-        judged = _examples(settings, options, tokenizer, context, options.eval_split, room)
-        to_judge = tuple(
-            Pair(one.row, one.original, "") for one in judged.used[: options.eval_rows]
-        )
+        judged = examples_of(options.eval_split, options.max_new_tokens).used[: options.eval_rows]
+        to_judge = tuple(Pair(one.row, one.original, "") for one in judged)
     steps = {"grpo": options.grpo_steps} if prompts else {}
     if "sft" in options.stages:
         batch = options.sft_batch * options.accumulation * state.num_processes
         epoch = math.ceil(len(examples.used) / batch)
         steps = {"sft": math.ceil(epoch * options.sft_epochs)} | steps
-    plan = TrainPlan(
-        options=options,
-        base=base,
-        base_name=options.base if "://" in options.base else str(base.resolve()),
-        examples=examples,
-        to_judge=to_judge,
-        context=context,
-        processes=state.num_processes,
-        steps=steps,
-    )
-    if state.is_main_process:  # others may see what the first has begun
+    base_name = options.base if "://" in options.base else str(base.resolve())
+    count = state.num_processes
+    plan = TrainPlan(options, base, base_name, examples, to_judge, context, count, steps)
+    if state.is_main_process:  # the others may see what the first has begun
         _check_out(plan, resume)
     return plan
 
@@ -160,13 +164,13 @@ def train_generator(
     on_event: OnEvent | None = None,
     on_log: OnLog | None = None,
 ) -> TrainOutcome:
-    """Runs all stages that are not finished, and leaves the adapter in the output folder.
+    """Runs all unfinished stages, and leaves the adapter in the output folder.
 
     Args:
         settings: as for `plan_training`; also the models and targets of the reward.
         plan: from `plan_training`.
-        scorer: who scores; None: as the options say.
-        on_event: told what is being done, in the first process alone.
+        scorer: of the reward; None: as the options say.
+        on_event: gets a line about each step of the run, in the first process alone.
         on_log: see `run_stage`.
 
     Raises:
@@ -198,12 +202,7 @@ def train_generator(
         else:
             tell(f"{stage}: from {place.checkpoint or begin or 'a new adapter'}")
             logs[stage] = run_stage(
-                stage,
-                options,
-                base=plan.base,
-                base_name=plan.base_name,
-                begin=begin,
-                examples=plan.examples,
+                *(stage, options, plan.base, plan.base_name, begin, plan.examples),
                 scorer=scorer,
                 place=place,
                 on_log=on_log,
@@ -220,7 +219,7 @@ def train_generator(
 
 
 def judge(settings: Settings, plan: TrainPlan, scorer: PairScorer, model: Path) -> Judged:
-    """Summarises the pairs to judge with the engine that serves, greedily, and scores that.
+    """Summarises the pairs to judge greedily with the serving engine, and scores the summaries.
 
     A summary without a word has a loss of 1, as its reward is 0, and no metrics.
 
@@ -247,34 +246,11 @@ def judge(settings: Settings, plan: TrainPlan, scorer: PairScorer, model: Path) 
     worded = [pair for pair in zip(originals, written, strict=True) if has_word(pair[1])]
     table = measure(scorer, [one for one, _ in worded], [one for _, one in worded])
     wordless = len(written) - len(worded)
-    means = dict(zip(NAMES, table.mean(axis=0).tolist(), strict=True)) if worded else {}
+    means = averages(table) if worded else {}
     means["loss"] = (float(table[:, -1].sum()) + wordless) / len(written)
     del engine
     _free_memory()
     return Judged(means, len(worded), wordless)
-
-
-def _examples(
-    settings: Settings,
-    options: TrainOptions,
-    tokenizer: Any,
-    context: int | None,
-    split: str | None,
-    room: int,
-) -> Examples:
-    pairs = read_pairs(options.data, split)
-    limit = options.max_length if context is None else min(options.max_length, context)
-    try:
-        return prepare(
-            pairs,
-            tokenizer,
-            system_prompt=settings.system_prompt,
-            user_prefix=settings.user_prefix,
-            max_length=limit,
-            max_new_tokens=room,
-        )
-    except ConfigError as error:
-        raise ConfigError(f"{options.data}: {error.message}") from error
 
 
 def _record(plan: TrainPlan) -> dict[str, Any]:
@@ -287,14 +263,12 @@ def _record(plan: TrainPlan) -> dict[str, Any]:
 
 
 def _check_out(plan: TrainPlan, resume: bool) -> None:
-    """Raises `ConfigError` unless the folder is empty, or holds this very run to go on with."""
+    """Raises `ConfigError` unless the folder is empty, or holds this very run to resume."""
     out = plan.options.out
     if not out.exists() or not any(out.iterdir()):
         return
     if not resume:
-        raise ConfigError(
-            f"{out} is not empty; --resume goes on with the run in it, or name another"
-        )
+        raise ConfigError(f"{out} is not empty; --resume continues the run in it, or name another")
     try:
         found = json.loads((out / RECORD).read_text(encoding="utf-8"))
         before, now = found["options"], _record(plan)
@@ -306,11 +280,11 @@ def _check_out(plan: TrainPlan, resume: bool) -> None:
         if found["examples"] != now["examples"]:
             changed.append("the data, the prompt or the tokenizer")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{out} holds no run that could be gone on with: {error}") from error
+        raise ConfigError(f"{out} holds no run that could be resumed: {error}") from error
     if changed:
         raise ConfigError(
-            f"the run in {out} was begun otherwise: {', '.join(changed)} changed; give the same "
-            "options, or another --out"
+            f"the run in {out} was started with other options: {', '.join(changed)} changed; give "
+            "the same options, or another --out"
         )
 
 

@@ -1,14 +1,14 @@
-"""The two stages of training a generator, run by TRL: supervised, then GRPO against the reward.
+"""The two stages of training a generator with TRL: supervised, then GRPO against the reward.
 
-Knows TRL, PEFT and checkpoints; what is trained on and what it is for, others decide. TRL is
-imported when a stage runs: nothing else needs it.
+Knows TRL, PEFT and checkpoints; neither the data's source nor the run. Imports TRL only when a
+stage runs.
 """
 
 from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,11 +25,11 @@ from serve_app.models.causal_lm import load_causal_model
 from serve_app.models.verification import reason, refusing, require_sound_files
 from serve_app.training.generator.data import Examples
 from serve_app.training.generator.options import Stage, TrainOptions
-from serve_app.training.rewards.reward import Reward, loss_reward, metric_rewards
+from serve_app.training.rewards.reward import loss_reward, metric_rewards
 from serve_app.training.rewards.scoring import PairScorer
 
 OnLog = Callable[[str, int, int, dict[str, float]], None]
-"""Told the stage, the step, the steps there are, and the numbers of that step."""
+"""Gets the stage, the step, the number of steps, and the numbers of that step."""
 
 _NEEDED = {"none": ("trl",), "tensorboard": ("trl", "tensorboard"), "mlflow": ("trl", "mlflow")}
 
@@ -55,13 +55,13 @@ def uses_bf16(options: TrainOptions) -> bool:
 
 @dataclass(frozen=True)
 class StagePlace:
-    """Where a stage keeps what it makes."""
+    """The folder of a stage's checkpoints and adapter."""
 
     folder: Path
 
     @property
     def adapter(self) -> Path:
-        """Its finished adapter with the tokenizer; there only when the stage is done."""
+        """The finished adapter with the tokenizer; exists only when the stage is done."""
         return self.folder / "adapter"
 
     @property
@@ -72,23 +72,23 @@ class StagePlace:
     @property
     def checkpoint(self) -> Path | None:
         """The newest complete checkpoint, if there is one."""
-        found = {
-            int(match[1]): path
+        found = [
+            (int(match[1]), path)
             for path in self.folder.glob("checkpoint-*")
             if (match := re.fullmatch(r"checkpoint-(\d+)", path.name))
             and (path / "trainer_state.json").is_file()
-        }
-        return found[max(found)] if found else None
+        ]
+        return max(found)[1] if found else None
 
 
 def run_stage(
     stage: Stage,
     options: TrainOptions,
-    *,
     base: Path,
     base_name: str,
     begin: Path | None,
     examples: Examples,
+    *,
     scorer: PairScorer | None,
     place: StagePlace,
     on_log: OnLog | None = None,
@@ -98,13 +98,12 @@ def run_stage(
     Args:
         stage: which.
         options: of the run.
-        base: directory of the whole model.
-        base_name: what the adapter's configuration calls it.
-        begin: an adapter to go on from; None: a new one.
+        base, base_name: directory of the whole model; its name in the adapter's configuration.
+        begin: adapter to continue from; None: a new one.
         examples: to train on.
-        scorer: who scores completions; for `grpo`.
-        place: where checkpoints and the finished adapter go.
-        on_log: told of every logged step, in the first process alone.
+        scorer: of completions, for `grpo`.
+        place: of checkpoints and the finished adapter.
+        on_log: gets every logged step, in the first process alone.
 
     Returns:
         What was logged, oldest first.
@@ -121,15 +120,11 @@ def run_stage(
     model = _adapted(loaded.model, options, begin)
     model.peft_config["default"].base_model_name_or_path = base_name
     common = _common(stage, options, place.folder)
-    if stage == "sft":
-        rows: list[dict[str, Any]] = examples.sft_rows()
-        kind, own = _sft(options, common)
-    else:
-        rows = examples.grpo_rows()
-        kind, own = _grpo(options, common, scorer)
+    sft = stage == "sft"
+    kind, own = _sft(options, common) if sft else _grpo(options, common, scorer)
     trainer = kind(
         model=model,
-        train_dataset=Dataset.from_list(rows),
+        train_dataset=Dataset.from_list(examples.sft_rows() if sft else examples.grpo_rows()),
         processing_class=loaded.tokenizer,
         callbacks=[_Reporter(stage, on_log)],
         **own,
@@ -141,7 +136,7 @@ def run_stage(
     try:
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     except UnpicklingError as error:
-        raise ConfigError(f"cannot go on from {checkpoint}: {reason(error)}") from error
+        raise ConfigError(f"cannot resume from {checkpoint}: {reason(error)}") from error
     if trainer.is_world_process_zero():
         trainer.state.save_to_json(str(place.folder / "trainer_state.json"))
         _save(trainer.accelerator.unwrap_model(trainer.model), loaded.tokenizer, place.adapter)
@@ -158,14 +153,12 @@ def _adapted(model: Any, options: TrainOptions, begin: Path | None) -> Any:
         require_sound_files(begin)
         with refusing(f"the adapter {begin} does not fit the base"):
             return PeftModel.from_pretrained(model, str(begin), is_trainable=True)
-    targets: str | list[str] = list(options.target_modules)
-    if options.target_modules == ("all-linear",):
-        targets = "all-linear"
+    everywhere = options.target_modules == ("all-linear",)
     lora = LoraConfig(
         r=options.rank,
         lora_alpha=options.alpha,
         lora_dropout=options.dropout,
-        target_modules=targets,
+        target_modules="all-linear" if everywhere else list(options.target_modules),
         task_type="CAUSAL_LM",
     )
     try:
@@ -175,7 +168,7 @@ def _adapted(model: Any, options: TrainOptions, begin: Path | None) -> Any:
 
 
 def _common(stage: Stage, options: TrainOptions, folder: Path) -> dict[str, Any]:
-    """Arguments both trainers take."""
+    """Arguments of both trainers."""
     return {
         "output_dir": str(folder),
         "run_name": f"{options.out.name}-{stage}",
@@ -194,7 +187,7 @@ def _common(stage: Stage, options: TrainOptions, folder: Path) -> dict[str, Any]
 
 
 def _sft(options: TrainOptions, common: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """The trainer of the first stage, and its own arguments."""
+    """The first stage's trainer and its arguments."""
     from trl import SFTConfig, SFTTrainer
 
     config = SFTConfig(
@@ -204,7 +197,7 @@ def _sft(options: TrainOptions, common: dict[str, Any]) -> tuple[Any, dict[str, 
         lr_scheduler_type="cosine",
         warmup_steps=0.03,
         per_device_train_batch_size=options.sft_batch,
-        max_length=None,  # rows that are too long have been left out already
+        max_length=None,  # rows that are too long were left out before
     )
     return SFTTrainer, {"args": config}
 
@@ -212,12 +205,16 @@ def _sft(options: TrainOptions, common: dict[str, Any]) -> tuple[Any, dict[str, 
 def _grpo(
     options: TrainOptions, common: dict[str, Any], scorer: PairScorer | None
 ) -> tuple[Any, dict[str, Any]]:
-    """The trainer of the second stage, and its own arguments."""
+    """The second stage's trainer and its arguments."""
     from trl import GRPOConfig, GRPOTrainer
 
     if scorer is None:
         raise ConfigError("GRPO needs a scorer")
-    rewards, weights = _rewards(options, scorer)
+    rewards = [loss_reward(scorer, weights=options.weights, original="original")]
+    weights = [1.0]
+    if options.reward == "metrics":
+        rewards = metric_rewards(scorer, original="original")
+        weights = list(options.weights or [1 / len(rewards)] * len(rewards))
     config = GRPOConfig(
         **common,
         max_steps=options.grpo_steps,
@@ -234,18 +231,11 @@ def _grpo(
     return GRPOTrainer, {"args": config, "reward_funcs": rewards}
 
 
-def _rewards(options: TrainOptions, scorer: PairScorer) -> tuple[list[Reward], list[float]]:
-    if options.reward == "loss":
-        return [loss_reward(scorer, weights=options.weights, original="original")], [1.0]
-    rewards = metric_rewards(scorer, original="original")
-    return rewards, list(options.weights or [1 / len(rewards)] * len(rewards))
-
-
 def _save(model: Any, tokenizer: Any, adapter: Path) -> None:
-    """Writes the adapter beside its place and renames it, so that it is whole or absent."""
+    """Writes the adapter under another name, then renames it, so that it is whole or absent."""
     partial = adapter.with_name("adapter.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    # GRPO with beta keeps a second, frozen adapter, which is nothing to serve.
+    # GRPO with beta keeps a second, frozen adapter, which is not for serving.
     model.save_pretrained(str(partial), selected_adapters=["default"])
     tokenizer.save_pretrained(str(partial))
     shutil.rmtree(adapter, ignore_errors=True)
@@ -253,7 +243,7 @@ def _save(model: Any, tokenizer: Any, adapter: Path) -> None:
 
 
 class _Reporter(TrainerCallback):  # type: ignore[misc]  # transformers is not typed here
-    """Passes on what a trainer logs, in the first process."""
+    """Passes on a trainer's log, in the first process."""
 
     def __init__(self, stage: Stage, on_log: OnLog | None) -> None:
         self._stage = stage
@@ -265,9 +255,6 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]  # transformers is not t
         """Called by the trainer."""
         if self._on_log is None or not state.is_world_process_zero:
             return
-        numbers = {name: float(value) for name, value in _numbers(logs or {})}
+        found = (logs or {}).items()
+        numbers = {name: float(value) for name, value in found if isinstance(value, int | float)}
         self._on_log(self._stage, state.global_step, state.max_steps, numbers)
-
-
-def _numbers(logs: dict[str, Any]) -> Sequence[tuple[str, float]]:
-    return [(name, value) for name, value in logs.items() if isinstance(value, int | float)]

@@ -1,8 +1,8 @@
 """The metrics in the shapes of other libraries: torchmetrics, and Hugging Face `evaluate`.
 
 Both average the five metrics and the loss over (original, summary) pairs, scored by a `PairScorer`.
-A pair that cannot be scored is an error here, as everywhere but in a reward: no average leaves
-one out in silence. The `evaluate` package is not needed: its call is imitated, not subclassed.
+A pair that cannot be scored is an error: no average leaves one out silently. `evaluate`'s call is
+imitated, not subclassed, so that package is not needed.
 """
 
 from __future__ import annotations
@@ -10,13 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
-from serve_app.core.errors import ConfigError, InvalidInput, MetricFailed
-from serve_app.metrics.loss import METRICS
-from serve_app.offline.corpus.scoring import RowError
-from serve_app.training.rewards.scoring import PairScorer
+from serve_app.core.errors import ConfigError, InvalidInput
+from serve_app.training.rewards.scoring import NAMES, PairScorer, averages, measure
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -26,33 +23,10 @@ else:
     except ImportError:
 
         class Metric:
-            """Stands where torchmetrics is not installed."""
+            """Placeholder where torchmetrics is not installed."""
 
             def __init__(self, **_: Any) -> None:
                 raise ConfigError("torchmetrics is not installed: pip install 'plainmed[train]'")
-
-
-NAMES = (*METRICS, "loss")
-
-
-def measure(
-    scorer: PairScorer, originals: Sequence[str], summaries: Sequence[str]
-) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """The metrics and the loss of each pair: (n, 6), in the order of NAMES.
-
-    Raises:
-        InvalidInput: the lists differ in length, or a text has nothing to score.
-        MetricFailed: a metric could not be computed.
-    """
-    if len(originals) != len(summaries):
-        raise InvalidInput(f"{len(originals)} originals but {len(summaries)} summaries")
-    rows = []
-    for index, scores in enumerate(scorer.score(list(zip(originals, summaries, strict=True)))):
-        if isinstance(scores, RowError):
-            kind = MetricFailed if scores.code == MetricFailed.code else InvalidInput
-            raise kind(f"pair {index} cannot be scored: {scores.message}", code=scores.code)
-        rows.append((*scores.values, scores.loss))
-    return np.array(rows, dtype=np.float64).reshape(-1, len(NAMES))
 
 
 class PlainMedEvaluation:
@@ -77,10 +51,10 @@ class PlainMedEvaluation:
         sources: Sequence[str] | None = None,
         references: Sequence[str] | None = None,
     ) -> None:
-        """Keeps pairs for `compute`. The originals are the sources; `references` also says so.
+        """Keeps pairs for `compute`; the originals are given as `sources` or as `references`.
 
         Raises:
-            InvalidInput: neither or both are given, or not one a prediction.
+            InvalidInput: neither or both are given, or they differ from `predictions` in number.
         """
         originals = sources if references is None else references
         if originals is None or (sources is not None and references is not None):
@@ -120,17 +94,14 @@ class PlainMedEvaluation:
             raise InvalidInput("there is nothing to compute: add predictions and sources")
         self._originals, self._summaries = [], []
         table = measure(self._scorer, originals, summaries)
-        means: dict[str, float | list[float]] = dict(
-            zip(NAMES, table.mean(axis=0).tolist(), strict=True)
-        )
-        return means | {"losses": table[:, -1].tolist()}
+        return {**averages(table), "losses": table[:, -1].tolist()}
 
 
 class PlainMedMetric(Metric):  # type: ignore[misc]  # torchmetrics is not typed here
     """A `torchmetrics.Metric`: means over all updates of all processes.
 
     Args:
-        scorer: who scores.
+        scorer: of the pairs.
         options: of `torchmetrics.Metric`, such as sync_on_compute.
 
     Raises:

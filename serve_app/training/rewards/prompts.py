@@ -1,7 +1,7 @@
-"""From what a trainer hands to a reward to texts: completions, and the originals behind prompts.
+"""Recovers texts from a trainer's arguments: completions, and the originals behind prompts.
 
-Knows the shapes TRL uses (plain strings, or lists of messages) and the prompt that the served
-generator writes; knows no metric and no trainer.
+Knows TRL's shapes (strings, or lists of messages) and the served generator's prompt; no metric and
+no trainer.
 """
 
 from __future__ import annotations
@@ -10,21 +10,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from serve_app.core.errors import ConfigError
-from serve_app.generation.causal.prompts import plain_frame
-from serve_app.generation.detokenizer import final_text
-from serve_app.generation.openai.messages import chat_messages
+from serve_app.generation.prompts import chat_messages, plain_frame
+from serve_app.generation.text_stream import final_text
 
 ORIGINAL_COLUMNS = ("original", "source_text", "text")
-"""Columns that hold the original where none is named, in this order."""
+"""Columns searched for the original, in this order, where none is named."""
 
 
 def message_layouts(
     text: str, *, system_prompt: str, user_prefix: str
 ) -> list[list[dict[str, str]]]:
-    """The messages a chat prompt about `text` may be, likeliest first.
+    """The possible messages of a chat prompt about `text`, likeliest first.
 
-    A system and a user message; for templates without a system role, one user message with the
-    system prompt at its head.
+    A system and a user message; or for templates without a system role, one user message that
+    begins with the system prompt.
 
     >>> message_layouts("A.", system_prompt="Be plain.", user_prefix="")[1]
     [{'role': 'user', 'content': 'Be plain.\\n\\nA.'}]
@@ -38,7 +37,7 @@ def message_layouts(
 
 
 def original_of(prompt: Any, *, system_prompt: str, user_prefix: str) -> str | None:
-    """The original that `prompt` was written about; None unless writing it again gives `prompt`.
+    """The original inside `prompt`; None unless formatting it again reproduces `prompt`.
 
     >>> original_of("Sum up: A text.\\n\\n", system_prompt="", user_prefix="Sum up: ")
     'A text.'
@@ -71,15 +70,14 @@ def originals_of(
     """The original of each completion: from a column, else from its prompt.
 
     Args:
-        prompts: as the trainer gives them.
-        columns: what else it gives: a list for each column of the dataset, and objects.
-        wanted: the column; None: the first of ORIGINAL_COLUMNS that is there, else the prompts.
-        system_prompt: of the prompts.
-        user_prefix: of the prompts.
+        prompts: as the trainer passes them.
+        columns: its other arguments: a list for each column of the dataset, and objects.
+        wanted: the column; None: the first of ORIGINAL_COLUMNS that exists, else the prompts.
+        system_prompt, user_prefix: of the prompts.
 
     Raises:
-        ConfigError: there is no such column, it holds something that is no text, or a prompt is
-            not one that the served generator would write.
+        ConfigError: the column is missing or holds something other than text, or a prompt differs
+            from the served generator's.
     """
     named = wanted or next((name for name in ORIGINAL_COLUMNS if name in columns), None)
     if named is not None:
@@ -101,7 +99,7 @@ def originals_of(
             continue
         if named is not None:
             kind = type(original).__name__
-            raise ConfigError(f"column {named!r}: item {index} is no text but {kind}")
+            raise ConfigError(f"column {named!r}: item {index} is not text but {kind}")
         raise ConfigError(
             f"prompt {index} is not SYSTEM_PROMPT and USER_PREFIX around a text, so its original "
             "is not known; put the originals into a column of the dataset and name it "
@@ -111,10 +109,10 @@ def originals_of(
 
 
 def completion_text(completion: Any) -> str:
-    """What the model wrote, as the served generator would give it out.
+    """The completion's text, as the served generator would return it.
 
     Args:
-        completion: a string, or messages, of which the last is taken.
+        completion: a string, or messages, of which the last counts.
 
     Raises:
         ConfigError: it is neither.

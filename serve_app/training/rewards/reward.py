@@ -1,12 +1,10 @@
-"""Reward functions for TRL's GRPO and RLOO trainers: how near to human summaries a text measures.
-
-    from serve_app.training.rewards import local_scorer, loss_reward, metric_rewards, remote_scorer
+"""Reward functions for TRL's GRPO and RLOO trainers: 1 - loss, or 1 - error of each metric.
 
     GRPOTrainer(..., reward_funcs=loss_reward(local_scorer()))
     GRPOTrainer(..., reward_funcs=metric_rewards(remote_scorer("http://127.0.0.1:8000")))
 
-Knows what a trainer calls and what it may be answered; who scores is `reward_scoring`'s business.
-No trainer is imported.
+Knows how a trainer calls a reward and what it accepts; `scoring` does the scoring. Imports no
+trainer.
 """
 
 from __future__ import annotations
@@ -25,18 +23,12 @@ from serve_app.text.validation import has_word, require_text
 from serve_app.training.rewards.prompts import completion_text, originals_of
 from serve_app.training.rewards.scoring import PairScorer, PairScores, local_scorer, remote_scorer
 
-__all__ = [
-    "Reward",
-    "local_scorer",
-    "loss_reward",
-    "metric_rewards",
-    "remote_scorer",
-]
+__all__ = ["Reward", "local_scorer", "loss_reward", "metric_rewards", "remote_scorer"]
 
 OnFailure = Literal["raise", "none"]
 
 LOWEST = 0.0
-"""The reward of a completion without a word: the model's own fault, and nothing to measure."""
+"""The reward of a completion without a word, which has nothing to measure."""
 
 logger = logging.getLogger(__name__)
 
@@ -44,31 +36,30 @@ logger = logging.getLogger(__name__)
 class Reward:
     """1 - the weighted sum of the five metrics' errors, in [0, 1]; 1 is at the targets.
 
-    Called as a trainer calls it: `reward(prompts=..., completions=..., **columns)`; both plain
-    and conversational datasets will do. Whatever else the trainer passes is ignored, but for
-    `log_metric`, which gets the mean of each metric with a weight above 0 (`plainmed/fkgl`), and
-    the shares of completions without a word (`NAME/wordless`) and without a reward (`NAME/failed`).
+    Called as a trainer calls it, on plain or conversational datasets: `reward(prompts=...,
+    completions=..., **columns)`. Ignores further arguments except `log_metric`, which gets the mean
+    of each metric with a weight above 0 (`plainmed/fkgl`) and the shares of completions without a
+    word (`NAME/wordless`) and without a reward (`NAME/failed`).
 
-    A completion without a letter or digit gets 0.0. It can be sent to another process, where it
-    loads models or opens connections of its own.
+    A completion without a letter or digit gets 0.0. The object can be sent to another process,
+    where it loads models or opens connections of its own.
 
     Args:
         scorer: `local_scorer(...)` or `remote_scorer(...)`; several rewards may share one.
-        name: under which a trainer logs it.
-        weights: of the errors in the order of `METRICS`, with sum 1; None: equal ones.
-        original: the dataset's column with the originals; None: `original`, `source_text` or
-            `text`, else the text in the prompt, where that is what the served generator writes.
-        system_prompt: of the prompts, for that; None: SYSTEM_PROMPT.
-        user_prefix: likewise; None: USER_PREFIX.
-        on_failure: `raise` ends the training where a completion cannot be scored; `none` gives
-            None for it, which TRL leaves out of the step. A server that is gone raises always.
+        name: in the trainer's log.
+        weights: of the errors in the order of `METRICS`, with sum 1; None: equal.
+        original: the dataset's column with the originals; None: the first of `ORIGINAL_COLUMNS`
+            that exists, else the text inside the served generator's prompt.
+        system_prompt, user_prefix: of these prompts; None: SYSTEM_PROMPT, USER_PREFIX.
+        on_failure: `raise` ends the training where a completion cannot be scored; `none` returns
+            None for it, which TRL leaves out of the step. An unreachable server always raises.
 
     Attributes:
         wordless: completions without a word so far.
         failed: completions without a reward so far.
 
     Raises:
-        InvalidInput: bad weights.
+        InvalidInput: the weights are wrong.
         ConfigError: `on_failure` is neither.
     """
 
@@ -102,10 +93,10 @@ class Reward:
         """One reward a completion.
 
         Raises:
-            ConfigError: the originals are not where they should be; see `originals_of`.
+            ConfigError: the originals cannot be found; see `originals_of`.
             InvalidInput: an original has nothing to score.
             MetricFailed: a completion cannot be scored, and `on_failure` is `raise`.
-            PlainMedError: nothing can be scored: no server, no model.
+            PlainMedError: see `PairScorer.score`.
         """
         originals = originals_of(
             prompts,
@@ -167,25 +158,15 @@ class Reward:
 
 
 def loss_reward(scorer: PairScorer, **options: Any) -> Reward:
-    """1 - loss; `options` are those of `Reward`.
-
-    Raises:
-        InvalidInput, ConfigError: see `Reward`.
-    """
+    """1 - loss; options and errors are those of `Reward`."""
     return Reward(scorer, **options)
 
 
 def metric_rewards(scorer: PairScorer, **options: Any) -> list[Reward]:
     """One reward a metric, 1 - its error, named as in `METRICS`; for `GRPOConfig.reward_weights`.
 
-    The five share the scorer, so a step costs what one reward costs. `options` are those of
-    `Reward`, but for `name` and `weights`.
-
-    Raises:
-        ConfigError: see `Reward`.
+    The five share the scorer, so a step costs what one reward costs. Options (but `name` and
+    `weights`) and errors are those of `Reward`.
     """
-    alone = np.eye(len(METRICS)).tolist()
-    return [
-        Reward(scorer, name=metric, weights=weights, **options)
-        for metric, weights in zip(METRICS, alone, strict=True)
-    ]
+    alone = zip(METRICS, np.eye(len(METRICS)).tolist(), strict=True)
+    return [Reward(scorer, name=name, weights=weights, **options) for name, weights in alone]

@@ -1,13 +1,9 @@
-"""RowScores (original, completion) pairs for a reward: in this process, or on a PlainMed server.
+"""Scores (original, completion) pairs for rewards, in this process or on a PlainMed server.
 
-Each pair gets its five metrics and their errors, or the reason why it has none. Pairs scored
-lately are not scored again. Knows no trainer, and not what a reward is made of.
-
-What is kept between calls, and where:
-- the scores of the last pairs, here (`PairScorer`): several rewards that share a scorer cost one;
-- the embeddings of originals, with the relevance model (BERTSCORE_CACHE_MB of the process or of
-  the server's replica): a new completion of a known original costs no second reading of it for
-  relevance.
+Each pair gets its five metrics and their errors, or the reason why it has none. `PairScorer` keeps
+the scores of recent pairs, so several rewards that share one cost no more than one; the relevance
+model keeps the embeddings of originals (BERTSCORE_CACHE_MB of the process or of the server's
+replica). Knows no trainer, and not what a reward is made of.
 """
 
 from __future__ import annotations
@@ -21,13 +17,14 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import Any, cast
 
+import numpy as np
+
 from serve_app.client.clients import PlainMedAPIError, PlainMedClient
 from serve_app.core.errors import ConfigError, InvalidInput, MetricFailed
 from serve_app.core.settings import Settings, load_settings
 from serve_app.metrics.evaluation import evaluate
 from serve_app.metrics.loss import METRICS, LossFunction
 from serve_app.metrics.suite import MetricSuite
-from serve_app.metrics.targets import load_targets
 from serve_app.offline.corpus.scoring import (
     ModelNames,
     Pair,
@@ -40,6 +37,7 @@ from serve_app.offline.corpus.scoring import (
 
 logger = logging.getLogger(__name__)
 
+NAMES = (*METRICS, "loss")
 _NOT_SCORABLE = {400: InvalidInput, 413: InvalidInput, 422: InvalidInput, 500: MetricFailed}
 
 
@@ -51,12 +49,12 @@ class PairScores(RowScores):
 
 
 class LocalMetrics:
-    """RowScores with models in this process, loaded when first used.
+    """Scores with models in this process, loaded when first used.
 
     Args:
-        settings: models, targets and curves; None: those of the environment. LOSS_TARGETS is not
-            used: targets are the corpus' means.
-        suite: models that are loaded already; then it cannot be sent to another process.
+        settings: models, targets and curves; None: those of the environment. LOSS_TARGETS is
+            ignored: targets are the corpus' means.
+        suite: loaded models; the object then cannot be sent to another process.
 
     Raises:
         ConfigError: the targets are wrong; when first used, a model cannot be loaded.
@@ -64,9 +62,7 @@ class LocalMetrics:
 
     def __init__(self, settings: Settings | None = None, suite: MetricSuite | None = None) -> None:
         self.settings = settings or load_settings()
-        self.loss = LossFunction(
-            load_targets(self.settings), self.settings.loss_steepness, self.settings.loss_direction
-        )
+        self.loss = LossFunction.of(self.settings)
         self._given = suite
         self._loaded: MetricSuite | None = suite
 
@@ -99,7 +95,7 @@ class LocalMetrics:
 
 
 class ServerMetrics:
-    """RowScores on a PlainMed server. Each process that uses it has connections of its own.
+    """Scores on a PlainMed server. Each process that uses it has connections of its own.
 
     Args:
         url: of the server; None: METRICS_API_URL, else http://127.0.0.1:8000.
@@ -154,14 +150,17 @@ class ServerMetrics:
 
 
 class PairScorer:
-    """RowScores pairs in batches and remembers the last ones.
+    """Scores pairs in batches and keeps the most recent scores.
 
     Args:
-        metrics: who scores: `LocalMetrics`, `ServerMetrics`, or another `Scorer` whose results
-            are `PairScores`.
-        batch_size: most pairs given to it (sent in one request) at once, >= 1.
-        connections: batches under way at once, >= 1; above 1 for a server alone.
+        metrics: `LocalMetrics`, `ServerMetrics`, or another `Scorer` that returns `PairScores`.
+        batch_size: most pairs in one call or request, >= 1.
+        connections: batches in flight at once, >= 1; above 1 only for a server.
         remember: most pairs whose scores are kept, >= 0.
+
+    Attributes:
+        scored: pairs that had to be scored.
+        remembered: pairs whose scores were known.
 
     Raises:
         ConfigError: a number is out of range.
@@ -183,34 +182,29 @@ class PairScorer:
         self.batch_size = batch_size
         self.connections = connections
         self.remember = remember
-        self.scored = 0
-        """Pairs that had to be scored."""
-        self.remembered = 0
-        """Pairs whose scores were known."""
+        self.scored = self.remembered = 0
         self._known: OrderedDict[Pair, PairScores] = OrderedDict()
         self._lock = Lock()
 
     def score(self, pairs: Sequence[Pair]) -> list[PairScores | RowError]:
-        """The scores of each (original, completion), or why it has none; equal ones scored once.
+        """The scores of each (original, completion), or why it has none; duplicates scored once.
 
         Raises:
-            PlainMedError: the failure has nothing to do with the texts: a server that is gone, a
-                model that cannot be loaded.
+            PlainMedError: nothing can be scored: no server, or a model that cannot be loaded.
         """
         with self._lock:
-            found: dict[Pair, PairScores | RowError] = {}
-            for pair in pairs:
-                if pair in self._known:
-                    self._known.move_to_end(pair)
-                    found[pair] = self._known[pair]
+            found: dict[Pair, PairScores | RowError] = {
+                pair: self._known[pair] for pair in pairs if pair in self._known
+            }
+            for pair in found:
+                self._known.move_to_end(pair)
         self.remembered += sum(pair in found for pair in pairs)
         new = [pair for pair in dict.fromkeys(pairs) if pair not in found]
         found.update(zip(new, self._score(new), strict=True))
         self.scored += len(new)
         with self._lock:
             for pair in new:
-                scores = found[pair]
-                if isinstance(scores, PairScores):
+                if isinstance(scores := found[pair], PairScores):
                     self._known[pair] = scores
             while len(self._known) > self.remember:
                 self._known.popitem(last=False)
@@ -242,19 +236,10 @@ class PairScorer:
 
 
 def local_scorer(
-    settings: Settings | None = None,
-    *,
-    suite: MetricSuite | None = None,
-    batch_size: int = 32,
-    remember: int = 4096,
+    settings: Settings | None = None, *, suite: MetricSuite | None = None, **batching: int
 ) -> PairScorer:
-    """RowScores with models in this process; the arguments are those of `LocalMetrics`.
-
-    Raises:
-        ConfigError: see `LocalMetrics` and `PairScorer`.
-    """
-    metrics = LocalMetrics(settings, suite)
-    return PairScorer(metrics, batch_size=batch_size, remember=remember)
+    """Scores with models in this process; see `LocalMetrics`, and `PairScorer` for `batching`."""
+    return PairScorer(LocalMetrics(settings, suite), **batching)
 
 
 def remote_scorer(
@@ -265,10 +250,31 @@ def remote_scorer(
     remember: int = 4096,
     **options: Any,
 ) -> PairScorer:
-    """RowScores on a PlainMed server; `url` and `options` are those of `ServerMetrics`.
-
-    Raises:
-        ConfigError: see `ServerMetrics` and `PairScorer`.
-    """
+    """Scores on a PlainMed server; see `PairScorer`, and `ServerMetrics` for `options`."""
     metrics = ServerMetrics(url, **options)
     return PairScorer(metrics, batch_size=batch_size, connections=connections, remember=remember)
+
+
+def measure(
+    scorer: PairScorer, originals: Sequence[str], summaries: Sequence[str]
+) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """The metrics and the loss of each pair: (n, 6), in the order of NAMES.
+
+    Raises:
+        InvalidInput: the lists differ in length, or a text has nothing to score.
+        MetricFailed: a metric could not be computed.
+    """
+    if len(originals) != len(summaries):
+        raise InvalidInput(f"{len(originals)} originals but {len(summaries)} summaries")
+    rows = []
+    for index, scores in enumerate(scorer.score(list(zip(originals, summaries, strict=True)))):
+        if isinstance(scores, RowError):
+            kind = MetricFailed if scores.code == MetricFailed.code else InvalidInput
+            raise kind(f"pair {index} cannot be scored: {scores.message}", code=scores.code)
+        rows.append((*scores.values, scores.loss))
+    return np.array(rows, dtype=np.float64).reshape(-1, len(NAMES))
+
+
+def averages(table: np.ndarray[Any, np.dtype[np.float64]]) -> dict[str, float]:
+    """The column means of a `measure` table, by name."""
+    return dict(zip(NAMES, table.mean(axis=0).tolist(), strict=True))

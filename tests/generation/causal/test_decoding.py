@@ -20,9 +20,9 @@ from transformers import (
 from serve_app.core.errors import PlainMedError
 from serve_app.generation.causal.decoding import Row
 from serve_app.generation.causal.engine import TransformersGenerator
-from serve_app.generation.causal.scheduler import Scheduler, Track
-from serve_app.generation.detokenizer import final_text
+from serve_app.generation.causal.scheduler import Scheduler, SequenceStream
 from serve_app.generation.protocol import GenerationParams
+from serve_app.generation.text_stream import final_text
 from serve_app.models.causal_lm import CausalModel
 from tests.generation.causal.engines import GREEDY, PROMPT, TEXTS, engine, model_of
 from tests.support.tiny_models import make_llama, make_tokenizer, speak
@@ -43,10 +43,10 @@ def by_transformers(engine: TransformersGenerator, texts: list[str], new: int) -
 
 def by_us(engine: TransformersGenerator, texts: list[str], params: GenerationParams) -> Any:
     """The ids our loop writes for the same batch, without a stop token to end it."""
-    rows = [Row(tuple(engine._prompter.encode(t)), params, params.max_new_tokens) for t in texts]
-    tracks = [Track(row) for row in rows]
-    Scheduler(model_of(engine), stop_ids={1}, pad_id=2, max_rows=16).submit(tracks)
-    return [list(track) for track in tracks]
+    rows = [Row(tuple(engine._prompter.encode(t)), params) for t in texts]
+    streams = [SequenceStream(row) for row in rows]
+    Scheduler(model_of(engine), stop_ids={1}, pad_id=2, max_rows=16).submit(streams)
+    return [list(stream) for stream in streams]
 
 
 # --- decoding ---------------------------------------------------------------------------

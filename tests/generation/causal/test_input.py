@@ -48,7 +48,7 @@ def test_windows_summarise_all_of_a_long_text(folder: Path) -> None:
         engine(folder / "plain").validate(text, params)
     rows = subject._plan(text, params)
     assert 2 <= len(rows) <= 3
-    assert all(len(row.prompt) + row.max_new_tokens <= 256 for row in rows)
+    assert all(len(row.prompt) + row.params.max_new_tokens <= 256 for row in rows)
     summary = subject.generate([text], [params])[0]
     assert summary.text.count("\n\n") >= len(rows) - 1
     assert not summary.truncated

@@ -85,6 +85,6 @@ def test_a_parameter_out_of_range_is_refused_before_anything_is_sent(
     with pytest.raises(InvalidInput) as caught:
         subject.generate([TEXT, TEXT], [GREEDY, replace(GREEDY, top_p=0.0)])
     assert caught.value.field == "top_p"
-    with pytest.raises(InvalidInput, match="max_new_tokens is 0; it must be at least 1"):
+    with pytest.raises(InvalidInput, match="max_new_tokens is 0; it must be"):
         subject.stream(TEXT, replace(GREEDY, max_new_tokens=0))
     assert proxy.bodies == []

@@ -6,8 +6,11 @@ import random
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import torch
+from transformers import AutoModel
 
 from serve_app.metrics.bertscore import BertScorer
+from serve_app.metrics.encoders import load_tokenizer
 from tests.metrics.bertscore.samples import EMBEDDED, load_roberta, sample_pairs, sample_text
 
 
@@ -46,38 +49,41 @@ def test_results_keep_the_order_and_equal_each_pair_scored_alone(minilm):
         assert result.f1 == pytest.approx(alone.f1, abs=1e-6)
 
 
-def test_each_distinct_text_is_encoded_once_and_without_unused_layers(roberta, monkeypatch):
-    scorer = load_roberta(roberta, layer=2)
-    encoder = scorer._runtime._packed
-    rows: list[int] = []
+def tokens_of(roberta, *texts: str) -> int:
+    """Tokens that a new scorer encodes for these texts, each alone."""
+    scorer = load_roberta(roberta)
+    for text in texts:
+        scorer.score([text], [text])
+    return scorer.tokens
 
-    def counted(ids, types, lengths):
-        rows.extend(lengths)
-        return encoder(ids, types, lengths)
 
-    monkeypatch.setattr(scorer._runtime, "_packed", counted)
+def test_each_distinct_text_is_encoded_once(roberta):
+    scorer = load_roberta(roberta)
     scorer.score(["same text", " same text ", "other"], ["same text", "third one", "other"])
-    assert len(rows) == 3
-    assert len(encoder._layers) == 2
+    assert scorer.tokens == tokens_of(roberta, "same text", "third one", "other")
 
 
-def test_a_reference_scored_before_is_not_encoded_again(roberta, monkeypatch):
+def test_layers_above_the_one_read_are_not_computed(roberta):
+    pairs = sample_pairs(4, 60, seed=12)
+    expected = load_roberta(roberta, layer=2).score(*pairs)
+    encoder = AutoModel.from_pretrained(roberta)
+    for parameter in encoder.encoder.layer[2:].parameters():
+        torch.nn.init.constant_(parameter, float("nan"))
+    scorer = BertScorer(encoder, load_tokenizer(roberta), name="tiny", layer=2, device="cpu")
+    assert scorer.score(*pairs) == expected
+
+
+def test_a_reference_scored_before_is_not_encoded_again(roberta):
     references, candidates = sample_pairs(6, 80, seed=11)
     expected = load_roberta(roberta).score(references, candidates)
     scorer = load_roberta(roberta, cache_bytes=10_000_000)
-    first = scorer.score(references, candidates[::-1])
+    scorer.score(references, candidates[::-1])
     assert (scorer.cache.hits, len(scorer.cache)) == (0, len(set(references)))
-    lengths: list[int] = []
-    encode = scorer._runtime.run
-    monkeypatch.setattr(
-        scorer._runtime, "run", lambda rows, take: lengths.append(len(rows)) or encode(rows, take)
-    )
+    before = scorer.tokens
     again = scorer.score(references, candidates)
-    held = {text.strip() for text in references}
-    assert lengths == [len({text.strip() for text in candidates} - held)]
-    assert lengths[0] < len(set(candidates) | held)
+    new = {text.strip() for text in candidates} - {text.strip() for text in references}
+    assert scorer.tokens - before == tokens_of(roberta, *new)
     assert [result.f1 for result in again] == pytest.approx([r.f1 for r in expected], abs=1e-6)
-    assert len(first) == len(again)
 
 
 def test_a_cached_reference_keeps_its_truncation_flag(roberta):

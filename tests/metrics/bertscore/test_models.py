@@ -10,13 +10,14 @@ from transformers import AutoModel, AutoTokenizer
 
 from serve_app.core.errors import CheckpointError, ConfigError, InvalidInput, MetricFailed
 from serve_app.metrics.bertscore import BertScorer
-from serve_app.metrics.bertscore_layers import (
+from serve_app.metrics.encoders import (
     BERT_SCORE_LAYERS,
     EMBEDDED_LAYERS,
+    encoder_limit,
     known_layer,
     reference_name,
+    truncate_layers,
 )
-from serve_app.metrics.bertscore_model import encoder_limit, truncate_layers
 from tests.metrics.bertscore.samples import load_roberta
 
 # --- errors -----------------------------------------------------------------------------

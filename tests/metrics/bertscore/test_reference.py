@@ -13,7 +13,7 @@ from bert_score.utils import model2layers
 from transformers import AutoTokenizer
 
 from serve_app.metrics.bertscore import BertScorer
-from serve_app.metrics.bertscore_layers import (
+from serve_app.metrics.encoders import (
     BERT_SCORE_LAYERS,
 )
 from serve_app.storage.artifacts import resolve

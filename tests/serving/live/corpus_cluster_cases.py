@@ -23,7 +23,7 @@ from serve_app.core.errors import ConfigError
 from serve_app.metrics.align_model import AlignModel, CompactConfig, save_compact
 from serve_app.offline.calibration import calibrate_targets
 from serve_app.offline.corpus import ScoreJob, Scorer
-from serve_app.offline.corpus.local_engine import LocalEngine
+from serve_app.offline.corpus.job import LocalEngine
 from serve_app.offline.corpus.ray_engine import RayEngine, RayOptions
 from serve_app.storage import s3
 from serve_app.storage.artifacts import embedded_path

@@ -92,7 +92,7 @@ class _Both(_PairMetric, Generator.func_or_class):  # type: ignore[misc, name-de
     async def score(self, first: Sequence[str], *rest: Any) -> list[Any]:
         """Of pairs, or (as readability is asked) of texts."""
         second = first if isinstance(rest[0], RequestContext) else rest[0]
-        return await self._results(first, second, rest[-1])
+        return await super().score(first, second, rest[-1])
 
 
 Faulty = serve.deployment(_Both)

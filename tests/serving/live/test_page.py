@@ -11,8 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
+from serve_app.core.resources import sample_abstract
 from serve_app.metrics.loss import METRICS
-from serve_app.text.sample import sample_abstract
 from serve_app.text.sentences import split_sentences
 from tests.serving.live.conftest import WRITER, Server
 from tests.support.texts import GENERATED, ORIGINALS

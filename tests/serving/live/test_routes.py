@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from serve_app.core.settings import load_settings
-from serve_app.metrics.evaluation import evaluate
+from serve_app.metrics.evaluation import Measured, evaluate
 from serve_app.metrics.loss import METRICS, LossFunction
-from serve_app.metrics.results import Measured
 from serve_app.metrics.suite import MetricSuite
 from serve_app.metrics.targets import load_targets
 from tests.serving.live.conftest import Server

@@ -1,17 +1,25 @@
-"""Turns a text into prompt token ids. Knows the tokenizer and its chat template; no model.
+"""The prompt around a text, as token ids or chat messages. Knows tokenizers; no model, no server.
 
-The text is data: whatever a user types, no control token (`<|eot_id|>`, `</s>`) of the
-prompt comes from it.
+The text is data: whatever a user types, no control token (`<|eot_id|>`, `</s>`) of the prompt comes
+from it.
 """
 
 from __future__ import annotations
 
-import itertools
+import re
 import threading
 import uuid
+from itertools import pairwise
 from typing import Any
 
 from serve_app.core.errors import ConfigError
+
+# Control tokens of the Llama, ChatML, Phi, Gemma, Mistral and Llama-2 families.
+_CONTROL = re.compile(
+    r"<\|[^\s|<>]{1,40}\|>"
+    r"|</?s>|<(?:bos|eos|pad|unk)>|<(?:start|end)_of_turn>"
+    r"|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_RESULTS|TOOL_CALLS)\]|<</?SYS>>"
+)
 
 
 class Prompter:
@@ -99,23 +107,43 @@ def plain_frame(system_prompt: str, user_prefix: str) -> tuple[str, str]:
     return f"{head}{user_prefix}", "\n\n"
 
 
+def chat_messages(text: str, *, system_prompt: str, user_prefix: str) -> list[dict[str, str]]:
+    """A system message, where there is a system prompt, and a user message.
+
+    >>> chat_messages(" A text. ", system_prompt="", user_prefix="Summarise: ")
+    [{'role': 'user', 'content': 'Summarise: A text.'}]
+    """
+    return _messages(system_prompt, user_prefix + disarm(text.strip()))
+
+
+def disarm(text: str) -> str:
+    """`text` with a space after the first character of every control token in it.
+
+    For servers that tokenise themselves, and read a control token typed in a text as the token.
+
+    >>> disarm("p<0.05 <|eot_id|> a</s> x<|y")
+    'p<0.05 < |eot_id|> a< /s> x<|y'
+    """
+    return _CONTROL.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
+
+
+def _messages(system_prompt: str, content: str) -> list[dict[str, str]]:
+    system = [{"role": "system", "content": system_prompt}] if system_prompt else []
+    return [*system, {"role": "user", "content": content}]
+
+
 def _render_chat(tokenizer: Any, system_prompt: str, user_prefix: str) -> tuple[str, str]:
     """What the template writes before and after the text of the user message."""
     marker = f"text{uuid.uuid4().hex}"
     folded, _ = plain_frame(system_prompt, user_prefix)
-    attempts = [[{"role": "user", "content": folded + marker}]]
-    if system_prompt:
-        system = {"role": "system", "content": system_prompt}
-        attempts.insert(0, [system, {"role": "user", "content": user_prefix + marker}])
+    attempts = [_messages(system_prompt, user_prefix + marker), _messages("", folded + marker)]
     problem = "it drops or repeats the text"
     for messages in attempts:
         try:
             rendered: str = tokenizer.apply_chat_template(
                 messages, tokenize=False, add_generation_prompt=True
             )
-        except (
-            Exception
-        ) as error:  # a template is code of the model's author: it can raise anything
+        except Exception as error:  # the model's author wrote the template: it can raise anything
             problem = str(error) or type(error).__name__
             continue
         # Some templates skip a system message in silence instead of refusing it.
@@ -163,4 +191,4 @@ def _cut(text: str, tokens: tuple[str, ...]) -> list[str]:
             borders.add(start + 1)
             start = text.find(token, start + 1)
     ordered = sorted(borders)
-    return [text[a:b] for a, b in itertools.pairwise(ordered)]
+    return [text[start:end] for start, end in pairwise(ordered)]

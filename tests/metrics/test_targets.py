@@ -12,7 +12,7 @@ import pytest
 from serve_app.core.errors import ConfigError
 from serve_app.core.resources import RESOURCES
 from serve_app.metrics.loss import METRICS, Targets
-from serve_app.metrics.targets_schema import Distributions
+from serve_app.metrics.targets import Distributions
 from tests.support.calibration_corpus import calibrated, distribution
 
 

@@ -1,38 +1,42 @@
-"""A report as one HTML page that asks for nothing: no script, no other file, no network.
+"""Renders a report: as one HTML page, as Markdown, as JSON.
 
-Jinja escapes whatever comes from a corpus; what is put in as markup are our own drawings. The
-page's policy forbids scripts and requests besides, so that a mistake here would run nothing.
+The page asks for nothing: no script, no other file, no network. Jinja escapes whatever comes from
+a corpus; only our own drawings are put in as markup. The page's policy forbids scripts and requests
+too, so that a mistake here would run nothing. The Markdown has the tables without drawings and
+texts; the JSON has every number and no text of the corpus.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+import json
+import math
+import re
 from functools import cache
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
 from serve_app.metrics.loss import METRIC_NAMES, METRICS
 from serve_app.offline.report import phrases
 from serve_app.offline.report.analysis import NUMBERS, Comparison, Report, SystemReport
 from serve_app.offline.report.charts import IntervalBar, Segment, intervals, stacked
+from serve_app.offline.report.examples import MarkedSummary
 from serve_app.offline.report.rouge import MEASURE_NAMES, MEASURES, NOT_COMPUTED
-from serve_app.offline.svg_charts import Band, Quantiles, histogram
+from serve_app.offline.report.statistics import Wins
+from serve_app.offline.svg_charts import Band, axis_span, histogram
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
+_SPECIAL = re.compile(r"([\\`*_<>|\[\]#])")
 
 
 def to_html(report: Report) -> str:
     """The whole page."""
-    return _template().render(
-        report=report,
-        words=phrases,
-        numbers=NUMBERS,
-        metrics=METRICS,
-        metric_names=METRIC_NAMES,
-        measures=MEASURES,
-        measure_names=MEASURE_NAMES,
-        not_computed=NOT_COMPUTED,
+    return _render(
+        "page.html",
+        report,
         histograms=_histograms(report),
         parts=_parts(report),
         differences=_differences,
@@ -41,16 +45,69 @@ def to_html(report: Report) -> str:
     )
 
 
+def to_markdown(report: Report) -> str:
+    """The summary."""
+    sources = dict.fromkeys(phrases.truncation(one.truncation, report) for one in report.systems)
+    return _render("summary.md", report, sources=sources)
+
+
+def to_json(report: Report) -> str:
+    """The numbers; null where there is none."""
+    return json.dumps(_plain(report), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _render(template: str, report: Report, **own: Any) -> str:
+    return _environment().get_template(template).render(report=report, **own)
+
+
 @cache
-def _template() -> Template:
-    environment = Environment(
+def _environment() -> Environment:
+    found = Environment(
         loader=PackageLoader("serve_app.offline.report", "templates"),
-        autoescape=True,
+        autoescape=select_autoescape(["html"]),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("page.html")
+    found.filters["md"] = _markdown_text
+    found.globals |= {
+        "words": phrases,
+        "numbers": NUMBERS,
+        "metrics": METRICS,
+        "metric_names": METRIC_NAMES,
+        "measures": MEASURES,
+        "measure_names": MEASURE_NAMES,
+        "not_computed": NOT_COMPUTED,
+    }
+    return found
+
+
+def _markdown_text(text: str) -> str:
+    """Text of a file as text of the Markdown: no markup, no control characters of a terminal."""
+    return _SPECIAL.sub(r"\\\1", _CONTROL.sub(" ", text))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, MarkedSummary):
+        # Counts are numbers; the summary itself stays on the page.
+        return {"unsupported": value.unsupported, "difficult": value.difficult}
+    if isinstance(value, Wins):
+        return {**dataclasses.asdict(value), "rate": value.rate}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {one.name: getattr(value, one.name) for one in dataclasses.fields(value)}
+        return _plain(
+            {name: one for name, one in fields.items() if not isinstance(one, np.ndarray)}
+        )
+    if isinstance(value, dict):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+# --- drawings ---------------------------------------------------------------------------
 
 
 def _histograms(report: Report) -> dict[str, list[tuple[str, Markup]]]:
@@ -58,41 +115,34 @@ def _histograms(report: Report) -> dict[str, list[tuple[str, Markup]]]:
     systems = [one for one in report.systems if one.scored]
     found: dict[str, list[tuple[str, Markup]]] = {}
     for at, name in enumerate(NUMBERS):
-        span = _span(report, [one.table[:, at] for one in systems], name) if systems else None
+        if systems:
+            values = np.concatenate([one.table[:, at] for one in systems])
+            band = _band(report, name)
+            span = axis_span(values if band else np.append(values, 0.0), band)
         found[name] = [(one.name, _histogram(report, one, at, name, span)) for one in systems]
     return found
 
 
-def _span(report: Report, columns: Sequence[Any], name: str) -> tuple[float, float]:
-    ends = [float(end) for column in columns for end in (column.min(), column.max())]
-    if name in report.targets:
-        ends += [
-            report.targets[name] - report.sigmas[name],
-            report.targets[name] + report.sigmas[name],
-        ]
-    else:
-        ends.append(0.0)
-    low, high = min(ends), max(ends)
-    margin = 0.04 * (high - low) or max(abs(high), 1.0) * 0.05
-    return low - margin, high + margin
+def _band(report: Report, name: str) -> Band | None:
+    if name not in report.targets:
+        return None
+    mean, sigma = report.targets[name], report.sigmas[name]
+    return Band(mean, mean - sigma, mean + sigma)
 
 
 def _histogram(
-    report: Report, one: SystemReport, at: int, name: str, span: tuple[float, float] | None
+    report: Report, one: SystemReport, at: int, name: str, span: tuple[float, float]
 ) -> Markup:
     found = one.numbers[name]
-    band = None
     subtitle = f"mean {found.mean:.3f}, median {found.quantiles[2]:.3f}"
-    if name in report.targets:
-        mean, sigma = report.targets[name], report.sigmas[name]
-        band = Band(mean, mean - sigma, mean + sigma)
+    if name in one.in_band:
         subtitle += f"; {phrases.share(one.in_band[name])} in the band"
     drawing = histogram(
         one.table[:, at],
         phrases.NAMES[name],
         subtitle=subtitle,
-        band=band,
-        quantiles=Quantiles(found.quantiles),
+        band=_band(report, name),
+        quantiles=found.quantiles,
         span=span,
     )
     return Markup(drawing)  # noqa: S704 - ours; `histogram` escapes the texts it is given
