@@ -24,7 +24,7 @@ import httpx
 
 from serve_app.api.app import create_api
 from serve_app.api.backend import Backend
-from serve_app.api.schema_text import type_words
+from serve_app.api.routes.reference import type_words
 from serve_app.core.settings import Settings
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "api.md"

@@ -21,7 +21,7 @@ import helm_python
 import yaml
 from chart_readme import readme
 
-from serve_app.core.settings import Settings
+from serve_app.core.settings import RETIRED, Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 CHART = ROOT / "helm" / "plainmed"
@@ -116,7 +116,8 @@ def schema(text: str, serve_config: dict[str, Any]) -> str:
         "properties": {
             name: {key: part for key, part in fields[name].items() if key not in _SAID_ELSEWHERE}
             for name in sorted(set(fields) - NOT_SETTABLE)
-        },
+        }
+        | {name: {"deprecated": True, "description": why} for name, why in RETIRED.items()},
     }
     names = [item["name"] for item in serve_config["applications"][0]["deployments"]]
     serve["deployments"]["properties"] = {

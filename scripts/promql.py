@@ -12,11 +12,11 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from serve_app.api.endpoints import CALLS
+from serve_app.api.endpoints import ENDPOINTS
 from serve_app.core.observability.instruments import SPECS, exported
 
-COMPUTING = f'route=~"{"|".join(sorted(CALLS))}"'
-"""Selects routes that compute: load balancers and the page poll the others."""
+COMPUTING = f'route=~"{"|".join(sorted(ENDPOINTS))}"'
+"""Selects routes that compute: load balancers and the page ask the others all the time."""
 
 _SERVE = "ray_serve_"
 _APPLICATION = 'application="plainmed"'

@@ -6,18 +6,17 @@ queue lengths by deployment name; this module has their defaults for one laptop.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ray.serve.config import BackpressureConfig
 from ray.serve.deployment import Application
 
-from serve_app.core.errors import ConfigError
+from serve_app.api.endpoints import Service
+from serve_app.core.errors import RETRY_AFTER_S, ConfigError
 from serve_app.core.settings import load_settings
 from serve_app.serving.deployments.gateway import Gateway
 from serve_app.serving.observability import check_traces
-
-Service = Literal["metrics", "generator"]
 
 ANSWER_S = 5.0
 """Seconds a stopping replica has beyond the longest request, for the answer's way back."""
@@ -77,7 +76,7 @@ def build(arguments: dict[str, Any]) -> Application:
         from serve_app.serving.deployments.generator import Generator
 
         nodes["Generator"] = _options(Generator, "Generator", 0.4, longest_s).bind(settings)
-    retry = BackpressureConfig(retry_after_s=settings.retry_after_s)
+    retry = BackpressureConfig(retry_after_s=RETRY_AFTER_S)
     # Its own gate refuses overload, in JSON and by expected wait; Serve's limit lies far above.
     gateway = _options(Gateway, "Gateway", 0.1, longest_s).options(
         backpressure_config=retry, user_config={"draining": False}, max_ongoing_requests=4096

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from functools import partial
 
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
@@ -13,8 +13,9 @@ from starlette.routing import Route
 
 from serve_app import __version__
 from serve_app.api.auth.api_key_gate import access_gates
-from serve_app.api.auth.host_gate import host_gates
+from serve_app.api.auth.exposure import host_gates
 from serve_app.api.backend import Backend
+from serve_app.api.endpoints import ENDPOINTS
 from serve_app.api.error_handlers import add_error_handlers
 from serve_app.api.middleware.admission import load_gate
 from serve_app.api.middleware.gate import BodyGate
@@ -28,7 +29,7 @@ from serve_app.api.routes.scoring import add_scoring
 from serve_app.core.errors import NotServed
 from serve_app.core.observability.instruments import Telemetry
 from serve_app.core.observability.log_redaction import keep_texts_out
-from serve_app.core.observability.tracing import Tracer
+from serve_app.core.observability.tracing import RequestTracer
 from serve_app.core.settings import Settings
 
 
@@ -39,13 +40,13 @@ def create_app(
     telemetry: Telemetry | None = None,
     *,
     recent: RequestStats | None = None,
-    tracer: Tracer | None = None,
+    tracer: RequestTracer | None = None,
     host: str | None = None,
 ) -> RequestGuard:
-    """The whole ASGI application: the API inside the guard that ids, counts and limits requests.
+    """The whole ASGI application: the API inside the guard that counts and limits requests.
 
-    `host` is the address listened on. On loopback, without keys, only what calls this machine by
-    its own name is answered; None, where the address is not known: everybody.
+    `host` is the address listened on, None if unknown. On loopback, without keys, only calls that
+    name this machine are answered.
     """
     keep_texts_out()
     recent = recent or RequestStats()
@@ -53,7 +54,6 @@ def create_app(
     return RequestGuard(
         api,
         max_body_bytes=settings.max_body_bytes,
-        retry_after_s=settings.retry_after_s,
         timeout_s=settings.request_timeout_s,
         traffic=traffic,
         gates=[
@@ -72,22 +72,22 @@ def create_app(
 def create_api(backend: Backend, settings: Settings, recent: RequestStats | None = None) -> FastAPI:
     """The routes over `backend`; its OpenAPI document describes exactly what is served.
 
-    `recent` is what `/status` tells the rates of.
+    `recent` are the statistics shown by `/status`.
     """
     app = FastAPI(
         title="PlainMed",
         version=__version__,
         description="Scores and generates plain-language summaries of medical text.",
-        docs_url=None,  # the page of reference_routes instead
+        docs_url=None,  # routes/reference.py instead
         redoc_url=None,
     )
-    add_error_handlers(app, settings)
-    add_health(app, backend, settings, recent or RequestStats())
+    add_error_handlers(app)
+    add_health(app, backend, recent or RequestStats())
     if "metrics" in backend.services:
         add_scoring(app, backend, settings)
     if "generator" in backend.services:
         add_generate(app, backend, settings)
-    _add_missing(app, backend)
+    _add_not_served(app, backend)
     add_page(app)
     add_reference(app)
     origins = [part.strip() for part in settings.cors_origins.split(",") if part.strip()]
@@ -102,30 +102,14 @@ def create_api(backend: Backend, settings: Settings, recent: RequestStats | None
     return app
 
 
-def _add_missing(app: FastAPI, backend: Backend) -> None:
-    """Routes of a service this server was started without say so, and what to start."""
-    absent = {
-        "metrics": [
-            "/metrics/relevance",
-            "/metrics/factuality",
-            "/metrics/readability",
-            "/loss",
-            "/evaluate",
-        ],
-        "generator": ["/generate"],
-    }
-    for service, paths in absent.items():
-        if service in backend.services:
-            continue
-
-        for path in paths:
-            app.add_api_route(path, _refuse(service), methods=["POST"], include_in_schema=False)
+def _add_not_served(app: FastAPI, backend: Backend) -> None:
+    """Adds routes for the services that are not served, whose answer says what to start."""
+    for path, service in ENDPOINTS.items():
+        if service not in backend.services:
+            app.add_api_route(
+                path, partial(_not_served, service), methods=["POST"], include_in_schema=False
+            )
 
 
-def _refuse(service: str) -> Callable[[], Awaitable[None]]:
-    async def refuse() -> None:
-        raise NotServed(
-            f"this server runs without the {service}; start one with services: [{service}]"
-        )
-
-    return refuse
+async def _not_served(service: str) -> None:
+    raise NotServed(f"this server runs without the {service}; start one with services: [{service}]")

@@ -1,4 +1,4 @@
-"""What the gateway needs from whatever computes: a Protocol without HTTP or Ray in it."""
+"""What the API needs from whatever computes: a Protocol without HTTP or Ray in it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from serve_app.metrics.readability import Readability
 
 @dataclass(frozen=True, slots=True)
 class MetricScores:
-    """One number a text, and which model on which device gave it."""
+    """One number for each text, and the model and device that computed them."""
 
     values: list[float]
     model: str
@@ -32,7 +32,7 @@ class Component:
 
 @dataclass(frozen=True, slots=True)
 class Replicas:
-    """Of one deployment: how many answer, and how many there should be."""
+    """One deployment's replicas: how many answer, and how many there should be."""
 
     ready: int
     wanted: int
@@ -40,13 +40,15 @@ class Replicas:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """State of every built deployment, the targets in use and anything an operator should know."""
+    """State of every built deployment, the targets in use and warnings for the operator.
+
+    `replicas`, by deployment and with the gateway's own, is empty where they are unknown.
+    """
 
     components: dict[str, Component]
     targets: dict[str, Any] | None = None
     warnings: list[str] = field(default_factory=list)
     replicas: dict[str, Replicas] = field(default_factory=dict)
-    """By deployment, the gateway's too; empty where that cannot be known."""
 
     @property
     def ready(self) -> bool:
@@ -55,21 +57,18 @@ class Health:
 
 
 class Backend(Protocol):
-    """Computes; every method may raise a `PlainMedError`."""
+    """Computes; every method may raise a `PlainMedError`. Texts have been validated."""
 
     services: frozenset[str]
 
     async def relevance(self, originals: Sequence[str], generated: Sequence[str]) -> MetricScores:
         """Relevance of each pair."""
-        ...
 
     async def factuality(self, originals: Sequence[str], generated: Sequence[str]) -> MetricScores:
         """Factuality of each pair."""
-        ...
 
     async def readability(self, texts: Sequence[str]) -> list[Readability]:
         """Readability of each text."""
-        ...
 
     async def evaluate(
         self,
@@ -79,26 +78,20 @@ class Backend(Protocol):
         weights: Sequence[float] | None,
     ) -> list[Evaluation]:
         """Metrics, errors and loss of each pair."""
-        ...
 
     async def generate(
         self, texts: Sequence[str], params: Sequence[GenerationParams]
     ) -> list[Summary]:
         """A summary of each text."""
-        ...
 
     def stream(self, text: str, params: GenerationParams) -> AsyncIterator[str | Summary]:
         """Pieces of a summary, then the summary."""
-        ...
 
     async def health(self) -> Health:
         """Readiness of every built deployment."""
-        ...
 
     async def windows(self, own: StatsWindow) -> list[StatsWindow]:
-        """What each gateway replica has answered lately; `own` is what the asking one has."""
-        ...
+        """Recent statistics of each gateway replica; `own` are the caller's."""
 
     async def models(self) -> dict[str, str]:
-        """Which model computes each model metric."""
-        ...
+        """The model of each model metric."""

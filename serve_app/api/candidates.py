@@ -1,7 +1,7 @@
 """Candidates of a request: written by the backend's generator, scored by its metrics.
 
-What `generation.best_of` decides, carried out over a `Backend`: one call writes all candidates of
-all texts, one call scores them. No HTTP.
+Carries out what `generation.best_of` decides: one call writes all candidates of all texts, one call
+scores them. No HTTP.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from serve_app.generation.protocol import GenerationParams
 async def write(
     backend: Backend, texts: Sequence[str], params: GenerationParams, n: int, field: str
 ) -> list[Candidates]:
-    """n candidates of each text, in the order of writing; `field` held the texts in the request.
+    """n candidates of each text, in the order of writing; `field` had the texts in the request.
 
     Raises:
-        PlainMedError: one of them could not be written; then there are none.
+        PlainMedError: one of them could not be written.
     """
     try:
         summaries = await backend.generate(*best_of.jobs(texts, params, n))
     except InvalidInput as error:
-        # An engine knows one text and calls it so; which of several it was, it cannot say.
+        # An engine calls its one text `text`, and cannot tell which of several it was.
         if error.field != "text" or field == "text":
             raise
         where = f"{field}[0]" if len(texts) == 1 else field
@@ -46,11 +46,11 @@ async def choose(
     Raises:
         PlainMedError: one of them could not be scored.
     """
-    places = best_of.to_score(groups)
+    slots = best_of.to_score(groups)
     evaluations = await backend.evaluate(
-        [texts[index] for index, _ in places],
-        [summary for _, summary in places],
-        None if humans is None else [humans[index] for index, _ in places],
+        [texts[index] for index, _ in slots],
+        [summary for _, summary in slots],
+        None if humans is None else [humans[index] for index, _ in slots],
         weights,
     )
-    return best_of.best_first(groups, places, evaluations)
+    return best_of.best_first(groups, slots, evaluations)

@@ -1,15 +1,18 @@
-"""The routes of the API by service: the one list that routing, keys, limits and statistics read."""
+"""The routes that compute, by service: the one list for routing, keys, limits and statistics."""
 
 from __future__ import annotations
 
-CALLS = frozenset(
-    {
-        "/metrics/relevance",
-        "/metrics/factuality",
-        "/metrics/readability",
-        "/loss",
-        "/evaluate",
-        "/generate",
-    }
-)
-"""What is counted: routes that compute. Load balancers and the page ask others all the time."""
+from typing import Literal
+
+Service = Literal["metrics", "generator"]
+
+ENDPOINTS: dict[str, Service] = {
+    "/metrics/relevance": "metrics",
+    "/metrics/factuality": "metrics",
+    "/metrics/readability": "metrics",
+    "/loss": "metrics",
+    "/evaluate": "metrics",
+    "/generate": "generator",
+}
+"""The service each POST route belongs to. Statistics count these only: load balancers and the page
+ask the others all the time."""

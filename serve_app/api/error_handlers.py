@@ -11,24 +11,21 @@ from starlette.exceptions import HTTPException
 
 from serve_app.api.middleware.gate import ERROR_CODE
 from serve_app.api.middleware.request_guard import logger
-from serve_app.core.errors import PlainMedError, error_body
+from serve_app.core.errors import RETRY_AFTER_S, PlainMedError, error_body
 from serve_app.core.observability.log_redaction import frames
-from serve_app.core.settings import Settings
 
 _LONGEST_NAME = 200
-
-
 _HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 400: "invalid_body"}
 
 
-def add_error_handlers(app: FastAPI, settings: Settings) -> None:
-    """Every error, expected or not, in the one JSON shape."""
+def add_error_handlers(app: FastAPI) -> None:
+    """Adds the handlers to `app`."""
 
     def answer(
         request: Request, status: int, code: str, message: str, field: str | None = None
     ) -> Response:
         request.scope[ERROR_CODE] = code
-        headers = {"Retry-After": str(settings.retry_after_s)} if status == 503 else None
+        headers = {"Retry-After": str(RETRY_AFTER_S)} if status == 503 else None
         return JSONResponse(error_body(code, message, field), status, headers)
 
     @app.exception_handler(PlainMedError)
@@ -40,21 +37,21 @@ def add_error_handlers(app: FastAPI, settings: Settings) -> None:
     @app.exception_handler(RequestValidationError)
     async def on_validation_error(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
-        if first["type"] == "json_invalid":
-            return answer(
-                request, 400, "invalid_json", f"the body is not JSON: {first['ctx']['error']}"
-            )
         field = _field_name(first["loc"])
-        if first["type"] == "extra_forbidden":
-            return answer(request, 422, "unknown_field", f"there is no field {field}", field)
-        if first["type"] == "missing":
-            if field is None:
+        match first["type"]:
+            case "json_invalid":
+                message = f"the body is not JSON: {first['ctx']['error']}"
+                return answer(request, 400, "invalid_json", message)
+            case "extra_forbidden":
+                return answer(request, 422, "unknown_field", f"there is no field {field}", field)
+            case "missing" if field is None:
                 return answer(request, 422, "missing_body", "send a JSON body")
-            return answer(request, 422, "missing_field", f"{field} is required", field)
-        if field is None:
-            message = "the body must be a JSON object, sent as application/json"
-            return answer(request, 422, "invalid_input", message)
-        return answer(request, 422, "invalid_input", f"{field}: {first['msg']}", field)
+            case "missing":
+                return answer(request, 422, "missing_field", f"{field} is required", field)
+        message = "the body must be a JSON object, sent as application/json"
+        if field is not None:
+            message = f"{field}: {first['msg']}"
+        return answer(request, 422, "invalid_input", message, field)
 
     @app.exception_handler(HTTPException)
     async def on_http_error(request: Request, error: HTTPException) -> Response:
@@ -70,20 +67,15 @@ def add_error_handlers(app: FastAPI, settings: Settings) -> None:
 
     @app.exception_handler(Exception)
     async def on_unexpected(request: Request, error: Exception) -> Response:
-        # The message may hold the user's text, so it stays out of the answer and the log.
+        # Its message may quote the user's text, so it is neither answered nor logged.
         logger.error("unexpected %s", frames(error))
-        return answer(
-            request, 500, "internal_error", "an internal error; see the server's log by its id"
-        )
+        message = "an internal error; see the server's log by its id"
+        return answer(request, 500, "internal_error", message)
 
 
 def _field_name(location: Sequence[int | str]) -> str | None:
     """`("body", "texts", 0)` as `texts[0]`; None for the body itself."""
-    name = ""
-    for part in location[1:]:
-        if isinstance(part, int):
-            name += f"[{part}]"
-        else:
-            name += f".{part}" if name else part
-    # A name that nobody asked for may be of any length, and half a character.
+    parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in location[1:])
+    name = "".join(parts).removeprefix(".")
+    # A client's name may have any length, and lone surrogates.
     return name[:_LONGEST_NAME].encode("utf-8", "backslashreplace").decode() or None

@@ -84,9 +84,7 @@ def _summary_fields(summary: Summary) -> dict[str, Any]:
         "model": summary.model,
         "finish_reason": summary.finish_reason,
         "truncated": summary.truncated,
-        "usage": schemas.Usage(
-            prompt_tokens=summary.prompt_tokens, completion_tokens=summary.completion_tokens
-        ),
+        "usage": schemas.Usage.model_validate(summary),
         "sentences": [
             schemas.SummarySentenceOut(
                 text=sentence.text,
@@ -117,10 +115,7 @@ def evaluation_out(text: str, item: Evaluation) -> schemas.EvaluationOut:
             )
             for sentence in measured.factuality.sentences
         ],
-        difficult_words=[
-            schemas.DifficultWordOut(word=word.word, start=word.start, end=word.end)
-            for word in measured.readability.difficult_words
-        ],
+        difficult_words=list(measured.readability.difficult_words),
         truncated=schemas.Truncation(
             relevance_original=measured.relevance.truncated_reference,
             relevance_generated=measured.relevance.truncated_candidate,
@@ -159,10 +154,7 @@ def _explanation_out(original: str, text: str, item: Evaluation) -> schemas.Expl
             )
             for one in found.sentences
         ],
-        plain_words=[
-            schemas.PlainWordOut(term=word.term, plain=word.plain, start=word.start, end=word.end)
-            for word in found.plain_words
-        ],
+        plain_words=list(found.plain_words),
     )
 
 

@@ -1,6 +1,6 @@
-"""What every route asks of a request before it computes, and how long it may take.
+"""Checks of a request before anything computes, and its time limit.
 
-Knows the settings' limits and the errors that say so; no route, and no FastAPI.
+Knows the settings' limits and the errors for them; no route, and no FastAPI.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from serve_app.core.context import current_context
 from serve_app.core.errors import InvalidInput, Unavailable
 from serve_app.core.sampling import GenerationParams, SamplingOptions
 from serve_app.core.settings import Settings
-from serve_app.text.validation import require_text
+from serve_app.text.validation import require_same_length, require_text
 
 Result = TypeVar("Result")
 
@@ -50,13 +50,12 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         503: "Overloaded, out of time, starting or shutting down; retry after Retry-After seconds.",
     }.items()
 }
-"""What every route that computes may answer beside 200. Any path may also be answered 403, where it
-is called by a name that is not this machine's, 404, where there is no such route, and 405, where it
-does not take the method."""
+"""Answers beside 200 of every route that computes. Any path may also be answered 403, if called by
+a name that is not this machine's, 404, if there is no such route, and 405, for another method."""
 
 
 class TooLarge(InvalidInput):
-    """More than a limit allows: 413."""
+    """Over a limit: 413."""
 
     code = "too_large"
     status = 413
@@ -93,11 +92,34 @@ def check_limits(texts: Sequence[str], field: str, settings: Settings) -> None:
             )
 
 
+def check_pairs(
+    body: schemas.LossRequest | schemas.PairsRequest | schemas.EvaluateRequest, settings: Settings
+) -> None:
+    """Checks that each original has the texts to compare it with, as `check_texts`.
+
+    Raises:
+        InvalidInput: a list of texts is empty or has another length, or a text cannot be scored.
+    """
+    names = ("texts_original", "texts_generated", "texts_human")
+    lists = {name: getattr(body, name, None) for name in names}
+    given = {name: texts for name, texts in lists.items() if texts is not None}
+    for name, texts in given.items():
+        check_limits(texts, name, settings)
+        require_same_length(body.texts_original, texts, "texts_original", name)
+    for name, texts in given.items():
+        check_words(texts, name)
+
+
 def check_texts(texts: Sequence[str], field: str, settings: Settings) -> None:
     """Raises `InvalidInput` unless there are texts, within the limits and each with a word."""
     check_limits(texts, field, settings)
     if not texts:
         raise InvalidInput("give at least one text", field=field, code="empty_list")
+    check_words(texts, field)
+
+
+def check_words(texts: Sequence[str], field: str) -> None:
+    """Raises `InvalidInput` unless each text has a word."""
     for index, text in enumerate(texts):
         require_text(text, field if field == "text" else f"{field}[{index}]")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Sequence
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -71,6 +71,8 @@ def settings_markdown() -> str:
 def _values(annotation: Any) -> str:
     """`a, b` for a choice, else the type's name."""
     origin = get_origin(annotation)
+    if origin is Annotated:
+        return _values(get_args(annotation)[0])
     if origin is Literal:
         return ", ".join(get_args(annotation))
     if origin in (Union, types.UnionType):

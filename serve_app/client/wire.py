@@ -6,7 +6,6 @@ exception. `serve_app.client` sends what this module builds and decides what to 
 
 from __future__ import annotations
 
-import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError
 
 from serve_app.client.errors import PlainMedAPIError
+from serve_app.core.documents import has_surrogate
 from serve_app.core.errors import InvalidInput, MetricFailed, NotServed, Unavailable
 from serve_app.core.sampling import SamplingOptions
 from serve_app.core.schemas import (
@@ -47,7 +47,6 @@ NO_CODE = "http_error"
 
 T = TypeVar("T")
 _ONE_OR_MANY: TypeAdapter[float | list[float]] = TypeAdapter(float | list[float])
-_SURROGATE = re.compile("[\ud800-\udfff]")
 _STATUS_OF_CODE = {
     kind.code: kind.status for kind in (InvalidInput, NotServed, Unavailable, MetricFailed)
 } | {"timeout": Unavailable.status}
@@ -295,7 +294,7 @@ def _not_unicode(values: Mapping[str, Any]) -> str:
         for name, value in values.items()
         for index, text in enumerate(value if isinstance(value, list) else [value])
     )
-    return next(place for place, text in places if _SURROGATE.search(str(text)))
+    return next(place for place, text in places if has_surrogate(str(text)))
 
 
 def _counted(values: list[T], texts: list[str]) -> list[T]:

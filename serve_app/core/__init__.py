@@ -4,4 +4,4 @@ Knows JSON and YAML documents, header names and how logs, metrics and spans are 
 nothing of what texts mean, of models, of Ray or of HTTP servers, and imports no other package.
 """
 
-__all__ = ["context", "documents", "errors", "headers", "resources", "schemas", "settings"]
+__all__ = ["context", "documents", "errors", "resources", "schemas", "settings"]

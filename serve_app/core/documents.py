@@ -1,9 +1,9 @@
 """Reads JSON and YAML that people write or others send: bounded, strict, with errors that help.
 
-Knows syntax alone; what a document has to say is its reader's business. A name that stands twice is
-refused, since one of the two would be lost in silence, and so are numbers that JSON does not have
-(NaN, Infinity) and halves of characters (lone surrogates), which no answer can carry. Of YAML no
-tag makes an object, and aliases may not multiply what is there.
+Knows syntax only; what a document must say is its reader's business. Refused are names given twice,
+since one would be lost silently, numbers that JSON does not have (NaN, Infinity) and lone
+surrogates, which no answer can carry. No YAML tag makes an object, and aliases may not multiply
+what is there.
 """
 
 from __future__ import annotations
@@ -21,30 +21,31 @@ import yaml
 from serve_app.core.errors import InvalidInput
 
 MOST_BYTES = 16 << 20
-"""Largest document read: configurations and targets take kilobytes, lists of tensors megabytes."""
+"""Largest document: configurations and targets take kilobytes, lists of tensors megabytes."""
 
 MOST_YAML_BYTES = 256 << 10
 """Largest YAML document: its parser takes seconds for a megabyte."""
 
 MOST_YAML_NODES = 100_000
-"""Most values of a YAML document once each alias stands for what it repeats."""
+"""Most values of a YAML document with its aliases resolved."""
 
-_HALF = re.compile("[\ud800-\udfff]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 # What the parser raises beside its own errors, such as KeyError for `!!bool maybe`.
 _BAD_YAML = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError)
 
 
-def read_text(path: Path, most: int = MOST_BYTES) -> str:
-    """A file's text, UTF-8 with or without a byte order mark.
+def has_surrogate(text: str) -> bool:
+    """Whether a text has a lone surrogate: it is not Unicode then, and UTF-8 cannot hold it."""
+    return not text.isascii() and _SURROGATE.search(text) is not None
 
-    Args:
-        path: the file; what has no end, as a device, is read only so far.
-        most: bytes that it may have.
+
+def read_text(path: Path, most: int = MOST_BYTES) -> str:
+    """A file's text, UTF-8 with or without a byte order mark; at most `most` bytes are read.
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is larger, or not UTF-8.
+        ValueError: it is larger than `most`, or not UTF-8.
     """
     with path.open("rb") as file:
         content = file.read(most + 1)
@@ -57,17 +58,16 @@ def read_text(path: Path, most: int = MOST_BYTES) -> str:
 
 
 def read_input(path: Path) -> str:
-    """A text that the user named on the command line, UTF-8 with or without a byte order mark.
+    """A text named on the command line, UTF-8 with or without a byte order mark.
 
     Raises:
         InvalidInput: it cannot be read, is larger than 1 GiB, or is not UTF-8.
     """
     try:
         return read_text(path, 1 << 30)
-    except OSError as error:
-        raise InvalidInput(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise InvalidInput(f"cannot read {path}: {error}") from error
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InvalidInput(f"cannot read {path}: {reason}") from error
 
 
 def read_json(path: Path, *, strict: bool = True) -> Any:
@@ -80,17 +80,17 @@ def read_json(path: Path, *, strict: bool = True) -> Any:
     return parse_json(read_text(path), strict=strict)
 
 
-def parse_json(text: str | bytes, *, strict: bool = True, halves: bool = False) -> Any:
+def parse_json(text: str | bytes, *, strict: bool = True, surrogates: bool = False) -> Any:
     """What a JSON document holds.
 
     Args:
         text: the document.
         strict: False for what other programs wrote, which may have NaN in it, and names twice.
-        halves: True for what quotes texts and paths as they came: those may have halves.
+        surrogates: True for what quotes texts and paths as they came.
 
     Raises:
         ValueError: it is not JSON, is nested too deeply, or, if strict, has a name twice in an
-            object, a number that JSON does not have or half of a character (unless `halves`).
+            object, a number that JSON does not have or a lone surrogate (unless `surrogates`).
 
     >>> parse_json('{"a": 1, "a": 2}')
     Traceback (most recent call last):
@@ -100,9 +100,8 @@ def parse_json(text: str | bytes, *, strict: bool = True, halves: bool = False) 
     try:
         if not strict:
             return json.loads(text)
-        found = json.loads(text, object_pairs_hook=partial(_object, halves=halves))
-        flaw = _flaw(found, halves)
-        if flaw is not None:
+        found = json.loads(text, object_pairs_hook=partial(_object, surrogates=surrogates))
+        if (flaw := _flaw(found, surrogates)) is not None:
             raise ValueError(f"something in it {flaw}")
         return found
     except RecursionError:
@@ -117,36 +116,28 @@ def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """
     found = dict(pairs)
     if len(found) < len(pairs):
-        counts = Counter(name for name, _ in pairs)
-        twice = next(name for name, count in counts.items() if count > 1)
+        [(twice, _)] = Counter(name for name, _ in pairs).most_common(1)
         raise ValueError(f"the name {twice!r:.80} is there twice; remove one")
     return found
 
 
-def is_whole(text: str) -> bool:
-    """Whether a text has no half of a character: that is not Unicode, and cannot be written."""
-    return text.isascii() or _HALF.search(text) is None
-
-
-def _object(pairs: list[tuple[str, Any]], halves: bool) -> dict[str, Any]:
-    found = unique(pairs)
+def _object(pairs: list[tuple[str, Any]], surrogates: bool) -> dict[str, Any]:
     for name, value in pairs:
-        if not halves and not is_whole(name):
-            raise ValueError(f"the name {name!r:.80} has half of a character in it")
-        flaw = _flaw(value, halves)
-        if flaw is not None:
+        if not surrogates and has_surrogate(name):
+            raise ValueError(f"the name {name!r:.80} has a lone surrogate in it")
+        if (flaw := _flaw(value, surrogates)) is not None:
             raise ValueError(f"{name:.80} {flaw}")
-    return found
+    return unique(pairs)
 
 
-def _flaw(value: Any, halves: bool) -> str | None:
-    """What is wrong with a value, or in a list; an object in it has been looked at already."""
+def _flaw(value: Any, surrogates: bool) -> str | None:
+    """What is wrong with a value, or in a list; objects within were checked when they were made."""
     if isinstance(value, list):
-        return next(filter(None, (_flaw(part, halves) for part in value)), None)
+        return next(filter(None, (_flaw(part, surrogates) for part in value)), None)
     if isinstance(value, float) and not math.isfinite(value):
         return "is not a finite number"
-    if not halves and isinstance(value, str) and not is_whole(value):
-        return "has half of a character in it"
+    if not surrogates and isinstance(value, str) and has_surrogate(value):
+        return "has a lone surrogate in it"
     return None
 
 
@@ -155,9 +146,8 @@ def read_yaml(path: Path) -> Any:
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is too large, is not YAML, names an object to make, has a name twice or
-            half of a character, is nested too deeply, or repeats itself by aliases into more than
-            `MOST_YAML_NODES`.
+        ValueError: it is too large, is not YAML, names an object to make, has a name twice or a
+            lone surrogate, is nested too deeply, or its aliases make more than `MOST_YAML_NODES`.
     """
     loader = _Loader(read_text(path, MOST_YAML_BYTES))
     try:
@@ -179,28 +169,27 @@ def read_yaml(path: Path) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """Makes plain values only; refuses a key that stands twice, and halves of characters."""
+    """Makes plain values only; refuses keys given twice and lone surrogates."""
 
     def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
         value = super().construct_scalar(node)
-        if isinstance(value, str) and not is_whole(value):
-            raise yaml.constructor.ConstructorError(
-                None, None, f"{value!r:.80} has half of a character in it", node.start_mark
-            )
+        if isinstance(value, str) and has_surrogate(value):
+            raise _bad(f"{value!r:.80} has a lone surrogate in it", node)
         return value
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        # Before keys that are merged in (`<<`), which one written out may well replace.
+        # Before merged keys (`<<`) are added, which a key written out may replace.
         seen: set[str] = set()
         for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                continue
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the name {key.value!r:.80} is there twice", key.start_mark
-                )
-            seen.add(key.value)
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise _bad(f"the name {key.value!r:.80} is there twice", key)
+                seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+
+def _bad(problem: str, node: yaml.Node) -> yaml.constructor.ConstructorError:
+    return yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
 
 
 def _size(node: yaml.Node, known: dict[int, int]) -> int:

@@ -1,25 +1,26 @@
-"""The errors PlainMed raises on purpose, each with what HTTP says about it.
+"""The errors PlainMed raises on purpose, each with its HTTP status.
 
-Knows nothing of HTTP frameworks or Ray: a plain exception carries a stable `code`, the
-status the gateway answers with, and the request field it is about. A library user
-catches `PlainMedError` (or `ValueError`, for bad input); the gateway renders the same
-object as `{"error": {"code", "message", "field"}}`.
+Knows no HTTP framework and no Ray. A library user catches `PlainMedError` (or `ValueError`, for bad
+input); the gateway answers with the same object as `{"error": {"code", "message", "field"}}`.
 """
 
 from __future__ import annotations
 
 import re
 
+RETRY_AFTER_S = 2
+"""Shortest Retry-After of a 503."""
+
 FAILURES = (ArithmeticError, RuntimeError, ValueError, TypeError, LookupError, MemoryError)
-"""What our code or torch raises on a text it cannot take, memory exhausted included."""
+"""What our code or torch may raise on a text, exhausted memory included."""
 
 
 class PlainMedError(Exception):
     """Base of every deliberate error.
 
     Attributes:
-        code: a stable snake_case name a client can switch on.
-        status: the HTTP status it becomes.
+        code: a stable snake_case name for clients to switch on.
+        status: its HTTP status.
         field: the request field it is about, such as `texts_generated[2]`, or None.
     """
 
@@ -34,7 +35,7 @@ class PlainMedError(Exception):
             self.code = code
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Exceptions cross process borders in Ray; the default protocol would lose the keywords.
+        # Ray pickles exceptions, and the default protocol would lose the keywords.
         return (_rebuild, (type(self), self.message, self.field, self.code))
 
 
@@ -43,9 +44,9 @@ def _rebuild(cls: type[PlainMedError], message: str, field: str | None, code: st
 
 
 def moved(error: PlainMedError, by: int) -> PlainMedError:
-    """The same error about the text `by` places further on, as `texts[2]` for `texts[0]` and 2.
+    """The same error with the index of its field raised: `texts[2]` for `texts[0]` and 2.
 
-    For whoever computes texts apart from the request they came in. Other errors stay as they are.
+    For errors of a part of a request's texts. Errors without an index stay as they are.
     """
     parts = re.fullmatch(r"(.*)\[(\d+)\]", error.field or "")
     if parts is None or by == 0:
@@ -82,7 +83,7 @@ class Unavailable(PlainMedError):
 
 
 def out_of_time() -> Unavailable:
-    """What a request is told whose deadline has passed."""
+    """The error of a request whose deadline has passed."""
     return Unavailable("the request's time is over; try again", code="timeout")
 
 
@@ -94,13 +95,13 @@ class MetricFailed(PlainMedError):
 
 
 class ConfigError(PlainMedError, ValueError):
-    """A setting, targets file or weights reference is wrong; raised at start, not per request."""
+    """A setting, targets file or weights reference is wrong; raised at start."""
 
     code = "config_error"
 
 
 class CheckpointError(ConfigError):
-    """A weights file is not what the setting says it is."""
+    """A weights file is not what its setting says."""
 
     code = "checkpoint_error"
 

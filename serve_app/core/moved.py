@@ -1,7 +1,6 @@
-"""Old import paths that the documentation has shown, until version 0.3.
+"""Old import paths that the documentation has shown keep working until version 0.3.
 
-An old name imports the module that replaced it, and says so in a DeprecationWarning. The list is
-all there is to remove one day.
+An old name imports the module that replaced it, with a DeprecationWarning that names it.
 """
 
 from __future__ import annotations
@@ -42,22 +41,11 @@ GONE_IN = "0.3"
 """The version without the old names."""
 
 
-def _new_name(old: str) -> str | None:
-    """The name of today, for an old module and what is below it; None for any other name."""
-    head, below = old, ""
-    while head:
-        if head in MOVED:
-            return MOVED[head] + below
-        head, _, last = head.rpartition(".")
-        below = f".{last}{below}"
-    return None
-
-
 class _Alias(Loader):
     """Loads the new module under the old name."""
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        # Python leaves its own import machinery out of the count: this is the user's line.
+        # Python skips its import machinery when it counts frames, so this is the user's line.
         warnings.warn(
             f"{spec.name} is now {spec.origin}; the old name works until PlainMed {GONE_IN}",
             DeprecationWarning,
@@ -68,7 +56,7 @@ class _Alias(Loader):
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        """Runs nothing: the module has run under its new name, which it keeps."""
+        """Only restores the new name: the module has run under it already."""
         module.__spec__ = self._own
 
 
@@ -76,11 +64,16 @@ class _Finder(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        new = _new_name(fullname)
-        return None if new is None else ModuleSpec(fullname, _Alias(), origin=new)
+        head, below = fullname, ""
+        while head:
+            if head in MOVED:
+                return ModuleSpec(fullname, _Alias(), origin=MOVED[head] + below)
+            head, _, last = head.rpartition(".")
+            below = f".{last}{below}"
+        return None
 
 
 def keep_old_names() -> None:
-    """Lets the old names be imported; a second call changes nothing."""
+    """Makes the old names importable; a second call changes nothing."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())

@@ -1,7 +1,7 @@
-"""The HTTP contract, as pydantic models. No behaviour, no limits that a setting can change.
+"""The HTTP contract as pydantic models, documented in docs/api.md. No limits that settings change.
 
-Route by route it is the table of docs/api.md. Requests refuse unknown fields; numbers must be
-finite. Responses of the first four routes keep the earlier system's wire format.
+Requests refuse unknown fields; numbers must be finite. Responses of the first four routes keep the
+earlier system's wire format.
 """
 
 from __future__ import annotations
@@ -18,14 +18,20 @@ Count = Annotated[StrictInt, Field(ge=1)]
 Select = Literal["loss"]
 
 
-def _absent(value: object) -> bool:
-    return value is None
-
-
 class Request(BaseModel):
     """Base of every request body."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class FromAttributes(BaseModel):
+    """Base of the parts of answers that have the names of the library's own results."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+
+def _absent(value: object) -> bool:
+    return value is None
 
 
 class PairsRequest(Request):
@@ -46,8 +52,8 @@ class LossRequest(PairsRequest):
 
     texts_human: list[Text] | None = Field(
         None,
-        description="Human summaries of the same originals; with LOSS_TARGETS=human each is "
-        "its sample's target.",
+        description="Human summaries of the same originals; with LOSS_TARGETS=human each is its "
+        "sample's target.",
     )
     weights: list[Number] | None = Field(
         None, description="relevance, factuality, fkgl, smog, dale_chall; sum 1; default 0.2 each."
@@ -55,16 +61,18 @@ class LossRequest(PairsRequest):
 
 
 class Sampling(Request):
-    """Optional sampling settings of one generation; unset ones come from the server's settings."""
+    """Sampling settings of one generation; unset ones come from the server's settings."""
 
     max_new_tokens: MaxNewTokens | None = Field(
         None, strict=True, description="Longest summary, in tokens; at most MAX_NEW_TOKENS."
     )
     temperature: Temperature | None = Field(None, strict=True, description="0 decodes greedily.")
     top_p: TopP | None = Field(None, strict=True, description="Top-p (nucleus) sampling threshold.")
-    repeat_penalty: RepeatPenalty | None = Field(None, strict=True, description="1 is none.")
+    repeat_penalty: RepeatPenalty | None = Field(
+        None, strict=True, description="Repetition penalty; 1 is none."
+    )
     seed: Seed | None = Field(
-        None, strict=True, description="Repeats an answer, as far as the engine can."
+        None, strict=True, description="Random seed, for reproducible output."
     )
 
 
@@ -74,7 +82,7 @@ class GenerateRequest(Sampling):
     text: Text | None = Field(None, description="The medical original; this or `texts`.")
     texts: list[Text] | None = Field(None, description="Several originals; this or `text`.")
     stream: StrictBool = Field(
-        False, description="Answer with server-sent events; for one `text`, written once."
+        False, description="Answer with server-sent events; for one `text` without candidates."
     )
     n: Count | None = Field(
         None, description="Candidates for each text, at most MAX_CANDIDATES; default 1."
@@ -106,8 +114,8 @@ class EvaluateRequest(Request):
     )
     explain: StrictBool = Field(
         False,
-        description="Add `explanation` to each result: where each sentence and the passage that "
-        "supports it stand, plain words for terms, the targets' standard deviations.",
+        description="Add `explanation` to each result: positions of each sentence and of the "
+        "passage that supports it, plain words for terms, the targets' standard deviations.",
     )
 
 
@@ -135,7 +143,7 @@ class ReadabilityResponse(BaseModel):
     dale_chall: list[float]
 
 
-class Usage(BaseModel):
+class Usage(FromAttributes):
     """Tokens a generation read and wrote; 0 for engines without tokens."""
 
     prompt_tokens: int
@@ -143,7 +151,7 @@ class Usage(BaseModel):
 
 
 class Replaced(BaseModel):
-    """A term and the plain words put in its place."""
+    """A term and the plain words that replaced it."""
 
     term: str
     plain: str
@@ -172,14 +180,14 @@ class SummaryOut(BaseModel):
     """A summary."""
 
     summary: str
-    model: str = Field(description="Which engine or language model wrote it.")
+    model: str = Field(description="Engine or language model.")
     finish_reason: str = Field(
         description="`stop`; `length` at a limit of tokens or words; `time` at a limit of time."
     )
     truncated: bool = Field(description="Whether only part of the original was considered.")
     usage: Usage
     sentences: list[SummarySentenceOut] = Field(
-        description="Each sentence and its source, from an engine that knows it; else empty."
+        description="Each sentence with its source, if the engine knows it; else empty."
     )
 
 
@@ -194,8 +202,8 @@ class Scores(BaseModel):
 class CandidateOut(SummaryOut):
     """One of several summaries of the same text.
 
-    `variant` is its number in the order of writing. `scores` is null where nobody asked for
-    them, and for a candidate without a word, which has nothing to score.
+    `variant` is its number in the order of writing. `scores` is null if they were not asked for,
+    and for a candidate without a word, which cannot be scored.
     """
 
     variant: int
@@ -203,9 +211,9 @@ class CandidateOut(SummaryOut):
 
 
 class GenerateResponse(SummaryOut):
-    """A summary; where several were asked for, the first of `candidates`.
+    """A summary; of several candidates the first.
 
-    The last three fields are there only where the request had `n` above 1, or `select`.
+    The last three fields are present only if the request had `n` above 1, or `select`.
     """
 
     candidates: list[CandidateOut] | None = Field(None, exclude_if=_absent)
@@ -227,35 +235,33 @@ class FactualSentence(BaseModel):
     support: str
 
 
-class DifficultWordOut(BaseModel):
-    """A word outside the Dale-Chall list, at text[start:end] of the summary."""
-
-    word: str
-    start: int
-    end: int
-
-
-class Truncation(BaseModel):
-    """Whether a model saw only part of a text."""
-
-    relevance_original: bool
-    relevance_generated: bool
-    factuality: bool
-
-
-class SpanOut(BaseModel):
+class SpanOut(FromAttributes):
     """text[start:end], counted in Unicode code points."""
 
     start: int
     end: int
 
 
-class EvidenceOut(BaseModel):
-    """Where one of `sentences` stands in the summary, and what supports it in the original.
+class DifficultWordOut(SpanOut):
+    """A word outside the Dale-Chall list, at text[start:end] of the summary."""
 
-    `passage` is the chunk that the factuality model found to support it best, `closest` that
-    chunk's sentence with the most and rarest words in common (no model decides that; null where
-    there is no common word). Null, too, where a text cannot be found again.
+    word: str
+
+
+class Truncation(BaseModel):
+    """Whether a model read only part of a text."""
+
+    relevance_original: bool
+    relevance_generated: bool
+    factuality: bool
+
+
+class EvidenceOut(BaseModel):
+    """Position of one of `sentences` in the summary, and of its support in the original.
+
+    `passage` is the chunk that supports it best by the factuality model, `closest` the sentence of
+    that chunk with the most and rarest words in common (no model decides that; null without a
+    common word). Null, too, if a text cannot be found again.
     """
 
     sentence: SpanOut | None
@@ -263,17 +269,15 @@ class EvidenceOut(BaseModel):
     closest: SpanOut | None
 
 
-class PlainWordOut(BaseModel):
-    """A term at text[start:end] of the summary, and the glossary's plain form of it."""
+class PlainWordOut(SpanOut):
+    """A term at text[start:end] of the summary, and its plain form in the glossary."""
 
     term: str
     plain: str
-    start: int
-    end: int
 
 
 class ExplanationOut(BaseModel):
-    """What `explain` adds: `sentences` in the order of the result's own."""
+    """What `explain` adds; `sentences` as in the result."""
 
     sigmas: MetricValues
     sentences: list[EvidenceOut]
@@ -283,8 +287,7 @@ class ExplanationOut(BaseModel):
 class EvaluationOut(BaseModel):
     """Everything about one summary.
 
-    `candidates` (best first) is there only where `n` was above 1, `explanation` only where the
-    request had `explain`.
+    `candidates` (best first) is present only if `n` was above 1, `explanation` only with `explain`.
     """
 
     generated: str
@@ -307,8 +310,8 @@ class EvaluateResponse(BaseModel):
     models: dict[str, str]
 
 
-class ComponentHealth(BaseModel):
-    """One deployment: whether it can answer, and what it runs."""
+class ComponentHealth(FromAttributes):
+    """Whether one deployment can answer, and what it runs."""
 
     ready: bool
     model: str | None = None
@@ -327,21 +330,21 @@ class HealthResponse(BaseModel):
 
 
 class LiveResponse(BaseModel):
-    """That the process answers."""
+    """The process answers."""
 
     status: str
     version: str
 
 
 class ReadyResponse(BaseModel):
-    """Whether every deployment can answer, and which cannot."""
+    """Whether every deployment can answer, and which are not ready."""
 
     status: str
     waiting: list[str]
 
 
 class DeploymentStatus(BaseModel):
-    """One deployment: what it runs, how many replicas answer and how many there should be."""
+    """What one deployment runs, and how many replicas answer and should."""
 
     model: str | None
     device: str | None
@@ -359,7 +362,7 @@ class TargetsInUse(BaseModel):
 
 
 class Rates(BaseModel):
-    """Requests of the last minutes: refused with 4xx, failed with 5xx; times of those answered."""
+    """Recent requests: refused with 4xx, failed with 5xx; times are of those answered."""
 
     requests: int
     requests_per_s: float

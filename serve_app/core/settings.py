@@ -2,18 +2,20 @@
 
 Each field is read from the environment variable of the same name in capitals
 (`alignscore_batch` from `ALIGNSCORE_BATCH`); the names of the earlier system are kept.
-`serve_config.yaml` may give the same fields under `settings:`; the environment wins, so
-an operator can override a baked-in file. Unknown fields and malformed values raise
-`ConfigError` naming the variable. Secrets are left out where settings are pickled: Ray keeps what
-it is given, in Redis too where it is told to, and every process of it has the environment.
+`serve_config.yaml` may give the same fields under `settings:`; the environment wins, so an operator
+can override a baked-in file. Unknown fields and malformed values raise `ConfigError` naming the
+variable. Pickled settings leave secrets out, since Ray stores what it is given (in Redis, where
+told to); each process reads them from its environment.
 """
 
 from __future__ import annotations
 
+import logging
+import os
 from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -30,36 +32,23 @@ from serve_app.core.sampling import (
     TopP,
 )
 
+logger = logging.getLogger("ray.serve")
+
 EvalMode = Literal["nli_sp", "bin_sp", "reg_sp", "nli", "bin", "reg"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 
 
-def _steepness(value: Any) -> Any:
-    """Accepts `calibrated`, `legacy` or a positive number (k * sigma)."""
-    if value in ("calibrated", "legacy"):
-        return value
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise ValueError(
-            "must be 'calibrated', 'legacy' or a positive number (k * sigma)"
-        ) from None
-    if not 0 < number < float("inf"):
-        raise ValueError("must be a finite number above 0")
-    return number
-
-
-Steepness = Annotated[str | float, BeforeValidator(_steepness)]
+Steepness = Literal["calibrated", "legacy"] | Annotated[float, Field(gt=0, allow_inf_nan=False)]
+"""A number is k * sigma."""
 
 
 class Settings(BaseSettings):
-    """All settings; immutable once read. Build it with `load_settings`."""
+    """All settings, immutable. Build it with `load_settings`."""
 
     model_config = SettingsConfigDict(
         extra="forbid", frozen=True, protected_namespaces=(), env_ignore_empty=True
     )
 
-    # --- server -------------------------------------------------------------------------
     host: str = Field("127.0.0.1", description="Address `plainmed serve` binds to.")
     port: int = Field(8000, ge=1, le=65535, description="Port `plainmed serve` listens on.")
     cors_origins: str = Field(
@@ -74,83 +63,66 @@ class Settings(BaseSettings):
     request_timeout_s: float = Field(
         300.0,
         gt=0,
-        description="Longest time one request may take before it is answered 503; a client may ask "
-        "for less by X-Request-Timeout.",
+        description="Longest time of one request, after which it gets 503; a client may ask for "
+        "less by X-Request-Timeout.",
     )
     max_wait_s: float = Field(
         60.0,
         gt=0,
         allow_inf_nan=False,
-        description="A request that would wait longer for others is answered 503 at once.",
-    )
-    crowded_wait_s: float = Field(
-        5.0,
-        gt=0,
-        allow_inf_nan=False,
-        description="The same from a refusal until ten seconds without one: a burst may queue for "
-        "MAX_WAIT_S, lasting overload keeps the queue short.",
+        description="A request that would wait longer for others is refused at once (503).",
     )
     max_pending_requests: int = Field(
-        256, ge=1, description="Most requests a gateway replica has under way; more get 503."
+        256, ge=1, description="Most concurrent requests of a gateway replica; more get 503."
     )
     max_pending_mb: int = Field(
-        64, ge=1, description="Most MiB of request bodies it has under way; more get 503."
+        64, ge=1, description="Most MiB of concurrent request bodies; more get 503."
     )
-    retry_after_s: int = Field(2, ge=1, description="Least seconds in Retry-After of a 503.")
     drain_timeout_s: float = Field(
-        60.0, gt=0, description="How long `plainmed serve` waits for accepted requests at shutdown."
+        60.0,
+        gt=0,
+        description="Longest wait of `plainmed serve` for accepted requests at shutdown.",
     )
 
-    # --- access -------------------------------------------------------------------------
     api_keys_file: str | None = Field(
         None,
-        description="File of the API keys that may call (made by `plainmed keys new`; read again "
-        "when it changes); unset, with API_KEYS: everybody may.",
+        description="API keys file, made by `plainmed keys new` and read again when it changes. "
+        "Without it and API_KEYS everybody may call.",
     )
     api_keys: SecretStr | None = Field(
-        None, description="The same document as text, for platforms that give secrets so."
+        None, description="Content of such a file, for platforms that give secrets as variables."
     )
     allow_no_keys: bool = Field(
         False,
-        description="Start without keys on an address that other machines reach too; for where "
-        "something else asks who calls.",
+        description="Start without keys on an address that other machines can reach; for use "
+        "behind a proxy that authenticates callers.",
     )
 
-    # --- traces -------------------------------------------------------------------------
     traces_endpoint: str | None = Field(
         None,
-        description="Root of an OpenTelemetry collector that takes OTLP over HTTP, such as "
-        "http://127.0.0.1:4318; unset: no traces.",
+        description="OpenTelemetry collector (OTLP over HTTP), such as http://127.0.0.1:4318; "
+        "unset: no traces.",
     )
     traces_ratio: float = Field(
         1.0,
         ge=0,
         le=1,
-        description="Share of the requests that are traced, of those whose client asks for it too; "
-        "what a client does not want traced is not.",
+        description="Share of requests to trace, also of those whose client asks for a trace; "
+        "a client can opt out.",
     )
 
-    # --- device -------------------------------------------------------------------------
     device: str = Field(
         "auto",
         pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
         description="Where models run: auto (GPU when there is one), cpu, cuda, cuda:N or mps.",
     )
     torch_num_threads: int = Field(
-        0,
-        ge=0,
-        description="Threads of a model replica; 0: as many as its num_cpus, at least 1.",
+        0, ge=0, description="Threads of a model replica; 0: as many as its num_cpus, at least 1."
     )
     metrics_dtype: Dtype = Field(
         "float32", description="Weights of both metric encoders; bfloat16 is faster, not exact."
     )
-    token_budget: int = Field(
-        8192,
-        ge=512,
-        description="Most tokens of one pass, padding included; a CPU takes at most 512 a thread.",
-    )
 
-    # --- relevance ----------------------------------------------------------------------
     bertscore_model: str = Field(
         "embedded:all-MiniLM-L6-v2", description="Encoder of the relevance metric (a reference)."
     )
@@ -161,10 +133,9 @@ class Settings(BaseSettings):
         "truncate", description="Texts over the encoder's limit: cut as bert-score, or windowed."
     )
     bertscore_cache_mb: int = Field(
-        256, ge=0, description="MiB of original texts' embeddings each replica keeps; 0: none."
+        256, ge=0, description="MiB of originals' embeddings that each replica caches; 0: none."
     )
 
-    # --- factuality ---------------------------------------------------------------------
     alignscore_model: str = Field(
         "embedded:alignscore-mini",
         description="AlignScore model, or the backbone of ALIGNSCORE_CKPT (a reference).",
@@ -173,22 +144,18 @@ class Settings(BaseSettings):
         None, description="A published Lightning .ckpt; unset: ALIGNSCORE_MODEL holds all weights."
     )
     alignscore_batch: int = Field(
-        32, ge=1, description="Most (chunk, sentence) pairs the encoder takes in one forward pass."
+        32, ge=1, description="Most (chunk, sentence) pairs of one forward pass."
     )
     alignscore_max_pairs: int = Field(
-        10_000,
-        ge=1,
-        description="Most such pairs of one original and its summary; more are answered 422.",
+        10_000, ge=1, description="Most such pairs of one original and its summary; more get 422."
     )
     alignscore_eval_mode: EvalMode | None = Field(
-        None,
-        description="Which head, and whether split; unset: the model's own, nli_sp for a .ckpt.",
+        None, description="Head, and whether to split; unset: the model's own, nli_sp for a .ckpt."
     )
     alignscore_chunk_words: int | None = Field(
         None, ge=8, description="Context chunk size in words; unset: the model's own (350)."
     )
 
-    # --- loss ---------------------------------------------------------------------------
     targets_file: str | None = Field(
         None, description="Targets JSON; unset: the one shipped for the embedded models."
     )
@@ -202,7 +169,6 @@ class Settings(BaseSettings):
         "corpus", description="human: with texts_human, each sample's own human text is its target."
     )
 
-    # --- generator ----------------------------------------------------------------------
     generator: Literal["auto", "extractive", "transformers", "openai"] = Field(
         "auto",
         description="Engine; auto: transformers when MODEL_PATH or MODEL_NAME is set, "
@@ -229,8 +195,8 @@ class Settings(BaseSettings):
         240.0,
         gt=0,
         allow_inf_nan=False,
-        description="A summary not finished after so many seconds ends there, with finish_reason "
-        "time; keep it below REQUEST_TIMEOUT_S.",
+        description="Seconds after which a summary is cut off, with finish_reason time; keep it "
+        "below REQUEST_TIMEOUT_S.",
     )
     max_new_tokens: MaxNewTokens = Field(
         GenerationParams.max_new_tokens,
@@ -250,22 +216,20 @@ class Settings(BaseSettings):
     )
     user_prefix: str = Field(
         "Write a plain-language summary of this text:\n\n",
-        description="Put before the text in the user message.",
+        description="Precedes the text in the user message.",
     )
     extractive_max_words: int = Field(
         220, ge=20, description="Length budget of the extractive engine, in words."
     )
 
-    # --- generator on another server ----------------------------------------------------
     openai_base_url: str | None = Field(
         None,
-        description="Root of the OpenAI-compatible API of the openai engine, such as "
-        "http://127.0.0.1:8080/v1.",
+        description="OpenAI-compatible API of the openai engine, such as http://127.0.0.1:8080/v1.",
     )
     openai_api_key: SecretStr | None = Field(
-        None, description="Its key; unset for servers that want none."
+        None, description="Its API key; unset for servers that need none."
     )
-    openai_model: str | None = Field(None, description="Name of the model there.")
+    openai_model: str | None = Field(None, description="Name of its model.")
     openai_timeout_s: float = Field(
         240.0,
         gt=0,
@@ -273,28 +237,21 @@ class Settings(BaseSettings):
         description="Longest time for one summary, retries included; keep it below "
         "REQUEST_TIMEOUT_S.",
     )
-    openai_wait_s: float = Field(
-        60.0,
-        ge=0,
-        allow_inf_nan=False,
-        description="How long the start waits for that server to come up.",
-    )
     openai_max_retries: int = Field(
         3, ge=0, le=20, description="Further tries after 408, 409, 429, 5xx or a lost connection."
     )
     openai_concurrency: int = Field(
-        16, ge=1, le=1024, description="Most requests a replica has under way there."
+        16, ge=1, le=1024, description="Most concurrent requests of a replica to it."
     )
     openai_max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = Field(
-        "max_tokens", description="What that server calls MAX_NEW_TOKENS."
+        "max_tokens", description="Its name for MAX_NEW_TOKENS."
     )
     openai_repeat_penalty_field: Literal["none", "repetition_penalty", "repeat_penalty"] = Field(
         "none",
-        description="What it calls REPEAT_PENALTY: repetition_penalty (vLLM) or repeat_penalty "
-        "(llama.cpp); none: it is not sent.",
+        description="Its name for REPEAT_PENALTY: repetition_penalty (vLLM), repeat_penalty "
+        "(llama.cpp); none: not sent.",
     )
 
-    # --- weights ------------------------------------------------------------------------
     hf_token: SecretStr | None = Field(None, description="Token for hf:// references.")
     cache_dir: str | None = Field(
         None, description="Where downloads are kept; unset: the user's cache directory."
@@ -303,7 +260,7 @@ class Settings(BaseSettings):
         100.0,
         gt=0,
         allow_inf_nan=False,
-        description="Most that downloads may take, in 10^9 bytes; what no process uses goes first.",
+        description="Most 10^9 bytes of downloads; those that no process uses are deleted first.",
     )
 
     @field_validator("cors_origins")
@@ -341,10 +298,10 @@ class Settings(BaseSettings):
         return (env_settings, init_settings)
 
     def __getstate__(self) -> dict[Any, Any]:
-        """Everything but the secrets, of which only the names of those that are set.
+        """Everything but the secrets, which are replaced by whether they are set.
 
         Raises:
-            ConfigError: a secret is not the environment's, so it could not be read again.
+            ConfigError: a secret does not come from the environment, so it could not be read again.
         """
         state, here = super().__getstate__(), _secrets_here()
         values = dict(state["__dict__"])
@@ -358,11 +315,11 @@ class Settings(BaseSettings):
         return {**state, "__dict__": values}
 
     def __setstate__(self, state: dict[Any, Any]) -> None:
-        """The secrets are those of the environment here.
+        """Takes the secrets from the environment of this process.
 
         Raises:
-            ConfigError: one was set where this was pickled, and is not here. Without it an API
-                with keys would be one without.
+            ConfigError: one was set where this was pickled and is not here: an API with keys would
+                become one without.
         """
         values, here = dict(state["__dict__"]), _secrets_here()
         missing = [name.upper() for name, found in here.items() if values[name] and found is None]
@@ -375,21 +332,21 @@ class Settings(BaseSettings):
 
     @property
     def generator_engine(self) -> Literal["extractive", "transformers", "openai"]:
-        """The engine `generator` stands for, with `auto` resolved."""
+        """The engine, with `auto` resolved."""
         if self.generator != "auto":
             return self.generator
         return "transformers" if self.generator_reference else "extractive"
 
     @property
     def generator_at_once(self) -> int:
-        """Most texts that a replica of that engine computes at once."""
+        """Most texts that a replica of this engine computes at once."""
         if self.generator_engine == "transformers":
             return self.generator_batch
         return self.openai_concurrency if self.generator_engine == "openai" else 1
 
     @property
     def generator_reference(self) -> str | None:
-        """Where the causal model is: MODEL_PATH, else the bucket convention, else None."""
+        """The causal model: MODEL_PATH, else by MODEL_S3_BUCKET and MODEL_NAME, else None."""
         if self.model_path:
             return self.model_path
         if self.model_name and self.model_s3_bucket:
@@ -398,15 +355,24 @@ class Settings(BaseSettings):
 
 
 def secret_settings() -> list[str]:
-    """Names of the settings whose values nothing may show or keep."""
+    """Names of the settings whose values must never be shown or stored."""
     fields = Settings.model_fields.items()
     return [name for name, field in fields if SecretStr in get_args(field.annotation)]
 
 
 def _secrets_here() -> dict[str, SecretStr | None]:
-    """The secret settings, as this process's environment has them."""
+    """The secret settings in this process's environment."""
     found = EnvSettingsSource(Settings)()
     return {name: SecretStr(found[name]) if found.get(name) else None for name in secret_settings()}
+
+
+RETIRED = {
+    "crowded_wait_s": "after a refusal the queue is always kept to 5 s",
+    "openai_wait_s": "a server always waits 30 minutes for the model's server, a command 1 minute",
+    "retry_after_s": "Retry-After is always at least 2 s",
+    "token_budget": "a forward pass always takes at most 8192 tokens",
+}
+"""Settings of earlier versions, and what holds instead. One still set is ignored with a warning."""
 
 
 def load_settings(**values: Any) -> Settings:
@@ -415,6 +381,9 @@ def load_settings(**values: Any) -> Settings:
     Raises:
         ConfigError: a name is unknown or a value malformed; the message names each variable.
     """
+    for name in RETIRED.keys() & {*values, *map(str.lower, os.environ)}:
+        values.pop(name, None)
+        logger.warning("%s is no longer a setting: %s; unset it", name.upper(), RETIRED[name])
     try:
         return Settings(**values)
     except ValidationError as error:

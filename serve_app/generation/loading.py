@@ -8,8 +8,10 @@ from serve_app.generation.protocol import Generator
 from serve_app.storage.artifacts import Downloads
 
 
-def load_generator(settings: Settings) -> Generator:
+def load_generator(settings: Settings, *, wait_s: float = 60.0) -> Generator:
     """Loads the engine of `settings.generator_engine`, ready to generate.
+
+    `wait_s` is how long to wait for the server of the openai engine to come up.
 
     Raises:
         ConfigError: the transformers engine has no model, the openai engine no server, or a model,
@@ -20,7 +22,7 @@ def load_generator(settings: Settings) -> Generator:
     if settings.generator_engine == "transformers":
         return _transformers(settings)
     if settings.generator_engine == "openai":
-        return _openai(settings)
+        return _openai(settings, wait_s)
     return _extractive(settings)
 
 
@@ -47,7 +49,7 @@ def _transformers(settings: Settings) -> Generator:
     )
 
 
-def _openai(settings: Settings) -> Generator:
+def _openai(settings: Settings, wait_s: float) -> Generator:
     if settings.openai_base_url is None or settings.openai_model is None:
         raise ConfigError(
             "GENERATOR is openai: set OPENAI_BASE_URL to the root of an OpenAI-compatible API, "
@@ -68,7 +70,7 @@ def _openai(settings: Settings) -> Generator:
         max_tokens_field=settings.openai_max_tokens_field,
         repeat_penalty_field=settings.openai_repeat_penalty_field,
     )
-    engine.wait_until_up(settings.openai_wait_s)
+    engine.wait_until_up(wait_s)
     return engine
 
 

@@ -24,7 +24,6 @@ def load_relevance(settings: Settings) -> BertScorer:
         long_text=settings.bertscore_long_text,
         device=settings.device,
         dtype=settings.metrics_dtype,
-        token_budget=settings.token_budget,
         cache_bytes=settings.bertscore_cache_mb * 2**20,
         downloads=Downloads.of(settings),
     )
@@ -39,7 +38,6 @@ def load_factuality(settings: Settings) -> AlignScorer:
         chunk_words=settings.alignscore_chunk_words,
         device=settings.device,
         dtype=settings.metrics_dtype,
-        token_budget=settings.token_budget,
         max_rows=settings.alignscore_batch,
         max_pairs=settings.alignscore_max_pairs,
         downloads=Downloads.of(settings),

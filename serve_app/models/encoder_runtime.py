@@ -123,7 +123,7 @@ class EncoderRuntime:
         if dtype not in DTYPES:
             raise ConfigError(f"METRICS_DTYPE: {dtype!r} is not one of {', '.join(DTYPES)}")
         if token_budget < 1:
-            raise ConfigError(f"TOKEN_BUDGET must be at least 1, not {token_budget}")
+            raise ConfigError(f"token_budget must be at least 1, not {token_budget}")
         if max_rows is not None and max_rows < 1:
             raise ConfigError(f"a batch needs at least 1 row, not {max_rows}")
         self.device = resolve_device(device)

@@ -13,13 +13,14 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
+from opentelemetry.trace import Span
 from ray.serve import metrics
 
 from serve_app.core.context import RequestContext
 from serve_app.core.errors import ConfigError, PlainMedError
 from serve_app.core.observability.instruments import Spec, Telemetry, check
 from serve_app.core.observability.log_redaction import keep_texts_out
-from serve_app.core.observability.tracing import Span, Tracer, Untraced
+from serve_app.core.observability.tracing import RequestTracer
 from serve_app.core.settings import Settings
 from serve_app.serving.scheduling.compute_thread import failure
 
@@ -31,8 +32,8 @@ class ServeTelemetry:
     """A replica's `Telemetry`; Serve labels each series with application, deployment, replica."""
 
     def __init__(self) -> None:
-        self._made: dict[str, Any] = {}
-        self._gauges: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
+        self._made: dict[tuple[str, ...], Any] = {}
+        self._gauges: dict[tuple[metrics.Gauge, tuple[tuple[str, str], ...]], float] = {}
         self._lock = threading.Lock()  # batches are recorded in their threads
         threading.Thread(target=self._refresh, name="gauges", daemon=True).start()
 
@@ -40,23 +41,23 @@ class ServeTelemetry:
         while True:
             time.sleep(REFRESH_S)
             with self._lock:
-                for (name, labels), value in self._gauges.items():
-                    self._made[name].set(value, tags=dict(labels))
+                for (metric, labels), value in self._gauges.items():
+                    metric.set(value, tags=dict(labels))
 
     def record(self, name: str, value: float = 1.0, **labels: str) -> None:
         """See `serve_app.core.observability.instruments.Telemetry`."""
-        spec = check(name, labels)
+        key = (name, *labels)
         with self._lock:
-            if name not in self._made:
-                self._made[name] = _make(name, spec)
-            metric = self._made[name]
-            if spec.kind == "gauge":
-                self._gauges[name, tuple(labels.items())] = value
+            if key not in self._made:  # name and labels are checked only once
+                self._made[key] = _make(name, check(name, labels))
+            metric = self._made[key]
+            if isinstance(metric, metrics.Gauge):
+                self._gauges[metric, tuple(labels.items())] = value
                 metric.set(value, tags=labels)
-        if spec.kind == "counter" and value > 0:  # Ray refuses to add 0
-            metric.inc(value, tags=labels)
-        if spec.kind == "histogram":
+        if isinstance(metric, metrics.Histogram):
             metric.observe(value, tags=labels)
+        elif isinstance(metric, metrics.Counter) and value > 0:  # Ray refuses to add 0
+            metric.inc(value, tags=labels)
 
 
 def _make(name: str, spec: Spec) -> Any:
@@ -74,31 +75,31 @@ def check_traces(settings: Settings) -> None:
         )
 
 
-def load_tracer(settings: Settings, part: str) -> Tracer:
+def load_tracer(settings: Settings, part: str) -> RequestTracer:
     """The tracer of one process; `part` names its deployment.
 
     Raises:
         ConfigError: as `check_traces`.
     """
     if settings.traces_endpoint is None:
-        return Untraced()
+        return RequestTracer()
     check_traces(settings)
-    from serve_app.core.observability.otlp import OtlpTracer
+    from serve_app.core.observability.otlp import otlp_tracer
 
-    return OtlpTracer(settings.traces_endpoint, settings.traces_ratio, part)
+    return otlp_tracer(settings.traces_endpoint, settings.traces_ratio, part)
 
 
 class Observed:
     """Base of the deployments: metrics, traces, and no text in the log."""
 
     _telemetry: Telemetry
-    _tracer: Tracer
+    _tracer: RequestTracer
 
     def _observe(self, settings: Settings | None, part: str) -> None:
         """To be called first when a replica starts; without settings nothing is traced."""
         keep_texts_out()
         self._telemetry = ServeTelemetry()
-        self._tracer = Untraced() if settings is None else load_tracer(settings, part)
+        self._tracer = RequestTracer() if settings is None else load_tracer(settings, part)
 
     @contextmanager
     def _working(

@@ -15,7 +15,7 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentResponse
 
 from serve_app.core.errors import PlainMedError, Unavailable, moved
-from serve_app.core.observability.timings import Timed, note_all
+from serve_app.core.observability.tracing import Timed, note_all
 
 Result = TypeVar("Result")
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from serve_app.api.auth.host_gate import check_exposure, listened_on
+from serve_app.api.auth.exposure import check_exposure, listened_on
 from serve_app.core.documents import read_yaml
 from serve_app.core.errors import ConfigError
 from serve_app.core.settings import load_settings

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from serve_app.core.documents import has_surrogate
 from serve_app.core.errors import InvalidInput
 
 _WORD = re.compile(r"[^\W_]")
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def has_word(text: str) -> bool:
@@ -22,7 +22,7 @@ def require_text(text: str, field: str) -> None:
         raise InvalidInput("the text is empty", field=field, code="empty_text")
     if not has_word(text):
         raise InvalidInput("the text has no word", field=field, code="no_words")
-    if not text.isascii() and _SURROGATE.search(text):
+    if has_surrogate(text):
         raise InvalidInput(
             "the text has a lone surrogate; send valid Unicode", field=field, code="invalid_unicode"
         )
@@ -31,7 +31,17 @@ def require_text(text: str, field: str) -> None:
 def require_pairs(
     left: Sequence[str], right: Sequence[str], left_name: str, right_name: str
 ) -> None:
-    """Raises `InvalidInput` unless both lists have the same length, above 0, of scorable texts."""
+    """Raises `InvalidInput` unless both lists are non-empty, equally long and scorable."""
+    require_same_length(left, right, left_name, right_name)
+    for name, texts in ((left_name, left), (right_name, right)):
+        for index, text in enumerate(texts):
+            require_text(text, f"{name}[{index}]")
+
+
+def require_same_length(
+    left: Sequence[str], right: Sequence[str], left_name: str, right_name: str
+) -> None:
+    """Raises `InvalidInput` unless both lists are non-empty and equally long."""
     if len(left) != len(right):
         raise InvalidInput(
             f"{left_name} has {len(left)} texts and {right_name} has {len(right)}; "
@@ -41,6 +51,3 @@ def require_pairs(
         )
     if not left:
         raise InvalidInput("give at least one text", field=left_name, code="empty_list")
-    for name, texts in ((left_name, left), (right_name, right)):
-        for index, text in enumerate(texts):
-            require_text(text, f"{name}[{index}]")

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-import httpx
 import pytest
 from starlette.datastructures import Headers
 
-from serve_app.api.app import create_app
 from serve_app.api.middleware.admission import UNLEARNT_REQUESTS, LoadGate, load_gate
-from serve_app.api.middleware.gate import CALLER_ID, ITEMS, Admitted, Refused
-from serve_app.api.middleware.request_guard import Traffic
-from serve_app.core.headers import REFUSAL_TTL_HEADER
+from serve_app.api.middleware.gate import CALLER_ID, ITEMS, Hooks, Refused
+from serve_app.core.context import REFUSAL_TTL_HEADER
 from serve_app.core.settings import load_settings
-from serve_app.metrics.readability import Readability
-from tests.support.servers import LightBackend
+from tests.support.backends import Held, api_client
 
 BODY = 10**6
 """The largest body."""
@@ -30,16 +26,16 @@ class Door:
 
     def __init__(self, **limits: Any) -> None:
         self.now = 0.0
-        given = {"max_requests": 100, "max_bytes": 10**9, "max_wait_s": 10.0, "retry_after_s": 2}
+        given = {"max_requests": 100, "max_bytes": 10**9, "max_wait_s": 10.0}
         given |= {"crowded_wait_s": 10.0, "max_body_bytes": BODY}
         self.gate = LoadGate(**{**given, **limits}, clock=lambda: self.now)
 
     def head(
         self, size: int | None, path: str = "/loss", method: str = "POST", **more: Any
-    ) -> Admitted:
+    ) -> Hooks:
         """A request whose body is still to come; None: it does not say how long that is."""
         scope: dict[str, Any] = {"method": method, "path": path, **more}
-        return self.gate.enter(
+        return self.gate.admit(
             scope, Headers({} if size is None else {"content-length": str(size)})
         )
 
@@ -49,8 +45,8 @@ class Door:
         """A request with its body; called with the status of its answer, it leaves."""
         more = {ITEMS: items} if caller is None else {ITEMS: items, CALLER_ID: caller}
         admitted = self.head(size, path, **more)
-        admitted.arrived(size)
-        return admitted.answered
+        admitted.on_body(size)
+        return admitted.on_answer
 
     def learn(self, bytes_per_s: float, path: str = "/loss") -> None:
         """Four requests, each a second long."""
@@ -225,7 +221,7 @@ def test_paths_that_do_not_exist_take_no_memory(status: int) -> None:
     door = Door()
     for number in range(1000):
         door.enter(10, f"/nothing/{number}")(status)
-    assert not door.gate._routes
+    assert len(door.gate._loads) == 1
 
 
 def test_only_what_was_answered_counts_as_done() -> None:
@@ -243,9 +239,9 @@ def test_a_slow_upload_does_not_make_a_route_look_slow() -> None:
     door.learn(5600)
     upload = door.head(1400)
     door.now += 600.0  # ten minutes on the way, nothing else to do
-    upload.arrived(1400)
+    upload.on_body(1400)
     door.now += 0.25
-    upload.answered(200)
+    upload.on_answer(200)
     for _ in range(41):
         door.enter(1400)  # ten seconds' work before the last one, by the speed of before
     with pytest.raises(Refused):
@@ -257,7 +253,7 @@ def test_an_upload_that_never_ends_leaves_no_trace_in_the_speed() -> None:
     door.learn(100)
     upload = door.head(100_000)
     door.now += 300.0
-    upload.answered(503)
+    upload.on_answer(503)
     for _ in range(11):
         door.enter(100)
     with pytest.raises(Refused):
@@ -271,7 +267,7 @@ def test_a_body_of_unknown_length_counts_as_the_largest_until_it_is_there() -> N
         door.head(None)
     with pytest.raises(Refused):
         door.enter(1)
-    arriving[0].arrived(100)
+    arriving[0].on_body(100)
     door.enter(BODY - 100)
     with pytest.raises(Refused):
         door.enter(1)
@@ -281,9 +277,9 @@ def test_a_speed_is_learnt_from_the_bytes_that_came_not_from_the_largest_body() 
     door = Door(max_wait_s=10.0)
     for _ in range(4):
         request = door.head(None)
-        request.arrived(100)
+        request.on_body(100)
         door.now += 1.0
-        request.answered(200)
+        request.on_answer(200)
     for _ in range(11):
         door.enter(100)
     with pytest.raises(Refused):
@@ -357,32 +353,12 @@ def test_the_queue_of_generate_is_for_twice_what_the_engine_computes_at_once(
     assert load_gate(found)._at_once == {"/generate": 2 * most}
 
 
-class Held(LightBackend):
-    """Answers readability when told to."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.go = asyncio.Event()
-        self.under_way = 0
-
-    async def readability(self, texts: Sequence[str]) -> list[Readability]:
-        self.under_way += 1
-        try:
-            await self.go.wait()
-        finally:
-            self.under_way -= 1
-        return await super().readability(texts)
-
-
 async def test_over_http_the_refusal_is_json_with_retry_after_and_room_comes_back() -> None:
     backend = Held()
-    app = create_app(backend, load_settings(max_pending_requests=3), Traffic())
-    async with httpx.AsyncClient(
-        transport=httpx.ASGITransport(app=app), base_url="http://test"
-    ) as http:
+    async with api_client(backend, max_pending_requests=3) as http:
         body = {"texts": ["A text."]}
         asked = [asyncio.create_task(http.post("/metrics/readability", json=body)) for _ in "abc"]
-        while backend.under_way < 3:
+        while backend.waiting < 3:
             await asyncio.sleep(0.001)
         refused = await http.post("/metrics/readability", json=body)
         assert refused.status_code == 503
@@ -396,17 +372,14 @@ async def test_over_http_the_refusal_is_json_with_retry_after_and_room_comes_bac
 
 async def test_a_client_says_how_long_it_waits() -> None:
     backend = Held()
-    app = create_app(backend, load_settings(), Traffic())
-    async with httpx.AsyncClient(
-        transport=httpx.ASGITransport(app=app), base_url="http://test"
-    ) as http:
+    async with api_client(backend) as http:
         body = {"texts": ["A text."]}
         late = await http.post(
             "/metrics/readability", json=body, headers={"X-Request-Timeout": "0.05"}
         )
         assert late.status_code == 503
         assert late.json()["error"]["code"] == "timeout"
-        assert backend.under_way == 0
+        assert backend.waiting == 0
         for wrong in ("soon", "0", "-1", "nan", "inf"):
             answer = await http.post(
                 "/metrics/readability", json=body, headers={"X-Request-Timeout": wrong}

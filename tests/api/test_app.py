@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import httpx
@@ -21,6 +21,7 @@ from serve_app.api import serializers
 from serve_app.api.app import create_app
 from serve_app.api.middleware.request_guard import Traffic
 from serve_app.app import build
+from serve_app.core.context import AGE_HEADER
 from serve_app.core.errors import (
     ConfigError,
     InvalidInput,
@@ -28,46 +29,16 @@ from serve_app.core.errors import (
     PlainMedError,
     Unavailable,
 )
-from serve_app.core.headers import AGE_HEADER
 from serve_app.core.settings import load_settings
-from serve_app.generation.protocol import GenerationParams, Summary
 from serve_app.metrics.readability import Readability
 from serve_app.serving.deployments.metrics import BatchConfig
 from serve_app.serving.remote_calls import ATTEMPTS, call
 from serve_app.serving.scheduling.fair_batcher import run_batch
 from serve_app.serving.server import load_document
+from tests.support.backends import Failing, Held, api_client
 from tests.support.servers import LightBackend
 
 SECRET = "Jane Roe has lupus"
-
-
-def client(backend: LightBackend, traffic: Traffic | None = None, **settings: Any) -> Any:
-    app = create_app(backend, load_settings(**settings), traffic or Traffic())
-    transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
-    return httpx.AsyncClient(transport=transport, base_url="http://test")
-
-
-class Failing(LightBackend):
-    """Raises `error` from readability and in mid-stream."""
-
-    def __init__(self, error: Exception) -> None:
-        super().__init__()
-        self.error = error
-
-    async def readability(self, texts: Sequence[str]) -> list[Readability]:
-        raise self.error
-
-    async def stream(self, text: str, params: GenerationParams) -> AsyncIterator[str | Summary]:
-        yield "The first piece"
-        raise self.error
-
-
-class Slow(LightBackend):
-    """Never answers."""
-
-    async def readability(self, texts: Sequence[str]) -> list[Readability]:
-        await asyncio.Event().wait()
-        raise AssertionError
 
 
 @pytest.mark.parametrize(
@@ -82,7 +53,7 @@ class Slow(LightBackend):
 async def test_a_failure_is_an_error_in_the_one_shape(
     error: Exception, status: int, code: str
 ) -> None:
-    async with client(Failing(error)) as http:
+    async with api_client(Failing(error)) as http:
         response = await http.post("/metrics/readability", json={"texts": ["A cat."]})
     assert response.status_code == status
     assert response.json()["error"]["code"] == code
@@ -100,7 +71,7 @@ async def test_a_failure_is_an_error_in_the_one_shape(
 async def test_a_stream_that_fails_midway_ends_with_an_error_event(
     error: Exception, code: str
 ) -> None:
-    async with client(Failing(error)) as http:
+    async with api_client(Failing(error)) as http:
         response = await http.post("/generate", json={"text": "A cat sat.", "stream": True})
     events = response.text.strip().split("\n\n")
     assert json.loads(events[0].removeprefix("data: ")) == {"text": "The first piece"}
@@ -111,11 +82,11 @@ async def test_a_stream_that_fails_midway_ends_with_an_error_event(
 
 
 async def test_a_request_over_its_time_is_503_with_retry_after() -> None:
-    async with client(Slow(), request_timeout_s=0.05, retry_after_s=7) as http:
+    async with api_client(Held(), request_timeout_s=0.05) as http:
         response = await http.post("/metrics/readability", json={"texts": ["A cat."]})
     assert response.status_code == 503
     assert response.json()["error"]["code"] == "timeout"
-    assert response.headers["retry-after"] == "7"
+    assert response.headers["retry-after"] == "2"
 
 
 @pytest.mark.parametrize(
@@ -128,7 +99,7 @@ async def test_a_repeated_request_has_what_is_left_of_its_time(age: str, status:
             await asyncio.sleep(0.1)
             return await super().readability(texts)
 
-    async with client(Brief(), request_timeout_s=30) as http:
+    async with api_client(Brief(), request_timeout_s=30) as http:
         response = await http.post(
             "/metrics/readability", json={"texts": ["A cat."]}, headers={AGE_HEADER: age}
         )
@@ -140,7 +111,7 @@ async def test_a_repeated_request_has_what_is_left_of_its_time(age: str, status:
 
 async def test_draining_refuses_new_requests_and_counts_the_old() -> None:
     traffic = Traffic()
-    async with client(Slow(), traffic, request_timeout_s=0.3) as http:
+    async with api_client(Held(), traffic, request_timeout_s=0.3) as http:
         body = {"texts": ["A cat."]}
         old = asyncio.ensure_future(http.post("/metrics/readability", json=body))
         await asyncio.sleep(0.1)
@@ -185,12 +156,12 @@ async def test_a_body_that_does_not_arrive_in_time_is_503_with_retry_after() -> 
         raise AssertionError
 
     traffic = Traffic()
-    app = create_app(LightBackend(), load_settings(retry_after_s=7), traffic)
+    app = create_app(LightBackend(), load_settings(), traffic)
     sent = await asyncio.wait_for(
         ask(app, "POST", "/loss", stuck, content_length="900", x_request_timeout="0.05"), 10
     )
     assert sent[0]["status"] == 503
-    assert dict(sent[0]["headers"])[b"retry-after"] == b"7"
+    assert dict(sent[0]["headers"])[b"retry-after"] == b"2"
     assert code_of(sent) == "timeout"
     assert traffic.in_flight == 0
 
@@ -208,7 +179,7 @@ async def test_what_only_asks_has_no_body_and_none_is_read(method: str, path: st
 
 
 async def test_a_body_that_says_it_is_too_large_is_413_also_while_the_server_is_full() -> None:
-    backend = Slow()
+    backend = Held()
     app = create_app(
         backend,
         load_settings(max_pending_requests=1, max_body_bytes=1024, request_timeout_s=5),
@@ -224,7 +195,7 @@ async def test_a_body_that_says_it_is_too_large_is_413_also_while_the_server_is_
         assert sent[0]["status"] == 413
         assert code_of(sent) == "body_too_large"
         # Nor does it shorten anybody's queue, as a refusal for want of room does.
-        (route,) = app.gates[-1]._routes.values()  # type: ignore[attr-defined]
+        (route,) = app.gates[-1]._loads.values()  # type: ignore[attr-defined]
         assert route.crowded_until < 0
         assert (await http.post("/metrics/readability", json=body)).status_code == 503
         assert route.crowded_until > 0
@@ -236,7 +207,7 @@ async def test_an_id_that_would_forge_the_log_is_not_in_it(
     given: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", logger="ray.serve")
-    async with client(LightBackend()) as http:
+    async with api_client(LightBackend()) as http:
         headers = {} if given is None else {"X-Request-ID": given}
         answer = await http.get("/livez", headers=headers)
     assert answer.status_code == 200
@@ -247,7 +218,7 @@ async def test_an_id_that_would_forge_the_log_is_not_in_it(
 
 async def test_a_good_id_is_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", logger="ray.serve")
-    async with client(LightBackend()) as http:
+    async with api_client(LightBackend()) as http:
         await http.get("/livez", headers={"X-Request-ID": "run-7.a_b:c/d+e=f@g"})
     assert "id=run-7.a_b:c/d+e=f@g caller=-" in caplog.text
 
@@ -267,7 +238,7 @@ async def test_explaining_ends_between_two_texts_once_nobody_waits(
     monkeypatch.setattr(serializers, "explain", slow)
     texts = ["Aspirin lowers the risk of stroke."] * 100
     body = {"texts_original": texts, "texts_generated": texts, "explain": True}
-    async with client(LightBackend(), request_timeout_s=30 if leaves else 0.5) as http:
+    async with api_client(LightBackend(), request_timeout_s=30 if leaves else 0.5) as http:
         asked = asyncio.ensure_future(http.post("/evaluate", json=body))
         if leaves:
             while not explained:
@@ -295,7 +266,7 @@ async def test_half_a_server_says_which_half_is_missing(
 ) -> None:
     backend = LightBackend()
     backend.services = frozenset({service})
-    async with client(backend) as http:
+    async with api_client(backend) as http:
         response = await http.post(path, json=body)
         routes = (await http.get("/openapi.json")).json()["paths"]
     assert response.status_code == 404
@@ -304,7 +275,9 @@ async def test_half_a_server_says_which_half_is_missing(
 
 
 async def test_cors_opens_for_the_origins_of_the_setting_only() -> None:
-    async with client(LightBackend(), cors_origins="https://a.example, https://b.example") as http:
+    async with api_client(
+        LightBackend(), cors_origins="https://a.example, https://b.example"
+    ) as http:
         ours = await http.get("/healthz", headers={"Origin": "https://b.example"})
         other = await http.get("/healthz", headers={"Origin": "https://evil.example"})
     assert ours.headers["access-control-allow-origin"] == "https://b.example"
@@ -314,7 +287,7 @@ async def test_cors_opens_for_the_origins_of_the_setting_only() -> None:
 async def test_cors_is_closed_by_default() -> None:
     origin = {"Origin": "https://a.example"}
     preflight = {**origin, "Access-Control-Request-Method": "POST"}
-    async with client(LightBackend()) as http:
+    async with api_client(LightBackend()) as http:
         answers = [
             await http.get("/healthz", headers=origin),
             await http.post("/metrics/readability", json={"texts": ["A cat."]}, headers=origin),
@@ -327,7 +300,7 @@ async def test_cors_is_closed_by_default() -> None:
 
 async def test_human_texts_are_targets_where_the_server_is_set_so() -> None:
     body = {"texts_original": ["A cat sat."], "texts_generated": ["A cat sat. It was big."]}
-    async with client(LightBackend(per_sample=True)) as http:
+    async with api_client(LightBackend(per_sample=True)) as http:
         against_itself = await http.post(
             "/loss", json={**body, "texts_human": body["texts_generated"]}
         )

@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,13 +16,13 @@ from hypothesis import strategies as st
 from serve_app.api.app import create_app
 from serve_app.api.auth import api_keys as keys_module
 from serve_app.api.auth import key_source as source_module
+from serve_app.api.auth.api_key_gate import Quota
 from serve_app.api.auth.api_keys import KeyEntry, KeyRing, NewKey, dump_keys, new_key, parse_keys
 from serve_app.api.auth.key_source import KeySource
-from serve_app.api.auth.rate_limit import Quota
 from serve_app.api.middleware.request_guard import Traffic
 from serve_app.core.errors import ConfigError
 from serve_app.core.settings import load_settings
-from serve_app.metrics.readability import Readability
+from tests.support.backends import Held, api_client
 from tests.support.servers import LightBackend
 
 TEXTS = {"texts": ["Aspirin makes a stroke less likely."]}
@@ -33,10 +31,7 @@ PAIR = {"texts_original": ["Aspirin lowers the risk."], "texts_generated": ["It 
 
 def client(*made: NewKey, backend: LightBackend | None = None, **settings: Any) -> Any:
     document = dump_keys([one.entry for one in made])
-    app = create_app(
-        backend or LightBackend(), load_settings(api_keys=document, **settings), Traffic()
-    )
-    return httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://test")
+    return api_client(backend, api_keys=document, **settings)
 
 
 def bearer(made: NewKey) -> dict[str, str]:
@@ -295,19 +290,6 @@ async def test_over_its_rate_a_key_gets_429_and_when_to_try_again() -> None:
     assert (first.status_code, second.status_code) == (200, 429)
     assert 1 <= int(second.headers["retry-after"]) <= 60
     assert second.json()["error"]["code"] == "too_many_requests"
-
-
-class Held(LightBackend):
-    """Answers readability when told to."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.arrived, self.go = asyncio.Event(), asyncio.Event()
-
-    async def readability(self, texts: Sequence[str]) -> list[Readability]:
-        self.arrived.set()
-        await self.go.wait()
-        return await super().readability(texts)
 
 
 async def test_over_its_concurrency_a_key_gets_429_until_an_answer_is_out() -> None:

@@ -7,25 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Sequence
 from html.parser import HTMLParser
 from typing import Any
 
-import httpx
 import pytest
 
-from serve_app.api.app import create_api, create_app
-from serve_app.api.middleware.request_guard import Traffic
+from serve_app.api.app import create_api
 from serve_app.api.routes.page import FOLDER
 from serve_app.api.routes.reference import reference
 from serve_app.core.settings import load_settings
-from serve_app.metrics.readability import Readability
+from tests.support.backends import Held, api_client
 from tests.support.servers import LightBackend
-
-
-def client(backend: LightBackend | None = None, **settings: Any) -> httpx.AsyncClient:
-    app = create_app(backend or LightBackend(), load_settings(**settings), Traffic())
-    return httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://test")
 
 
 @pytest.mark.parametrize(
@@ -46,7 +38,7 @@ def client(backend: LightBackend | None = None, **settings: Any) -> httpx.AsyncC
 async def test_every_answer_forbids_to_guess_its_type(
     method: str, path: str, body: dict[str, Any] | None, status: int
 ) -> None:
-    async with client(max_body_bytes=1024) as http:
+    async with api_client(max_body_bytes=1024) as http:
         answer = await http.request(method, path, json=body)
     assert answer.status_code == status
     assert answer.headers.get_list("x-content-type-options") == ["nosniff"]
@@ -54,30 +46,18 @@ async def test_every_answer_forbids_to_guess_its_type(
 
 async def test_a_refused_key_forbids_it_too() -> None:
     keys = '{"keys": [{"id": "000000000000", "sha256": "' + "0" * 64 + '"}]}'
-    async with client(api_keys=keys) as http:
+    async with api_client(api_keys=keys) as http:
         answer = await http.post("/loss", json={})
     assert answer.status_code == 401
     assert answer.headers["x-content-type-options"] == "nosniff"
 
 
-class Held(LightBackend):
-    """Never answers readability."""
-
-    arrived = False
-
-    async def readability(self, texts: Sequence[str]) -> list[Readability]:
-        self.arrived = True
-        await asyncio.Event().wait()
-        raise AssertionError
-
-
 async def test_a_full_server_forbids_it_too() -> None:
     backend = Held()
-    async with client(backend, max_pending_requests=1) as http:
+    async with api_client(backend, max_pending_requests=1) as http:
         body = {"texts": ["It helps."]}
         held = asyncio.ensure_future(http.post("/metrics/readability", json=body))
-        while not backend.arrived:
-            await asyncio.sleep(0.001)
+        await backend.arrived.wait()
         answer = await http.post("/metrics/readability", json=body)
         held.cancel()
     assert answer.status_code == 503
@@ -109,7 +89,7 @@ class Parts(HTMLParser):
 
 
 async def test_the_reference_runs_nothing_and_loads_its_own_files_only() -> None:
-    async with client() as http:
+    async with api_client() as http:
         answer = await http.get("/docs")
         assert answer.headers["content-type"].startswith("text/html")
         policy = answer.headers["content-security-policy"]
@@ -159,7 +139,7 @@ def test_what_a_document_says_cannot_become_markup() -> None:
 
 
 async def test_no_page_of_others_is_shipped_that_loads_from_elsewhere() -> None:
-    async with client() as http:
+    async with api_client() as http:
         assert (await http.get("/redoc")).status_code == 404
     for file in FOLDER.iterdir():
         found = re.findall(r"https?://[^\s\"'<>]+", file.read_text(encoding="utf-8"))

@@ -11,22 +11,14 @@ from typing import Any
 import httpx
 import pytest
 
-from serve_app.api.app import create_app
 from serve_app.api.auth.api_keys import dump_keys, new_key
-from serve_app.api.middleware.request_guard import Traffic
 from serve_app.core.errors import InvalidInput, MetricFailed, PlainMedError
-from serve_app.core.settings import load_settings
 from serve_app.generation.protocol import GenerationParams, Summary
+from tests.support.backends import Failing, api_client
 from tests.support.recording import Kept
 from tests.support.servers import LightBackend
 
 STREAM = {"text": "A cat sat.", "stream": True}
-
-
-def client(backend: LightBackend, telemetry: Kept | None = None, **settings: Any) -> Any:
-    app = create_app(backend, load_settings(**settings), Traffic(), telemetry)
-    transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
-    return httpx.AsyncClient(transport=transport, base_url="http://test")
 
 
 def last_event(answer: httpx.Response) -> tuple[str, Any]:
@@ -49,25 +41,13 @@ class Endless(LightBackend):
 
 async def test_the_deadline_is_that_of_the_whole_stream() -> None:
     backend = Endless()
-    async with client(backend) as http:
+    async with api_client(backend) as http:
         headers = {"x-request-timeout": "0.2"}
         answer = await asyncio.wait_for(http.post("/generate", json=STREAM, headers=headers), 20)
     assert answer.status_code == 200
     name, body = last_event(answer)
     assert (name, body["error"]["code"]) == ("error", "timeout")
     assert backend.stopped
-
-
-class Failing(LightBackend):
-    """Fails after the first piece."""
-
-    def __init__(self, error: Exception) -> None:
-        super().__init__()
-        self.error = error
-
-    async def stream(self, text: str, params: GenerationParams) -> AsyncIterator[str | Summary]:
-        yield "The first piece"
-        raise self.error
 
 
 @pytest.mark.parametrize(
@@ -84,7 +64,7 @@ async def test_a_stream_that_fails_is_counted_and_logged_by_its_code(
 ) -> None:
     kept = Kept()
     with caplog.at_level(logging.INFO, logger="ray.serve"):
-        async with client(Failing(error), kept) as http:
+        async with api_client(Failing(error), telemetry=kept) as http:
             answer = await http.post("/generate", json=STREAM)
     assert last_event(answer)[1]["error"]["code"] == code
     assert kept.of("plainmed_errors") == [(1.0, {"code": code})]
@@ -96,7 +76,7 @@ async def test_a_stream_that_fails_is_counted_and_logged_by_its_code(
 
 async def test_a_stream_that_ends_well_has_no_code() -> None:
     kept = Kept()
-    async with client(LightBackend(), kept) as http:
+    async with api_client(telemetry=kept) as http:
         answer = await http.post("/generate", json=STREAM)
     assert last_event(answer)[0] == "done"
     assert kept.of("plainmed_errors") == []
@@ -106,7 +86,7 @@ async def test_a_key_for_the_generator_alone_does_not_select_by_the_metrics() ->
     writer, both = new_key(services=("generator",)), new_key()
     backend = LightBackend()
     selecting = {"text": "A cat sat.", "n": 2, "select": "loss"}
-    async with client(backend, api_keys=dump_keys([writer.entry, both.entry])) as http:
+    async with api_client(backend, api_keys=dump_keys([writer.entry, both.entry])) as http:
 
         async def ask(key: str, body: dict[str, Any]) -> httpx.Response:
             return await http.post("/generate", json=body, headers={"x-api-key": key})

@@ -14,7 +14,7 @@ import pytest
 from ray import serve
 
 from serve_app.api.request_stats import RequestStats
-from serve_app.core.observability.timings import Timed
+from serve_app.core.observability.tracing import Timed
 from serve_app.metrics.evaluation import BertScoreResult
 from serve_app.serving.deployments import handle_backend
 from serve_app.serving.deployments.handle_backend import HandleBackend

@@ -13,10 +13,11 @@ import pytest
 from serve_app.api.app import create_app
 from serve_app.api.auth.api_keys import dump_keys, new_key
 from serve_app.api.backend import Component, Health, Replicas
-from serve_app.api.endpoints import CALLS
+from serve_app.api.endpoints import ENDPOINTS
 from serve_app.api.middleware.request_guard import Traffic
 from serve_app.api.request_stats import RequestStats, StatsWindow
 from serve_app.core.settings import load_settings
+from tests.support.backends import client_of
 from tests.support.servers import TARGETS, LightBackend
 
 TEXTS = {"texts": ["Aspirin makes a stroke less likely."]}
@@ -68,7 +69,7 @@ def client(
         traffic or Traffic(),
         recent=RequestStats(lambda: next(clock) / 10),
     )
-    return httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://test")
+    return client_of(app)
 
 
 async def test_a_process_is_alive_whatever_its_models_do_and_asks_nobody() -> None:
@@ -167,4 +168,4 @@ async def test_health_is_open_and_status_asks_for_the_key(tmp_path: Path) -> Non
 async def test_the_calls_that_are_counted_are_the_routes_that_compute() -> None:
     async with client() as http:
         paths = (await http.get("/openapi.json")).json()["paths"]
-    assert {path for path, operations in paths.items() if "post" in operations} == CALLS
+    assert {path for path, operations in paths.items() if "post" in operations} == set(ENDPOINTS)

@@ -11,7 +11,8 @@ import pytest
 
 from serve_app.api.app import create_app
 from serve_app.api.auth.api_keys import dump_keys, new_key
-from serve_app.api.auth.host_gate import Unprotected, check_exposure, is_loopback, is_own_name
+from serve_app.api.auth.exposure import Unprotected, check_exposure
+from serve_app.api.middleware.gate import is_loopback, is_own_name
 from serve_app.api.middleware.request_guard import Traffic
 from serve_app.core.errors import ConfigError
 from serve_app.core.settings import load_settings

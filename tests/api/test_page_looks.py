@@ -45,7 +45,7 @@ def test_the_language_is_the_browsers_until_another_is_chosen(pages: Any, url: s
     assert re.fullmatch(r"0\.\d{3}", page.locator("#loss").inner_text())
     expect(page.locator("#original")).to_have_value(ORIGINALS[0])
     page.reload()
-    expect(page.get_by_role("heading", name="The original")).to_be_visible()
+    expect(page.get_by_role("heading", name="Original", exact=True)).to_be_visible()
     expect(page.get_by_label("Language", exact=True)).to_have_value("en")
 
 
@@ -101,7 +101,7 @@ def test_a_browser_without_storage_still_has_the_page(pages: Any, url: str) -> N
     refuse = "Object.defineProperty(window, 'localStorage', {get() { throw new Error('no'); }})"
     page = pages.open(url, before=refuse)
     page.get_by_label("Language", exact=True).select_option("es")
-    expect(page.get_by_role("button", name="Puntuar")).to_be_visible()
+    expect(page.get_by_role("button", name="Evaluar")).to_be_visible()
 
 
 @pytest.mark.parametrize("language", ["en", "es"])

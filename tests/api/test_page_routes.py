@@ -10,7 +10,6 @@ import re
 from html.parser import HTMLParser
 from typing import Any
 
-import httpx
 import pytest
 
 from serve_app.api.app import create_app
@@ -19,6 +18,7 @@ from serve_app.api.middleware.request_guard import Traffic
 from serve_app.api.routes.page import FOLDER, POLICY
 from serve_app.core.resources import sample_abstract
 from serve_app.core.settings import load_settings
+from tests.support.backends import client_of
 from tests.support.servers import LightBackend
 
 SCRIPTS = sorted(FOLDER.glob("*.js"))
@@ -30,8 +30,7 @@ INDEX = (FOLDER / "index.html").read_text(encoding="utf-8")
 
 def client(root_path: str = "", services: tuple[str, ...] = ("metrics", "generator")) -> Any:
     app = create_app(LightBackend(services=services), load_settings(), Traffic())
-    transport = httpx.ASGITransport(app=app, root_path=root_path)
-    return httpx.AsyncClient(transport=transport, base_url="http://test")
+    return client_of(app, root_path)
 
 
 class Document(HTMLParser):

@@ -73,8 +73,8 @@ def test_a_busy_server_is_asked_again_after_the_time_it_names(pages: Any, url: s
         fill(page)
         score(page)
         expect(page.get_by_role("alert")).to_contain_text("the queue is full")
-        expect(page.locator("#countdown")).to_have_text("Next try in 2 s.")
-        expect(page.locator("#countdown")).to_have_text("Next try in 1 s.")
+        expect(page.locator("#countdown")).to_have_text("Retrying in 2 s.")
+        expect(page.locator("#countdown")).to_have_text("Retrying in 1 s.")
         expect(page.get_by_role("meter")).to_have_count(5)
         expect(page.locator("#failure")).to_be_hidden()
         first, second = (one.at for one in proxy.received if one.path == "/evaluate")
@@ -89,12 +89,12 @@ def test_a_server_that_stays_busy_is_left_alone_in_the_end(pages: Any, url: str)
         score(page)
         for left in range(3):
             expect(page.locator("#countdown")).to_contain_text("60 s")
-            page.get_by_role("button", name="Try now").click()
+            page.get_by_role("button", name="Retry now").click()
             page.wait_for_timeout(50 + left)
         # Asked four times; from now on only when the user says so.
         expect(page.get_by_role("alert")).to_contain_text("the queue is full")
         expect(page.locator("#countdown")).to_be_hidden()
-        page.get_by_role("button", name="Leave it").click()
+        page.get_by_role("button", name="Dismiss").click()
         expect(page.locator("#failure")).to_be_hidden()
         asked = [one for one in proxy.received if one.path == "/evaluate"]
     assert len(asked) == 4
@@ -105,8 +105,11 @@ def test_a_server_that_stays_busy_is_left_alone_in_the_end(pages: Any, url: str)
     [
         (Answer(hang_up=True), "cannot be reached"),
         (Answer(502, b"<h1>Bad gateway</h1>", {"Content-Type": "text/html"}), "HTTP 502"),
-        (Answer(200, b"<h1>Sign in</h1>", {"Content-Type": "text/html"}), "not one that this page"),
-        (Answer(200, b'{"results": []}', JSON), "not one that this page"),
+        (
+            Answer(200, b"<h1>Sign in</h1>", {"Content-Type": "text/html"}),
+            "does not understand",
+        ),
+        (Answer(200, b'{"results": []}', JSON), "does not understand"),
         (failing(500, "metric_failed", "no finite number"), "no finite number"),
     ],
     ids=["no answer", "a proxy's page", "a sign-in page", "another shape", "a failed metric"],
@@ -126,7 +129,7 @@ def test_what_is_no_answer_is_an_error_and_keeps_the_last_result(
         expect(page.get_by_role("alert")).to_contain_text(said)
         expect(page.locator("#loss")).to_have_text(before)
         proxy.scripted.clear()
-        page.get_by_role("button", name="Try now").click()
+        page.get_by_role("button", name="Retry now").click()
         expect(page.locator("#failure")).to_be_hidden()
 
 
@@ -135,7 +138,7 @@ def test_a_long_wait_shows_its_stage_and_can_be_cancelled(pages: Any, url: str) 
         page = pages.open(proxy.url)
         fill(page)
         score(page)
-        expect(page.locator("#stage")).to_have_text("the metrics read both texts")
+        expect(page.locator("#stage")).to_have_text("scoring the summary")
         expect(page.get_by_role("progressbar")).to_be_visible()
         expect(page.locator("#elapsed")).to_have_text("1 s")
         page.get_by_role("button", name="Cancel").click()
@@ -177,7 +180,7 @@ def test_a_generator_alone_shows_sources_and_no_scores(pages: Any) -> None:
         page = pages.open(running)
         expect(page.get_by_role("button", name="Score")).to_be_hidden()
         page.get_by_label("Medical text").fill(ORIGINALS[0])
-        page.get_by_label("Summaries to choose from", exact=True).select_option("2")
+        page.get_by_label("Number of summaries to choose from", exact=True).select_option("2")
         page.get_by_role("button", name="Generate").click()
         expect(page.locator("#candidates > li")).to_have_count(2)
         expect(page.locator("#candidates-hint")).to_contain_text("choose by reading")
@@ -204,7 +207,7 @@ def test_a_server_with_keys_is_given_one(pages: Any, monkeypatch: pytest.MonkeyP
         expect(page.get_by_role("alert")).to_contain_text("HTTP 401, missing_api_key")
         expect(page.get_by_label("API key")).to_be_focused()
         page.get_by_label("API key").fill(made.key)
-        page.get_by_role("button", name="Try now").click()
+        page.get_by_role("button", name="Retry now").click()
         expect(page.get_by_role("meter")).to_have_count(5)
         page.get_by_role("button", name="Copy the request as curl").click()
         expect(page.locator("#live")).to_have_text("Copied.")
@@ -262,7 +265,7 @@ def test_a_hostile_answer_stays_text(pages: Any, url: str) -> None:
         answer["models"] = {"relevance": HOSTILE}
         proxy.scripted["/evaluate"] = [Answer(200, json.dumps(answer).encode(), JSON)]
         page.get_by_label("Medical text").fill(ORIGINALS[0])
-        page.get_by_label("Summaries to choose from", exact=True).select_option("2")
+        page.get_by_label("Number of summaries to choose from", exact=True).select_option("2")
         page.get_by_role("button", name="Generate").click()
         expect(page.locator("#candidates")).to_contain_text(HOSTILE)
         expect(page.locator("#sentences")).to_contain_text(HOSTILE)

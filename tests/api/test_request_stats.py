@@ -8,18 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.api.endpoints import CALLS
+from serve_app.api.endpoints import ENDPOINTS
 from serve_app.api.request_stats import GROWTH, SLOT_S, WINDOW_S, RequestStats, Tally, together
-
-
-class Clock:
-    """Seconds as the test says."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.support.backends import Clock
 
 
 def test_only_routes_that_compute_are_counted_by_how_they_ended() -> None:
@@ -57,7 +48,7 @@ def test_memory_does_not_grow_with_requests() -> None:
     recent = RequestStats(clock)
     for _ in range(5000):
         clock.now += 1
-        for route in CALLS:
+        for route in ENDPOINTS:
             recent.answered(route, 200, 0.1)
     assert len(recent._slots) <= WINDOW_S / SLOT_S + 1
 

@@ -311,9 +311,7 @@ async def test_an_answer_that_is_no_answer_is_no_time() -> None:
 
 def test_the_slow_writer_is_a_model_that_the_engine_can_use() -> None:
     with slow_writer() as url:
-        settings = load_settings(
-            generator="openai", openai_base_url=url, openai_model="slow", openai_wait_s=5.0
-        )
+        settings = load_settings(generator="openai", openai_base_url=url, openai_model="slow")
         engine = load_generator(settings)
         [summary] = engine.generate(["A trial."], [GenerationParams()])
         assert summary.text == "It was slow."

@@ -12,6 +12,7 @@ from benchmarks.overload import gust_rows
 from benchmarks.reliability import storm
 from benchmarks.reliability.sending import known
 from benchmarks.texts import Texts, _shipped
+from serve_app.api.middleware import admission
 from serve_app.metrics.evaluation import Evaluation
 from tests.support.servers import LightBackend, api_server
 from tests.support.slow import slow
@@ -46,7 +47,7 @@ async def test_a_storm_refuses_quickly_loses_nothing_and_is_over_soon(
     }.items():  # fmt: skip
         monkeypatch.setattr(storm, name, value)
     monkeypatch.setenv("MAX_WAIT_S", "2")
-    monkeypatch.setenv("CROWDED_WAIT_S", "1")
+    monkeypatch.setattr(admission, "CROWDED_WAIT_S", 1.0)
     with api_server(OneByOne()) as url:
         texts = Texts("shipped", list(_shipped()))
         found = await storm.storm(url, os.getpid(), texts, 4.0)
@@ -71,7 +72,7 @@ async def test_a_gust_is_refused_as_quickly(monkeypatch: pytest.MonkeyPatch) -> 
     }.items():  # fmt: skip
         monkeypatch.setattr(storm, name, value)
     monkeypatch.setenv("MAX_WAIT_S", "2")
-    monkeypatch.setenv("CROWDED_WAIT_S", "1")
+    monkeypatch.setattr(admission, "CROWDED_WAIT_S", 1.0)
     pairs = list(_shipped())[:2]
     with api_server(OneByOne()) as url:
         cases = await known(url, storm.mixed(pairs))

@@ -51,14 +51,14 @@ def test_other_programs_may_write_what_json_does_not_have() -> None:
 @pytest.mark.parametrize(
     "text", ['"\\ud800"', '["a", ["\\udfff"]]', '{"a": {"b": "\\ud83d"}}', '{"\\ud800": 1}']
 )
-def test_half_of_a_character_is_refused_unless_it_is_asked_for(text: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="half of a character") as caught:
+def test_a_lone_surrogate_is_refused_unless_it_is_asked_for(text: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="lone surrogate") as caught:
         parse_json(text)
     assert str(caught.value).isascii()  # so that it can be shown
-    assert parse_json(text, halves=True) == json.loads(text)
+    assert parse_json(text, surrogates=True) == json.loads(text)
     assert parse_json(text, strict=False) == json.loads(text)
     (tmp_path / "a.yaml").write_text(text)
-    with pytest.raises(ValueError, match="half of a character"):
+    with pytest.raises(ValueError, match="lone surrogate"):
         read_yaml(tmp_path / "a.yaml")
     assert parse_json('"\\ud83d\\ude00"') == "\U0001f600"
 

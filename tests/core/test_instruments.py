@@ -15,38 +15,25 @@ from typing import Any
 import httpx
 import pytest
 
-from serve_app.api.app import create_app
-from serve_app.api.middleware.request_guard import Traffic
 from serve_app.core.context import RequestContext
 from serve_app.core.errors import MetricFailed, Unavailable
 from serve_app.core.observability.instruments import SPECS, Unrecorded, exported
-from serve_app.core.settings import load_settings
-from serve_app.metrics.readability import Readability
 from serve_app.serving.scheduling.fair_batcher import FairBatcher
+from tests.support.backends import Failing, api_client
 from tests.support.paths import ROOT
 from tests.support.recording import Kept
-from tests.support.servers import LightBackend
 
 TEXTS = {"texts": ["Aspirin makes a stroke less likely."]}
 SECRET = "Jane Roe has lupus"
 
 
-class Broken(LightBackend):
-    """Cannot compute readability."""
-
-    async def readability(self, texts: Sequence[str]) -> list[Readability]:
-        raise MetricFailed(f"no number for {SECRET}")
-
-
-def client(kept: Kept, backend: LightBackend | None = None, **settings: Any) -> httpx.AsyncClient:
-    app = create_app(backend or LightBackend(), load_settings(**settings), Traffic(), kept)
-    transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
-    return httpx.AsyncClient(transport=transport, base_url="http://test")
+def broken() -> Failing:
+    return Failing(MetricFailed(f"no number for {SECRET}"))
 
 
 async def test_a_request_is_counted_with_its_route_status_time_and_size() -> None:
     kept = Kept()
-    async with client(kept) as http:
+    async with api_client(telemetry=kept) as http:
         await http.post("/metrics/readability", json=TEXTS)
     assert kept.of("plainmed_requests") == [(1, {"route": "/metrics/readability", "status": "200"})]
     [(seconds, _)] = kept.of("plainmed_request_seconds")
@@ -70,7 +57,7 @@ async def test_an_error_is_counted_by_its_code(
     path: str, body: Any, settings: dict[str, Any], code: str | None, status: str
 ) -> None:
     kept = Kept()
-    async with client(kept, **settings) as http:
+    async with api_client(telemetry=kept, **settings) as http:
         await http.post(path, json=body)
     assert kept.of("plainmed_errors") == ([] if code is None else [(1, {"code": code})])
     [(_, labels)] = kept.of("plainmed_requests")
@@ -79,7 +66,7 @@ async def test_an_error_is_counted_by_its_code(
 
 async def test_what_the_guard_refuses_and_what_fails_is_counted_too() -> None:
     kept = Kept()
-    async with client(kept, Broken(), max_body_bytes=1024) as http:
+    async with api_client(broken(), telemetry=kept, max_body_bytes=1024) as http:
         await http.post("/metrics/readability", json={"texts": ["word " * 1000]})
         await http.post("/metrics/readability", json=TEXTS)
     assert [labels["code"] for _, labels in kept.of("plainmed_errors")] == [
@@ -90,7 +77,7 @@ async def test_what_the_guard_refuses_and_what_fails_is_counted_too() -> None:
 
 async def test_times_are_of_answers_and_refusals_which_are_fast_do_not_hide_them() -> None:
     kept = Kept()
-    async with client(kept, Broken()) as http:
+    async with api_client(broken(), telemetry=kept) as http:
         await http.post("/metrics/readability", json=TEXTS)
         await http.post("/metrics/readability", json={"texts": [""]})
     assert [labels["status"] for _, labels in kept.of("plainmed_requests")] == ["500", "422"]
@@ -99,7 +86,7 @@ async def test_times_are_of_answers_and_refusals_which_are_fast_do_not_hide_them
 
 async def test_paths_that_clients_make_up_are_one_series_and_texts_are_in_none() -> None:
     kept = Kept()
-    async with client(kept, Broken()) as http:
+    async with api_client(broken(), telemetry=kept) as http:
         for number in range(5):
             await http.get(f"/{SECRET}/{number}")
         await http.post("/metrics/readability", json={"texts": [SECRET]})

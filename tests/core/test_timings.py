@@ -15,7 +15,7 @@ from ray._common.formatters import JSONFormatter
 from serve_app.api.app import create_app
 from serve_app.api.middleware.request_guard import Traffic
 from serve_app.core.context import RequestContext
-from serve_app.core.observability.timings import Timed, gather, note, stage, timed
+from serve_app.core.observability.tracing import Timed, gather, note, stage, timed
 from serve_app.core.settings import load_settings
 from serve_app.metrics.readability import Readability
 from serve_app.serving.remote_calls import call

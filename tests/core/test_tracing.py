@@ -18,8 +18,8 @@ from serve_app.app import build
 from serve_app.core.context import RequestContext
 from serve_app.core.errors import ConfigError
 from serve_app.core.observability import otlp
-from serve_app.core.observability.otlp import OtlpTracer
-from serve_app.core.observability.tracing import Untraced, handed_on
+from serve_app.core.observability.otlp import otlp_tracer
+from serve_app.core.observability.tracing import handed_on, traceparent
 from serve_app.core.settings import load_settings
 from serve_app.serving import observability
 from serve_app.serving.observability import load_tracer
@@ -41,7 +41,7 @@ def collector() -> Iterator[Collector]:
 
 
 def test_work_is_a_child_of_what_asked_for_it_in_another_process_too(collector: Collector) -> None:
-    gateway, loss = (OtlpTracer(collector.url, 1.0, part) for part in ("Gateway", "Loss"))
+    gateway, loss = (otlp_tracer(collector.url, 1.0, part) for part in ("Gateway", "Loss"))
     with gateway.span("POST /loss", None, {"http.route": "/loss"}) as root:
         context = handed_on(RequestContext(request_id="r1"), root)
         with loss.span("loss", context.traceparent, {"plainmed.items": 3}):
@@ -58,7 +58,7 @@ def test_work_is_a_child_of_what_asked_for_it_in_another_process_too(collector: 
 
 
 def test_of_an_error_the_kind_is_told_and_not_the_message(collector: Collector) -> None:
-    tracer = OtlpTracer(collector.url, 1.0, "Loss")
+    tracer = otlp_tracer(collector.url, 1.0, "Loss")
     with pytest.raises(ValueError, match="Jane"), tracer.span("loss", None, {}):
         raise ValueError(SECRET)
     tracer.close()
@@ -67,8 +67,8 @@ def test_of_an_error_the_kind_is_told_and_not_the_message(collector: Collector) 
 
 
 def test_a_ratio_of_nothing_sends_only_what_clients_trace(collector: Collector) -> None:
-    tracer = OtlpTracer(collector.url, 0.0, "Loss")
-    with tracer.span("mine", None, {}) as mine, tracer.span("below", mine.traceparent, {}):
+    tracer = otlp_tracer(collector.url, 0.0, "Loss")
+    with tracer.span("mine", None, {}) as mine, tracer.span("below", traceparent(mine), {}):
         pass
     with tracer.span("theirs", PARENT, {}):
         pass
@@ -81,17 +81,17 @@ def test_what_a_stranger_wants_sent_is_sent_as_often_as_the_ratio_says(
 ) -> None:
     # Also one who chooses the id by which OpenTelemetry's own sampler of a ratio decides.
     chosen = "00-" + "1" + "0" * 31 + "-b7ad6b7169203331-"
-    never = OtlpTracer(collector.url, 0.0, "Gateway")
-    half = OtlpTracer(collector.url, 0.5, "Gateway")
+    never = otlp_tracer(collector.url, 0.0, "Gateway")
+    half = otlp_tracer(collector.url, 0.5, "Gateway")
     for parent in (PARENT, chosen + "01"):
         with never.span("never", parent, {}) as span:
             # Its trace goes on all the same, and its replicas are told not to send it.
-            assert str(span.traceparent).startswith(parent[:35])
-            assert str(span.traceparent).endswith("-00")
+            assert str(traceparent(span)).startswith(parent[:35])
+            assert str(traceparent(span)).endswith("-00")
     for _ in range(200):
         with half.span("half", chosen + "01", {}):
             pass
-    always = OtlpTracer(collector.url, 1.0, "Gateway")
+    always = otlp_tracer(collector.url, 1.0, "Gateway")
     with always.span("unwanted", chosen + "00", {}), always.span("wanted", chosen + "01", {}):
         pass
     for tracer in (never, half, always):
@@ -102,16 +102,18 @@ def test_what_a_stranger_wants_sent_is_sent_as_often_as_the_ratio_says(
 
 
 @pytest.mark.parametrize(
-    ("status", "code", "error"),
-    [(200, None, None), (422, "empty_text", None), (503, "overloaded", "overloaded")],
+    ("text", "draining", "error"),
+    [("A text.", False, None), ("", False, None), ("A text.", True, "shutting_down")],
 )
-def test_a_span_answered_with_5xx_is_an_error_by_its_code(
-    status: int, code: str | None, error: str | None, collector: Collector
+async def test_a_span_answered_with_5xx_is_an_error_by_its_code(
+    text: str, draining: bool, error: str | None, collector: Collector
 ) -> None:
-    tracer = OtlpTracer(collector.url, 1.0, "Gateway")
-    with tracer.span("POST /loss", None, {}) as span:
-        more = {} if code is None else {"plainmed.error_code": code}
-        span.set({"http.response.status_code": status, **more})
+    tracer = otlp_tracer(collector.url, 1.0, "Gateway")
+    traffic = Traffic(draining=draining)
+    app = create_app(LightBackend(), load_settings(), traffic, tracer=tracer)
+    transport = httpx.ASGITransport(app=app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+        await http.post("/metrics/readability", json={"texts": [text]})
     tracer.close()
     assert [span.error for span in collector.spans] == [error]
 
@@ -121,7 +123,7 @@ def test_a_collector_that_does_not_answer_keeps_nobody_from_ending(
 ) -> None:
     monkeypatch.setattr(otlp, "CLOSE_S", 0.2)
     with ScriptedServer([Answer(delay=5.0)]) as silent:
-        tracer = OtlpTracer(silent.url, 1.0, "Loss")
+        tracer = otlp_tracer(silent.url, 1.0, "Loss")
         with tracer.span("last", None, {}):
             pass
         started = time.perf_counter()
@@ -131,7 +133,7 @@ def test_a_collector_that_does_not_answer_keeps_nobody_from_ending(
 
 
 def test_a_malformed_parent_begins_a_trace(collector: Collector) -> None:
-    tracer = OtlpTracer(collector.url, 1.0, "Loss")
+    tracer = otlp_tracer(collector.url, 1.0, "Loss")
     with tracer.span("one", f"00-{SECRET}", {}):
         pass
     tracer.close()
@@ -142,7 +144,7 @@ def test_a_malformed_parent_begins_a_trace(collector: Collector) -> None:
 async def test_a_request_has_a_span_with_its_id_and_sizes_and_goes_on_with_the_clients_trace(
     collector: Collector,
 ) -> None:
-    tracer = OtlpTracer(collector.url, 1.0, "Gateway")
+    tracer = otlp_tracer(collector.url, 1.0, "Gateway")
     app = create_app(LightBackend(), load_settings(), Traffic(), tracer=tracer)
     transport = httpx.ASGITransport(app=app)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
@@ -170,7 +172,7 @@ async def test_a_request_has_a_span_with_its_id_and_sizes_and_goes_on_with_the_c
 
 
 async def test_each_request_of_a_batch_gets_a_span_of_it(collector: Collector) -> None:
-    tracer = OtlpTracer(collector.url, 1.0, "Relevance")
+    tracer = otlp_tracer(collector.url, 1.0, "Relevance")
     fair: FairBatcher[int, int] = FairBatcher(
         list, lambda _: 1, most=2, wait_s=0.0, tracer=tracer, name="relevance"
     )
@@ -185,7 +187,9 @@ async def test_each_request_of_a_batch_gets_a_span_of_it(collector: Collector) -
 
 @slow(12)
 def test_without_the_setting_nothing_is_traced_or_imported() -> None:
-    assert isinstance(load_tracer(load_settings(), "Loss"), Untraced)
+    with load_tracer(load_settings(), "Loss").span("work", None, {}) as span:
+        assert not span.is_recording()
+        assert handed_on(RequestContext(), span).traceparent is None
     code = (
         "import sys\n"
         "from serve_app.app import build\n"

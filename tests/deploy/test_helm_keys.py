@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from serve_app.api.auth.api_keys import dump_keys, new_key
-from serve_app.api.auth.host_gate import Unprotected, check_exposure
+from serve_app.api.auth.exposure import Unprotected, check_exposure
 from serve_app.api.auth.key_source import KeySource
 from serve_app.core.settings import load_settings
 from tests.support.helm_releases import RELEASES, objects, pods, serve_config

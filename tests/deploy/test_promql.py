@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from promql import COMPUTING, Queries
 
-from serve_app.api.endpoints import CALLS
+from serve_app.api.endpoints import ENDPOINTS
 from serve_app.core.observability.instruments import SPECS, exported
 from tests.support.helm_releases import SUFFIXES, expressions, target_labels
 from tests.support.promql_uses import Use, uses
@@ -89,7 +89,7 @@ def test_what_probes_ask_and_what_clients_do_wrong_is_no_part_of_the_share_of_er
     failed, asked = uses(text, wanted)
     assert failed.metric == asked.metric == exported("plainmed_requests")
     assert text.count(COMPUTING) == 2
-    assert all(route in COMPUTING for route in CALLS)
+    assert all(route in COMPUTING for route in ENDPOINTS)
     assert not any(path in COMPUTING for path in ("readyz", "healthz", "other"))
     assert 'status!~"4.."' in text
 

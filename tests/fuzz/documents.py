@@ -26,8 +26,8 @@ from serve_app.text.glossary import Glossary
 from tests.fuzz.probe import CANARY, Case, sparse
 
 GIB = 1 << 30
-HALF = "\\ud800"
-"""Half of a character, as JSON and YAML write it."""
+SURROGATE = "\\ud800"
+"""A lone surrogate, as JSON and YAML write it."""
 
 
 def _targets(**values: Any) -> str:
@@ -59,8 +59,8 @@ TARGETS: list[tuple[str, str | bytes, str]] = [
     ("half of the file", _targets()[:200], "cannot read"),
     ("not UTF-8", b"\xff\xfe" + _targets().encode("utf-16-le"), "not UTF-8"),
     ("an empty file", "", "cannot read"),
-    ("half of a character", _targets(note="\ud800"), "note has half of a character"),
-    ("half of a character in a name", f'{{"{HALF}": 1}}', "has half of a character"),
+    ("a lone surrogate", _targets(note="\ud800"), "note has a lone surrogate"),
+    ("a lone surrogate in a name", f'{{"{SURROGATE}": 1}}', "has a lone surrogate"),
     ("unchanged", _targets(), ""),
 ]
 
@@ -70,7 +70,7 @@ KEYS: list[tuple[str, str | bytes, str]] = [
     ("nested 100,000 deep", '{"keys":' + "[" * 100_000, "no keys document"),
     ("no key", '{"keys": []}', "there is no API key"),
     ("not UTF-8", b'{"keys": ["\xff"]}', "cannot read"),
-    ("half of a character", f'{{"keys": [], "{HALF}": 1}}', "no keys document"),
+    ("a lone surrogate", f'{{"keys": [], "{SURROGATE}": 1}}', "no keys document"),
     ("unchanged", json.dumps({"keys": [{"id": "0" * 12, "sha256": "0" * 64}]}), ""),
 ]
 
@@ -97,7 +97,7 @@ YAML: list[tuple[str, str | bytes, str]] = [
     ),
     ("a number as application", "applications: [1]", "must be a mapping"),
     ("not UTF-8", b"\xff\xfea", "not UTF-8"),
-    ("half of a character", f'{_APPLICATION}, x: "{HALF}"}}]', "has half of a character"),
+    ("a lone surrogate", f'{_APPLICATION}, x: "{SURROGATE}"}}]', "has a lone surrogate"),
     ("unchanged", f"{_APPLICATION}}}]", ""),
 ]
 
@@ -114,7 +114,7 @@ _ROWS = '{"original": "a", "summary": "b"}\n'
 TABLES: list[tuple[str, str, str | bytes, str]] = [
     ("a quote that is not closed", "in.csv", _OPEN + ",b\n" * 70_000, "row 1 is not CSV"),
     ("a name twice", "in.jsonl", f'{_ROWS}{{"original": "a", "original": "b"}}', "there twice"),
-    ("half of a character in a name", "in.jsonl", f'{{"{HALF}": "a"}}', "half of a character"),
+    ("a lone surrogate in a name", "in.jsonl", f'{{"{SURROGATE}": "a"}}', "a lone surrogate"),
     ("unchanged, CSV", "in.csv", "original,summary\na,b\n", ""),
     ("unchanged, JSON lines", "in.jsonl", _ROWS, ""),
     ("nested 100,000 deep", "in.jsonl", "[" * 100_000, "line 1 is not JSON"),

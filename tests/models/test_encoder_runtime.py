@@ -192,7 +192,7 @@ def test_weights_take_the_dtype_asked_for():
     ("options", "named"),
     [
         ({"dtype": "int8"}, "METRICS_DTYPE"),
-        ({"token_budget": 0}, "TOKEN_BUDGET"),
+        ({"token_budget": 0}, "token_budget"),
         ({"max_rows": 0}, "row"),
     ],
 )

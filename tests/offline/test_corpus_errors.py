@@ -83,7 +83,7 @@ def test_a_failure_that_is_not_about_texts_ends_the_run_and_keeps_the_rest(tmp_p
         ("in.jsonl", b'{"original": 1}\n\xff\n', r"row 2 is not UTF-8 text \(byte 16\)"),
         ("in.jsonl", b"[" * 100_000, "line 1 is not JSON"),
         ("in.jsonl", b'{"a": 1}\n{"a": 1, "a": 2}\n', "line 2 .* 'a' is there twice"),
-        ("in.jsonl", b'{"a": 1}\n{"\\ud800": 2}\n', "line 2: .*half of a character in its name"),
+        ("in.jsonl", b'{"a": 1}\n{"\\ud800": 2}\n', "line 2: .*a lone surrogate in its name"),
     ],
 )
 def test_a_malformed_file_is_named_to_the_row(

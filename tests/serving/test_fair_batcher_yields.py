@@ -12,8 +12,7 @@ import torch
 
 from serve_app.core.context import PAUSE, RequestContext, Stopped, pause
 from serve_app.core.errors import Unavailable
-from serve_app.core.observability.timings import gather
-from serve_app.core.observability.tracing import Attributes, Untraced
+from serve_app.core.observability.tracing import Attributes, RequestTracer, gather
 from serve_app.models.encoder_runtime import Batch, EncoderRuntime, TokenSequence
 from serve_app.serving.scheduling import fair_batcher as batcher_module
 from serve_app.serving.scheduling.fair_batcher import FairBatcher
@@ -219,7 +218,7 @@ async def test_a_share_of_the_batch_does_not_go_before_itself(
     assert work.seen == [1] * 30 + [2] * 10
 
 
-class Spans(Untraced):
+class Spans(RequestTracer):
     """Keeps what is told of past work."""
 
     def __init__(self) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from serve_app.core.errors import InvalidInput, Unavailable
-from serve_app.core.observability.timings import Timed
+from serve_app.core.observability.tracing import Timed
 from serve_app.core.settings import load_settings
 from serve_app.serving.deployments.loss import Loss
 from serve_app.serving.deployments.metrics import Description

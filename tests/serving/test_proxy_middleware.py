@@ -16,7 +16,7 @@ from ray.serve._private.http_util import (
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from serve_app.core.headers import REFUSAL_TTL_HEADER, holds
+from serve_app.core.context import REFUSAL_TTL_HEADER, holds
 from serve_app.serving.proxy.middleware import MAX_CACHED_REFUSALS, ProxyMiddleware
 
 

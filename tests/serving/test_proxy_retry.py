@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.types import Message, Receive, Scope, Send
 
-from serve_app.core.headers import AGE_HEADER
+from serve_app.core.context import AGE_HEADER
 from serve_app.serving.proxy import retry
 from serve_app.serving.proxy.middleware import middlewares
 from serve_app.serving.proxy.retry import ATTEMPTS, RetryUnanswered

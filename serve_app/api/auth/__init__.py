@@ -1,3 +1,3 @@
-"""Who may call: API keys, where they come from, their rates, and calls from other hosts."""
+"""Who may call: API keys, where they are kept, their limits, and where none are needed."""
 
-__all__ = ["api_key_gate", "api_keys", "host_gate", "key_source", "rate_limit"]
+__all__ = ["api_key_gate", "api_keys", "exposure", "key_source"]

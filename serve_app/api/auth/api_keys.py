@@ -1,8 +1,8 @@
-"""API keys: how one is made, what is kept of it, and whether a given one is good.
+"""API keys: makes them, reads and writes keys documents, checks a given key.
 
-A key is `pm_ID_SECRET`: the id is public and says which entry to look at, the secret is 32 bytes of
-the system's randomness. Only SHA-256 of the whole key is kept. A slow hash, as for passwords, would
-add nothing: it slows the guessing of secrets that people choose, and nobody guesses one of 2^256.
+A key is `pm_ID_SECRET`: the id is public and selects the entry, the secret is 32 random bytes. Only
+the SHA-256 of the whole key is stored. A slow password hash would add nothing: it slows guessing
+secrets that people choose, and nobody guesses one of 2^256.
 """
 
 from __future__ import annotations
@@ -12,33 +12,33 @@ import hmac
 import json
 import re
 import secrets
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Any
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from serve_app.api.endpoints import Service
 from serve_app.core.documents import parse_json
 from serve_app.core.errors import ConfigError
-
-Service = Literal["metrics", "generator"]
 
 _ID_BYTES, _SECRET_BYTES = 6, 32
 _KEY = re.compile(r"pm_([0-9a-f]{12})_([A-Za-z0-9_-]{43})")
 
 
 class KeyEntry(BaseModel):
-    """What is kept of one key; nothing in it lets anybody call.
+    """What is stored of one key; it does not let anybody call.
 
     Attributes:
-        id: the public part of the key; it stands in logs.
+        id: the public part of the key, which logs show.
         sha256: of the whole key, in hexadecimal.
-        name: whose it is, for people.
-        expires: from when it is refused; None: never.
+        name: its owner, for people.
+        expires: when it becomes invalid; None: never.
         services: what it may call; None: everything.
-        requests_per_minute: most requests it may send; None: no limit.
-        concurrency: most requests it may have under way; None: no limit.
+        requests_per_minute: limit of requests; None: none.
+        concurrency: limit of concurrent requests; None: none.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -67,40 +67,24 @@ class _File(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class NewKey:
-    """A key just made: `key` is shown once, `entry` is kept."""
+    """A new key: `key` is shown once, `entry` is stored."""
 
     key: str
     entry: KeyEntry
 
 
-def new_key(
-    name: str = "",
-    *,
-    expires: datetime | None = None,
-    services: Sequence[Service] | None = None,
-    requests_per_minute: int | None = None,
-    concurrency: int | None = None,
-) -> NewKey:
-    """A new key; the arguments are those of `KeyEntry`.
+def new_key(name: str = "", **limits: Any) -> NewKey:
+    """A new key; `limits` are further fields of `KeyEntry`.
 
     Raises:
-        ConfigError: an argument is out of range.
+        ConfigError: one of them is unknown or out of range.
     """
     identity = secrets.token_hex(_ID_BYTES)
     key = f"pm_{identity}_{secrets.token_urlsafe(_SECRET_BYTES)}"
     try:
-        entry = KeyEntry(
-            id=identity,
-            sha256=digest(key),
-            name=name,
-            expires=expires,
-            services=None if services is None else tuple(services),
-            requests_per_minute=requests_per_minute,
-            concurrency=concurrency,
-        )
+        return NewKey(key, KeyEntry(id=identity, sha256=digest(key), name=name, **limits))
     except ValidationError as error:
         raise ConfigError(f"cannot make such a key: {_problems(error)}") from None
-    return NewKey(key, entry)
 
 
 def digest(key: str) -> str:
@@ -116,12 +100,12 @@ def parse_keys(text: str, source: str) -> tuple[KeyEntry, ...]:
         source: what messages call it.
 
     Raises:
-        ConfigError: it is not such a document, or two keys have the same id. No message repeats a
-            value of the document, which may hold a key by mistake.
+        ConfigError: it is no such document, or two keys have the same id. No message quotes the
+            document, which may hold a key by mistake.
     """
     try:
         parse_json(text)
-    except ValueError:  # whose message may repeat what is there
+    except ValueError:  # its message may quote the document
         raise ConfigError(
             f"{source} is no keys document: it is not JSON, or has a name twice in one place; make "
             "one with `plainmed keys new`"
@@ -132,10 +116,9 @@ def parse_keys(text: str, source: str) -> tuple[KeyEntry, ...]:
         raise ConfigError(
             f"{source} is no keys document: {_problems(error)}; make one with `plainmed keys new`"
         ) from None
-    ids = [entry.id for entry in entries]
-    twice = sorted({one for one in ids if ids.count(one) > 1})
-    if twice:
-        raise ConfigError(f"{source}: key id {twice[0]} is there twice; remove one")
+    [(most, count)] = Counter(entry.id for entry in entries).most_common(1) or [("", 0)]
+    if count > 1:
+        raise ConfigError(f"{source}: key id {most} is there twice; remove one")
     return entries
 
 
@@ -146,27 +129,23 @@ def dump_keys(entries: Sequence[KeyEntry]) -> str:
 
 
 def _problems(error: ValidationError) -> str:
-    found = []
-    for item in error.errors():
-        where = ".".join(str(part) for part in item["loc"])
-        found.append(f"{where}: {item['msg']}" if where else item["msg"])
-    return "; ".join(found)
+    found = [(".".join(map(str, item["loc"])), item["msg"]) for item in error.errors()]
+    return "; ".join(f"{where}: {message}" if where else message for where, message in found)
 
 
 class KeyRing:
-    """The keys that are live; several at once, so that a new one can be given out before an old
-    one is removed."""
+    """The live keys; several at once, so that a new one can be given out before an old one ends."""
 
     def __init__(self, entries: Sequence[KeyEntry]) -> None:
         self._by_id = {entry.id: entry for entry in entries}
-        # Compared with for an id nobody has, so that the time does not tell which ids exist.
+        # Unknown ids are compared with this, so that timing does not tell which ids exist.
         self._nobody = digest(secrets.token_urlsafe(_SECRET_BYTES))
 
     def __len__(self) -> int:
         return len(self._by_id)
 
     def find(self, key: str, now: datetime | None = None) -> KeyEntry | None:
-        """The entry of a good key; None for one that is unknown, malformed or expired."""
+        """The entry of a valid key; None if it is unknown, malformed or expired."""
         parts = _KEY.fullmatch(key)
         entry = self._by_id.get(parts[1]) if parts else None
         good = hmac.compare_digest(digest(key), entry.sha256 if entry else self._nobody)

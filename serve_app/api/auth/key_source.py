@@ -1,7 +1,6 @@
-"""Where the live keys come from: a file, read again when it changes, and the environment.
+"""The live keys, from a file that is read again when it changes and from the environment.
 
-A Kubernetes Secret mounted as a volume is a file too, and changes under a running pod; so keys are
-rotated without a restart.
+A mounted Kubernetes Secret is such a file, so keys are rotated without a restart.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from serve_app.core.documents import read_text
 from serve_app.core.errors import ConfigError
 
 LOOK_EVERY_S = 1.0
-"""Longest time for which a changed file goes unnoticed."""
+"""Longest time until a change of the file is noticed."""
 
 logger = logging.getLogger("ray.serve")
 
@@ -39,20 +38,20 @@ class KeySource:
         self._path = path
         self._fixed = parse_keys(document, "API_KEYS") if document is not None else ()
         self._state: _State | None = None
-        self._looked = time.monotonic()
+        self._checked = time.monotonic()
         self._ring = self._read()
 
     def ring(self) -> KeyRing:
         """The keys live now.
 
         A file that has become unreadable or malformed is logged, and the keys read before stay:
-        a slip of an editor must neither lock everybody out nor let anybody in.
+        an editing mistake must neither lock everybody out nor let anybody in.
         """
         now = time.monotonic()
-        if self._path is not None and now - self._looked >= LOOK_EVERY_S:
-            self._looked = now
+        if self._path is not None and now - self._checked >= LOOK_EVERY_S:
+            self._checked = now
             try:
-                if _look(self._path) != self._state:
+                if _file_state(self._path) != self._state:
                     self._ring = self._read()
                     logger.info("%d API keys are live", len(self._ring))
             except ConfigError as error:
@@ -63,8 +62,8 @@ class KeySource:
         entries: tuple[KeyEntry, ...] = self._fixed
         state: _State | None = None
         if self._path is not None:
-            # Looked at first: what is written between the two is read again the next time.
-            state = _look(self._path)
+            # The state comes first: what is written between the two is read again the next time.
+            state = _file_state(self._path)
             try:
                 text = read_text(self._path)
             except (OSError, ValueError) as error:
@@ -72,18 +71,18 @@ class KeySource:
             entries = (*entries, *parse_keys(text, "API_KEYS_FILE"))
         if len({entry.id for entry in entries}) < len(entries):
             raise ConfigError("API_KEYS and API_KEYS_FILE hold a key of the same id; remove one")
-        # At the start a mistake; later somebody has taken back the last key.
+        # A mistake at the start; later somebody has revoked the last key.
         if not entries and self._state is None:
             raise ConfigError("there is no API key; make one with `plainmed keys new`")
-        # Kept only now: a file that could not be used is tried again until it can be.
+        # Set only now: an unusable file is tried again until it can be used.
         self._state = state
         return KeyRing(entries)
 
 
-def _look(path: Path) -> _State:
+def _file_state(path: Path) -> _State:
     try:
         found = os.stat(path)
     except OSError as error:
         raise ConfigError(f"cannot read API_KEYS_FILE: {error}") from None
-    # The last changes with owner and mode too, by which a file becomes readable.
+    # The last also changes with owner and mode, which can make a file readable.
     return found.st_mtime_ns, found.st_size, found.st_ino, found.st_ctime_ns

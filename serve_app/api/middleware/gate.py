@@ -1,13 +1,15 @@
-"""What decides over a request by its head alone, and how a refusal looks.
+"""Gates decide on a request by its head alone: their protocol, and those that know only the head.
 
-Knows no routes and no keys: those gates are made where those things are known
-(`serve_app.api.auth`, `admission`), and `request_guard` asks them in turn.
+Knows no routes and no keys: gates that need them are made elsewhere (`serve_app.api.auth`,
+`admission`). `request_guard` asks all of them in turn.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from ipaddress import IPv6Address, ip_address
 from typing import Protocol
 
 from starlette.datastructures import Headers
@@ -16,7 +18,21 @@ from starlette.types import Scope
 from serve_app.core.errors import error_body
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-"""Methods that only ask: they cost no model and bring no body, so none of theirs is read."""
+"""Safe methods (RFC 9110): they need no model and have no body."""
+
+LIVE_PATH = "/livez"
+"""Answered while the server drains too: it is alive until its work is done."""
+
+ERROR_CODE = "plainmed.error_code"
+"""Key in a request's scope for the code of the error it was answered with."""
+
+CALLER_ID = "plainmed.caller_id"
+"""Key in a request's scope for a public id of its caller, for the log."""
+
+ITEMS = "plainmed.items"
+"""Key in a request's scope for how many texts an engine computes for it; 1 where absent."""
+
+_HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\[\]:]+)(:[0-9]*)?")
 
 
 class Refused(Exception):
@@ -26,7 +42,7 @@ class Refused(Exception):
         status: of the answer.
         code: as in every error.
         message: what the client can do.
-        headers: further ones of the answer, by lower-case name.
+        headers: more headers of the answer, by lower-case name.
     """
 
     def __init__(
@@ -38,74 +54,49 @@ class Refused(Exception):
         self.headers = dict(headers or {})
 
 
-def declared_bytes(headers: Headers) -> int | None:
-    """How long a request says that its body is; None where it does not say."""
-    declared = headers.get("content-length", "")
-    return int(declared) if declared.isdecimal() else None
-
-
 def _nothing(_: int) -> None:
     return None
 
 
 @dataclass(frozen=True, slots=True)
-class Admitted:
-    """What a gate wants to be told of a request that it let in.
+class Hooks:
+    """What a gate is told later of a request that it let in.
 
     Attributes:
-        arrived: called once its whole body is there, with the bytes of it; never where that does
-            not happen.
-        answered: called once, with the status of the answer; 0 where its client was gone, 500 where
-            a stream ended with an error.
+        on_body: called once the whole body is there, with its bytes; never if it does not arrive.
+        on_answer: called once, with the status of the answer; 0 if the client was gone, 500 if a
+            stream ended with an error.
     """
 
-    arrived: Callable[[int], None] = _nothing
-    answered: Callable[[int], None] = _nothing
+    on_body: Callable[[int], None] = _nothing
+    on_answer: Callable[[int], None] = _nothing
 
 
 class Gate(Protocol):
-    """Decides over a request by its head, before any of its body is read."""
+    """Decides on a request by its head, before any of its body is read."""
 
-    def enter(self, scope: Scope, headers: Headers) -> Admitted:
-        """Lets it in, and says what to call later.
-
-        Raises:
-            Refused: it may not.
-        """
-        ...
-
-
-class BodyGate:
-    """A `Gate`: refuses what says of its body that it can never be taken.
-
-    It belongs after the gate that asks who calls, and before the one that counts what is under way:
-    a server that is full has nothing to do with it.
-
-    Args:
-        max_bytes: of the largest body.
-    """
-
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-
-    def enter(self, scope: Scope, headers: Headers) -> Admitted:
-        """Lets the request in.
+    def admit(self, scope: Scope, headers: Headers) -> Hooks:
+        """Lets it in, and returns what to call later.
 
         Raises:
-            Refused: 400 for a body where none belongs, 413 for one over the limit.
+            Refused: it may not enter.
         """
-        declared = declared_bytes(headers)
-        if scope["method"] in SAFE_METHODS and (declared or "transfer-encoding" in headers):
-            raise Refused(
-                400, "unexpected_body", f"{scope['method']} takes no body here; send it without one"
-            )
-        if declared is not None and declared > self._max_bytes:
-            raise too_large(self._max_bytes)
-        return Admitted()
+
+
+def route_path(scope: Scope) -> str:
+    """The path below the application's own prefix."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", "").rstrip("/"))
+
+
+def declared_bytes(headers: Headers) -> int | None:
+    """A request's Content-Length; None where it has none."""
+    declared = headers.get("content-length", "")
+    return int(declared) if declared.isdecimal() else None
 
 
 def too_large(max_bytes: int) -> Refused:
-    """What a body over the limit of bytes is told."""
+    """The refusal of a body of more than `max_bytes`."""
     return Refused(
         413,
         "body_too_large",
@@ -114,23 +105,80 @@ def too_large(max_bytes: int) -> Refused:
     )
 
 
-LIVE_PATH = "/livez"
-"""Answered while the server drains as well: what finishes its work is alive."""
+class BodyGate:
+    """Refuses bodies that can never be accepted, by their headers.
+
+    It belongs after the gate for keys, and before admission: load does not matter to it.
+
+    Args:
+        max_bytes: of the largest body.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+
+    def admit(self, scope: Scope, headers: Headers) -> Hooks:
+        """See `Gate`: 400 for a body where none belongs, 413 for one over the limit."""
+        declared = declared_bytes(headers)
+        if scope["method"] in SAFE_METHODS and (declared or "transfer-encoding" in headers):
+            raise Refused(
+                400, "unexpected_body", f"{scope['method']} takes no body here; send it without one"
+            )
+        if declared is not None and declared > self._max_bytes:
+            raise too_large(self._max_bytes)
+        return Hooks()
 
 
-ERROR_CODE = "plainmed.error_code"
-"""Where a request's scope holds the code of the error it was answered with."""
+class HostGate:
+    """Refuses calls that name another host: for servers whose only protection is loopback.
+
+    A page from elsewhere may have its name point to 127.0.0.1 once it is loaded (DNS rebinding);
+    the browser then takes the API for a part of that page. Only the Host header tells.
+    """
+
+    def admit(self, scope: Scope, headers: Headers) -> Hooks:
+        """See `Gate`: 403; requests without a Host, which no browser sends, are let in."""
+        host = headers.get("host")
+        if host is not None and not is_own_name(host):
+            raise Refused(
+                403,
+                "host_not_allowed",
+                "this server has no API keys, so it answers only to 127.0.0.1 and localhost: call "
+                "it by these; or give it keys (API_KEYS_FILE); or, behind a proxy that "
+                "authenticates callers, set ALLOW_NO_KEYS=true",
+            )
+        return Hooks()
 
 
-CALLER_ID = "plainmed.caller_id"
-"""Where a request's scope may hold a public id of its caller, for the log."""
+def is_own_name(host: str) -> bool:
+    """Whether a Host header, of any port, can only mean this machine, whatever DNS says.
+
+    >>> [is_own_name(one) for one in ("localhost:8000", "a.localhost", "127.0.0.1", "[::1]:80")]
+    [True, True, True, True]
+    >>> [is_own_name(one) for one in ("example.org", "127.0.0.1.example.org", "10.0.0.1:8000")]
+    [False, False, False]
+    """
+    found = _HOST.fullmatch(host.strip())
+    if found is None:
+        return False
+    name = found[1].strip("[]").lower().rstrip(".")
+    return name.endswith(".localhost") or is_loopback(name)
 
 
-ITEMS = "plainmed.items"
-"""Where a request's scope may hold how many texts it has an engine compute; else that is one."""
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach `host`; no name but localhost counts.
 
-
-def route_path(scope: Scope) -> str:
-    """The path below the application's own prefix."""
-    path: str = scope["path"]
-    return path.removeprefix(scope.get("root_path", "").rstrip("/"))
+    >>> [is_loopback(one) for one in ("127.0.0.1", "::1", "localhost")]
+    [True, True, True]
+    >>> [is_loopback(one) for one in ("0.0.0.0", "::", "", "10.0.0.1", "example.org")]
+    [False, False, False, False, False]
+    """
+    if host.lower().rstrip(".") == "localhost":
+        return True
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return False
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return address.is_loopback

@@ -1,4 +1,4 @@
-"""The route `/generate`: one text or several, once or best of n, whole or as a stream."""
+"""The route `/generate`: one text or several, one summary or the best of n, whole or streamed."""
 
 from __future__ import annotations
 
@@ -43,15 +43,15 @@ def add_generate(app: FastAPI, backend: Backend, settings: Settings) -> None:
         responses={**ERRORS, 200: {"content": {"text/event-stream": {}}}},
     )
     async def generate(body: schemas.GenerateRequest, request: Request) -> Response:
-        """A plain-language summary of `text`, or one of each of `texts`.
+        """A plain-language summary of `text`, or of each of `texts`.
 
-        With `n`, so many candidates of each, all in `candidates`; with `select: "loss"` they are
-        scored and the best comes first, as the answer's own summary too.
+        `n` asks for so many candidates of each, listed in `candidates`; with `select: "loss"` they
+        are scored, and the best comes first and is the answer's own summary.
 
         With `stream: true`, server-sent events: `data: {"text": piece}`, then one `event: done`
         whose data is the usual answer, or one `event: error` with the usual error body.
         """
-        texts, field, n = _wanted(body, settings)
+        texts, field, n = _checked(body, settings)
         request.scope[ITEMS] = n * len(texts)
         weights = _selecting_weights(body, backend, request.scope)
         params = params_of(body, settings)
@@ -59,7 +59,7 @@ def add_generate(app: FastAPI, backend: Backend, settings: Settings) -> None:
             seconds = min(settings.request_timeout_s, current_context().left())
             ends = asyncio.get_running_loop().time() + seconds
             pieces = backend.stream(texts[0], params)
-            # The first piece is awaited here, so that a refused text is a 4xx, no broken stream.
+            # The first piece is awaited here, so that a refused text is a 4xx.
             first = await within(anext(pieces), settings)
             return StreamingResponse(
                 _events(first, pieces, ends, request.scope),
@@ -80,8 +80,8 @@ def add_generate(app: FastAPI, backend: Backend, settings: Settings) -> None:
         return JSONResponse(schemas.GenerateListResponse(results=answers).model_dump())
 
 
-def _wanted(body: schemas.GenerateRequest, settings: Settings) -> tuple[list[str], str, int]:
-    """The texts, the field they came in, and how many candidates of each are wanted."""
+def _checked(body: schemas.GenerateRequest, settings: Settings) -> tuple[list[str], str, int]:
+    """The texts, their field, and the number of candidates of each."""
     if body.text is not None and body.texts is not None:
         raise InvalidInput("give text or texts, not both", field="texts")
     if body.text is not None:
@@ -95,7 +95,7 @@ def _wanted(body: schemas.GenerateRequest, settings: Settings) -> tuple[list[str
     n = check_count(body.n, len(texts), settings)
     if body.stream and (body.texts is not None or n > 1 or body.select is not None):
         raise InvalidInput(
-            "stream is for one text, written once: leave out stream, or texts, n and select",
+            "stream is for one text without candidates: leave out stream, or texts, n and select",
             field="stream",
         )
     return texts, field, n
@@ -108,7 +108,7 @@ def _selecting_weights(
     if body.select is None:
         if body.weights is not None:
             raise InvalidInput(
-                'weights are of the loss that selects: give select: "loss" too', field="weights"
+                'weights are for the loss that selects: give select: "loss" too', field="weights"
             )
         return None
     if "metrics" not in backend.services:
@@ -131,8 +131,8 @@ async def _events(
     Args:
         first: its first piece.
         rest: the others.
-        ends: when the request's time is over, on the running loop's clock.
-        scope: of the request; is told the code of an error, since the status no longer can.
+        ends: the request's deadline on the running loop's clock.
+        scope: of the request; takes the code of an error, as the status is already sent.
     """
     item = first
     try:
@@ -144,7 +144,7 @@ async def _events(
         if error.status >= 500:
             logger.error("%s: %s", error.code, type(error).__name__)
         yield _error_event(scope, error.code, error.message, error.field)
-    except Exception as error:  # the status is sent, so this event is the only way left to say so
+    except Exception as error:  # the status is sent, so only this event can tell
         logger.error("a stream failed: %s", frames(error))
         yield _error_event(scope, "internal_error", "an internal error ended the stream")
 

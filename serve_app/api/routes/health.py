@@ -1,8 +1,7 @@
-"""The routes that say how the server is: alive, ready, and, behind the API key, what it has done.
+"""The routes that tell the server's state: `/livez`, `/readyz`, `/healthz`, and `/status` by key.
 
 `/livez` asks nobody; `/readyz` and `/healthz` (its older name, with more in it) ask the backend
-about every deployment; `/status` adds replicas and the rates of the last minutes. No maths but
-rates, no models.
+about every deployment; `/status` adds replicas and the rates of the last minutes.
 """
 
 from __future__ import annotations
@@ -22,24 +21,24 @@ from serve_app.api.middleware.gate import LIVE_PATH
 from serve_app.api.request_stats import RequestStats, Tally, together
 from serve_app.api.validation import ERRORS
 from serve_app.core import schemas
-from serve_app.core.settings import Settings
+from serve_app.core.errors import RETRY_AFTER_S
 
 _FINGERPRINTED = ("TARGET_", "SIGMA_", "models")
 
 
-def add_health(app: FastAPI, backend: Backend, settings: Settings, recent: RequestStats) -> None:
-    """Adds the four routes; `recent` is what this gateway replica remembers."""
+def add_health(app: FastAPI, backend: Backend, recent: RequestStats) -> None:
+    """Adds the four routes; `recent` are this gateway replica's statistics."""
 
     def answer(body: Any, health: Health) -> Response:
-        headers = None if health.ready else {"Retry-After": str(settings.retry_after_s)}
+        headers = None if health.ready else {"Retry-After": str(RETRY_AFTER_S)}
         return JSONResponse(body.model_dump(), 200 if health.ready else 503, headers)
 
-    @app.get(LIVE_PATH, responses=_answers())
+    @app.get(LIVE_PATH, responses=_responses())
     async def livez() -> schemas.LiveResponse:
         """200 while this process answers, whatever the models do: for a liveness probe."""
         return schemas.LiveResponse(status="alive", version=__version__)
 
-    ready = _answers(schemas.ReadyResponse)
+    ready = _responses(schemas.ReadyResponse)
 
     @app.get("/readyz", response_model=schemas.ReadyResponse, responses=ready)
     async def readyz() -> Response:
@@ -48,7 +47,7 @@ def add_health(app: FastAPI, backend: Backend, settings: Settings, recent: Reque
         waiting = sorted(name for name, part in health.components.items() if not part.ready)
         return answer(schemas.ReadyResponse(status=_status(health), waiting=waiting), health)
 
-    healthy = _answers(schemas.HealthResponse)
+    healthy = _responses(schemas.HealthResponse)
 
     @app.get("/healthz", response_model=schemas.HealthResponse, responses=healthy)
     async def healthz() -> Response:
@@ -58,26 +57,21 @@ def add_health(app: FastAPI, backend: Backend, settings: Settings, recent: Reque
             status=_status(health),
             version=__version__,
             services=sorted(backend.services),
-            components={
-                name: schemas.ComponentHealth(
-                    ready=part.ready, model=part.model, device=part.device
-                )
-                for name, part in health.components.items()
-            },
-            targets=None if health.targets is None else _short(health.targets),
+            components=health.components,
+            targets=None if health.targets is None else _without_tables(health.targets),
             warnings=health.warnings,
         )
         return answer(body, health)
 
-    known = {**_answers(schemas.StatusResponse), 401: ERRORS[401], 429: ERRORS[429]}
+    known = {**_responses(schemas.StatusResponse), 401: ERRORS[401], 429: ERRORS[429]}
 
     @app.get("/status", response_model=schemas.StatusResponse, responses=known)
     async def status() -> Response:
         """Models, targets, replicas, and the rates of the last five minutes over all gateways.
 
-        Counted are the routes that compute. With the status of `/readyz`.
+        Rates count the routes that compute. The status code is that of `/readyz`.
         """
-        # At once: each of them may wait for replicas that do not answer.
+        # At once: each may wait for replicas that do not answer.
         health, windows = await asyncio.gather(backend.health(), backend.windows(recent.window()))
         window = together(windows)
         total = Tally()
@@ -89,7 +83,7 @@ def add_health(app: FastAPI, backend: Backend, settings: Settings, recent: Reque
             version=__version__,
             services=sorted(backend.services),
             deployments=_deployments(health),
-            targets=None if health.targets is None else _named(health.targets),
+            targets=None if health.targets is None else _targets_in_use(health.targets),
             warnings=health.warnings,
             gateways_heard=len(windows),
             window_s=round(window.seconds, 1),
@@ -102,11 +96,10 @@ def add_health(app: FastAPI, backend: Backend, settings: Settings, recent: Reque
         return answer(body, health)
 
 
-def _answers(body: Any = None) -> dict[int | str, dict[str, Any]]:
-    """What a route here answers beside 200; not ready, with its usual `body` where it has one."""
-    errors: dict[int | str, dict[str, Any]] = {
-        status: ERRORS[status] for status in (400, 413, 500, 503)
-    }
+def _responses(body: Any = None) -> dict[int | str, dict[str, Any]]:
+    """The documented answers beside 200; with a `body`, 503 may have that of a server not ready."""
+    errors: dict[int | str, dict[str, Any]] = {}
+    errors |= {status: ERRORS[status] for status in (400, 413, 500, 503)}
     if body is not None:
         errors[503] = {
             **ERRORS[503],
@@ -120,8 +113,8 @@ def _status(health: Health) -> str:
     return "ready" if health.ready else "unavailable"
 
 
-def _short(targets: Mapping[str, Any]) -> dict[str, Any]:
-    """The targets without what a calibration keeps beside its numbers: lists and tables."""
+def _without_tables(targets: Mapping[str, Any]) -> dict[str, Any]:
+    """The targets without the lists and tables that a calibration adds to its numbers."""
     return {
         key: value
         for key, value in targets.items()
@@ -129,28 +122,26 @@ def _short(targets: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _named(targets: Mapping[str, Any]) -> schemas.TargetsInUse:
-    """What the targets are called, and a fingerprint of their numbers and models."""
+def _targets_in_use(targets: Mapping[str, Any]) -> schemas.TargetsInUse:
+    """The targets' names, and a fingerprint of their numbers and models."""
+
+    def known(name: str, kind: type) -> Any:  # a targets file may hold anything there
+        return targets[name] if isinstance(targets.get(name), kind) else None
+
     numbers = {key: targets[key] for key in targets if key.startswith(_FINGERPRINTED)}
-    text = json.dumps(numbers, sort_keys=True)
+    digest = hashlib.sha256(json.dumps(numbers, sort_keys=True).encode()).hexdigest()
     return schemas.TargetsInUse(
-        name=_kept(targets.get("file"), str),
-        corpus=_kept(targets.get("corpus"), str),
-        n=_kept(targets.get("n"), int),
-        fingerprint=f"sha256:{hashlib.sha256(text.encode()).hexdigest()[:16]}",
+        name=known("file", str),
+        corpus=known("corpus", str),
+        n=known("n", int),
+        fingerprint=f"sha256:{digest[:16]}",
     )
 
 
-def _kept(value: Any, kind: type) -> Any:
-    """A detail of a targets file, which without a format may say what it likes; else None."""
-    return value if isinstance(value, kind) else None
-
-
 def _deployments(health: Health) -> dict[str, schemas.DeploymentStatus]:
-    nothing = Component(ready=False)
     found = {}
     for name in sorted({*health.components, *health.replicas}):
-        part = health.components.get(name, nothing)
+        part = health.components.get(name, Component(ready=False))
         replicas = health.replicas.get(name)
         found[name] = schemas.DeploymentStatus(
             model=part.model,

@@ -1,9 +1,8 @@
-"""The page at `/`: the package's static files, and headers that let it load nothing from elsewhere.
+"""The page at `/`: static files, with headers that let it load nothing from elsewhere.
 
-Knows files and HTTP caching; nothing of metrics, and nothing of what the page does: that is in
-`page/`, and it calls the same API as everybody. The files are read once, at the start, so only
-they can be answered, whatever path is asked for. Their links are relative: the page works under
-any prefix.
+Knows files and HTTP caching; what the page does is in `page/`, and it calls the public API. The
+files are read once at the start, so no other can be served whatever the path. Their links are
+relative, so the page works under any prefix.
 """
 
 from __future__ import annotations
@@ -36,10 +35,10 @@ _TYPES = {
 PAGE_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
-    # Names carry no version: a browser asks each time, and 304 answers it.
+    # Names have no version: browsers ask each time and get 304.
     "Cache-Control": "no-cache",
 }
-"""Of everything that a browser shows."""
+"""On everything that a browser shows."""
 _HEADERS = {**PAGE_HEADERS, "Content-Security-Policy": POLICY}
 
 
@@ -51,7 +50,7 @@ class _Asset:
 
 
 def add_page(app: FastAPI) -> None:
-    """Adds `GET` and `HEAD` of `/` and of `/page/NAME`; neither is part of the API's document."""
+    """Adds GET and HEAD of `/` and `/page/NAME`, outside the OpenAPI document."""
     assets = _assets()
 
     @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
@@ -76,7 +75,7 @@ def _assets() -> dict[str, _Asset]:
 
 def _answer(asset: _Asset, request: Request) -> Response:
     headers = {**_HEADERS, "ETag": asset.etag}
-    if _has_it(request.headers.get("if-none-match", ""), asset.etag):
+    if _is_current(request.headers.get("if-none-match", ""), asset.etag):
         return Response(status_code=304, headers=headers)
     if request.method == "HEAD":
         headers["Content-Length"] = str(len(asset.body))
@@ -84,7 +83,7 @@ def _answer(asset: _Asset, request: Request) -> Response:
     return Response(asset.body, headers=headers, media_type=asset.media_type)
 
 
-def _has_it(if_none_match: str, etag: str) -> bool:
-    """Whether the client's copy is this one; a proxy may have made its tag a weak one."""
+def _is_current(if_none_match: str, etag: str) -> bool:
+    """Whether the client has this version; a proxy may have weakened its tag."""
     given = [tag.strip().removeprefix("W/") for tag in if_none_match.split(",")]
     return "*" in given or etag in given

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Sequence
 
 from fastapi import FastAPI, Request
 
 from serve_app.api import candidates
 from serve_app.api.auth.api_key_gate import may_call
-from serve_app.api.backend import Backend
+from serve_app.api.backend import Backend, MetricScores
 from serve_app.api.serializers import chosen_out, evaluation_out, explanations_out, scored_of
 from serve_app.api.validation import (
     ERRORS,
     check_count,
-    check_limits,
+    check_pairs,
     check_texts,
     params_of,
     within,
@@ -26,26 +25,12 @@ from serve_app.core.errors import InvalidInput, NotAllowed
 from serve_app.core.settings import Settings
 from serve_app.generation.best_of import Candidates
 from serve_app.metrics.loss import check_weights
-from serve_app.text.validation import require_pairs
 
-Result = TypeVar("Result")
+PairMetric = Callable[[Sequence[str], Sequence[str]], Awaitable[MetricScores]]
 
 
 def add_scoring(app: FastAPI, backend: Backend, settings: Settings) -> None:
     """Adds the routes to `app`; each validates, asks `backend` and shapes the answer."""
-
-    async def in_time(work: Awaitable[Result]) -> Result:
-        return await within(work, settings)
-
-    def check_pairs(originals: list[str], generated: list[str]) -> None:
-        check_limits(originals, "texts_original", settings)
-        check_limits(generated, "texts_generated", settings)
-        require_pairs(originals, generated, "texts_original", "texts_generated")
-
-    def check_human(originals: list[str], human: list[str] | None) -> None:
-        if human is not None:
-            check_limits(human, "texts_human", settings)
-            require_pairs(originals, human, "texts_original", "texts_human")
 
     async def best_written(body: schemas.EvaluateRequest, n: int) -> list[Candidates]:
         """n summaries of each text by the generator, the best one first."""
@@ -59,11 +44,14 @@ def add_scoring(app: FastAPI, backend: Backend, settings: Settings) -> None:
         groups = await candidates.write(backend, originals, params, n, "texts_original")
         return await candidates.choose(backend, originals, groups, body.texts_human, body.weights)
 
+    async def pair_scores(body: schemas.PairsRequest, score: PairMetric) -> MetricScores:
+        check_pairs(body, settings)
+        return await within(score(body.texts_original, body.texts_generated), settings)
+
     @app.post("/metrics/relevance", responses=ERRORS)
     async def relevance(body: schemas.PairsRequest) -> schemas.RelevanceResponse:
         """BERTScore F1 of each generated text against its original."""
-        check_pairs(body.texts_original, body.texts_generated)
-        scores = await in_time(backend.relevance(body.texts_original, body.texts_generated))
+        scores = await pair_scores(body, backend.relevance)
         return schemas.RelevanceResponse(
             relevance=scores.values, model=scores.model, device=scores.device
         )
@@ -71,8 +59,7 @@ def add_scoring(app: FastAPI, backend: Backend, settings: Settings) -> None:
     @app.post("/metrics/factuality", responses=ERRORS)
     async def factuality(body: schemas.PairsRequest) -> schemas.FactualityResponse:
         """AlignScore of each generated text against its original."""
-        check_pairs(body.texts_original, body.texts_generated)
-        scores = await in_time(backend.factuality(body.texts_original, body.texts_generated))
+        scores = await pair_scores(body, backend.factuality)
         return schemas.FactualityResponse(
             factuality=scores.values, model=scores.model, device=scores.device
         )
@@ -81,7 +68,7 @@ def add_scoring(app: FastAPI, backend: Backend, settings: Settings) -> None:
     async def readability(body: schemas.TextsRequest) -> schemas.ReadabilityResponse:
         """FKGL, SMOG and Dale-Chall of each text."""
         check_texts(body.texts, "texts", settings)
-        results = await in_time(backend.readability(body.texts))
+        results = await within(backend.readability(body.texts), settings)
         return schemas.ReadabilityResponse(
             fkgl=[item.fkgl for item in results],
             smog=[item.smog for item in results],
@@ -92,14 +79,11 @@ def add_scoring(app: FastAPI, backend: Backend, settings: Settings) -> None:
     async def loss(body: schemas.LossRequest) -> float | list[float]:
         """How far each text is from the targets, in [0, 1]: a number for one text, else a list."""
         check_weights(body.weights)
-        check_pairs(body.texts_original, body.texts_generated)
-        check_human(body.texts_original, body.texts_human)
-        results = await in_time(
-            backend.evaluate(
-                body.texts_original, body.texts_generated, body.texts_human, body.weights
-            )
+        check_pairs(body, settings)
+        evaluating = backend.evaluate(
+            body.texts_original, body.texts_generated, body.texts_human, body.weights
         )
-        losses = [item.loss for item in results]
+        losses = [item.loss for item in await within(evaluating, settings)]
         return losses[0] if len(losses) == 1 else losses
 
     @app.post("/evaluate", responses=ERRORS)
@@ -110,8 +94,7 @@ def add_scoring(app: FastAPI, backend: Backend, settings: Settings) -> None:
         one of least loss is evaluated.
         """
         weights = check_weights(body.weights)
-        check_texts(body.texts_original, "texts_original", settings)
-        check_human(body.texts_original, body.texts_human)
+        check_pairs(body, settings)
         if body.texts_generated is None:
             if not may_call(request.scope, "generator"):
                 raise NotAllowed(
@@ -119,7 +102,7 @@ def add_scoring(app: FastAPI, backend: Backend, settings: Settings) -> None:
                     field="texts_generated",
                 )
             n = check_count(body.n, len(body.texts_original), settings)
-            ranked = await in_time(best_written(body, n))
+            ranked = await within(best_written(body, n), settings)
             results = [chosen_out(group) for group in ranked]
             evaluations = [scored_of(group[0]) for group in ranked]
         else:
@@ -127,12 +110,10 @@ def add_scoring(app: FastAPI, backend: Backend, settings: Settings) -> None:
                 if value is not None:
                     message = f"{field} is for the generator: leave out {field}, or texts_generated"
                     raise InvalidInput(message, field=field)
-            check_pairs(body.texts_original, body.texts_generated)
-            evaluations = await in_time(
-                backend.evaluate(
-                    body.texts_original, body.texts_generated, body.texts_human, body.weights
-                )
+            evaluating = backend.evaluate(
+                body.texts_original, body.texts_generated, body.texts_human, body.weights
             )
+            evaluations = await within(evaluating, settings)
             pairs = zip(body.texts_generated, evaluations, strict=True)
             results = [evaluation_out(text, item) for text, item in pairs]
         if body.explain:
@@ -142,11 +123,10 @@ def add_scoring(app: FastAPI, backend: Backend, settings: Settings) -> None:
                 explanations_out, body.texts_original, results, evaluations, gone.is_set
             )
             try:
-                explanations = await in_time(explaining)
+                explanations = await within(explaining, settings)
             finally:
                 gone.set()  # a thread cannot be cancelled: out of time, or its client is gone
             for result, explanation in zip(results, explanations, strict=True):
                 result.explanation = explanation
-        return schemas.EvaluateResponse(
-            results=results, weights=weights.tolist(), models=await in_time(backend.models())
-        )
+        models = await within(backend.models(), settings)
+        return schemas.EvaluateResponse(results=results, weights=weights.tolist(), models=models)

@@ -1,7 +1,6 @@
-"""Logs, metrics, timings and spans: what each is called and how a text is kept out of them.
+"""Logs, metrics, timings and spans: their names and units, and how texts are kept out of them.
 
-Knows names and units; who collects them is decided elsewhere (`serve_app.serving` for Ray, OTLP
-for spans).
+Does not know who collects metrics: `serve_app.serving` gives them to Ray.
 """
 
-__all__ = ["instruments", "log_redaction", "otlp", "timings", "tracing"]
+__all__ = ["instruments", "log_redaction", "otlp", "tracing"]

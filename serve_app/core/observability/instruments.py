@@ -1,8 +1,7 @@
-"""The application's own metrics: one list of what there is, and the way to record it.
+"""The application's own metrics: their one list, and the interface that records them.
 
-Knows no Ray and no HTTP. The dashboards and alerts of the chart and the text of the documentation
-are held against this list by tests. No label and no value ever comes from a text; labels have few
-values (a route that does not exist counts as `other`).
+Knows no Ray and no HTTP. Tests hold the chart's dashboard and alerts and the documentation to this
+list. No label or value ever comes from a text; labels have few values (unknown routes are `other`).
 """
 
 from __future__ import annotations
@@ -25,10 +24,9 @@ class Spec:
 
     Attributes:
         kind: a counter only rises, a gauge is the last value, a histogram counts values by size.
-        help: what it counts, with its unit.
-        labels: what its series differ in, besides those Serve adds (application, deployment,
-            replica).
-        buckets: upper ends of a histogram's buckets.
+        help: what it measures, with its unit.
+        labels: its own, besides those Serve adds (application, deployment, replica).
+        buckets: upper bounds of a histogram.
     """
 
     kind: Literal["counter", "gauge", "histogram"]
@@ -91,23 +89,22 @@ SPECS = {
     ),
     "plainmed_model": Spec("gauge", "1 for the model a replica runs.", ("model", "device")),
 }
-"""By name. Ray exports them with `ray_` before, and counters with `_total` after."""
+"""By name. Ray exports them with the prefix `ray_`, and counters with the suffix `_total`."""
 
 
 class Telemetry(Protocol):
     """Where metrics go."""
 
     def record(self, name: str, value: float = 1.0, **labels: str) -> None:
-        """Adds to a counter, sets a gauge, or puts a value into a histogram.
+        """Adds to a counter, sets a gauge, or adds a value to a histogram.
 
         Raises:
-            KeyError: there is no such metric, or its labels are others.
+            KeyError: there is no such metric, or it has other labels.
         """
-        ...
 
 
 def check(name: str, labels: dict[str, str]) -> Spec:
-    """The metric of that name; see `Telemetry.record`."""
+    """The metric of that name, or `KeyError` as of `Telemetry.record`."""
     spec = SPECS[name]
     if set(labels) != set(spec.labels):
         raise KeyError(f"{name} has the labels {spec.labels}, not {tuple(labels)}")
@@ -115,7 +112,7 @@ def check(name: str, labels: dict[str, str]) -> Spec:
 
 
 class Unrecorded:
-    """For a process without Ray: names are checked, numbers go nowhere."""
+    """For a process without Ray: checks names and labels, drops the values."""
 
     def record(self, name: str, value: float = 1.0, **labels: str) -> None:
         """See `Telemetry`."""
@@ -123,7 +120,7 @@ class Unrecorded:
 
 
 def exported(name: str) -> str:
-    """The name under which Prometheus finds a metric (of a histogram, what its series begin with).
+    """A metric's name in Prometheus (of a histogram, the prefix of its series).
 
     >>> exported("plainmed_requests"), exported("plainmed_loss")
     ('ray_plainmed_requests_total', 'ray_plainmed_loss')

@@ -1,7 +1,7 @@
-"""Keeps texts out of the log: of an error, where it came from is told, not what it says.
+"""Keeps texts out of the log: errors are logged with their kind and origin, without their message.
 
-The message of an error of a library, or of a bug of ours, may quote the text it stumbled over.
-Knows Python's logging only; which errors there are is not its business.
+The message of a library's error, or of a bug of ours, may quote the text that caused it. Knows
+Python's logging only.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import traceback
 from typing import Any
 
 DEPTH = 40
-"""Most frames shown of one error."""
+"""Most frames of one error."""
 
 
 def frames(error: BaseException) -> str:
-    """The kinds of an error and its causes, and file, line and function of each frame.
+    """Kinds of an error and its causes, with file, line and function of each frame.
 
     >>> try:
     ...     int("Jane Roe")
@@ -42,14 +42,12 @@ def frames(error: BaseException) -> str:
 
 
 class LeftOut(Exception):
-    """Stands in a record for its error, whose `frames` it says."""
+    """Replaces an error in a log record; its message is the error's `frames`."""
 
 
 class _FramesOnly:
-    """Makes records that have `frames` in the place of a traceback.
-
-    Where they are made, so that no logger, handler or formatter gets to see the error itself.
-    """
+    """A record factory that replaces tracebacks by `frames`, before any logger or handler sees
+    them."""
 
     def __init__(self, make: Any) -> None:
         self._make = make
@@ -57,17 +55,17 @@ class _FramesOnly:
     def __call__(self, *arguments: Any, **named: Any) -> logging.LogRecord:
         record: logging.LogRecord = self._make(*arguments, **named)
         if record.name == "asyncio":
-            # Below the first line it shows futures and tasks with what they ended with.
+            # Further lines show futures and tasks with their results.
             record.msg, record.args = record.getMessage().partition("\n")[0], None
         error = record.exc_info[1] if record.exc_info else None
         if error is not None and not isinstance(error, LeftOut):
-            record.exc_text = frames(error)  # formatters take it as it is
-            record.exc_info = (LeftOut, LeftOut(record.exc_text), None)  # for those that do not
+            record.exc_text = frames(error)  # formatters use it as it is
+            record.exc_info = (LeftOut, LeftOut(record.exc_text), None)  # for others
         return record
 
 
 def keep_texts_out() -> None:
-    """From now on no logger of this process writes an error's message; calling it again is free."""
+    """Stops all loggers of this process from writing error messages; may be called again."""
     make = logging.getLogRecordFactory()
     if not isinstance(make, _FramesOnly):
         logging.setLogRecordFactory(_FramesOnly(make))

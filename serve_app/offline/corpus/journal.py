@@ -61,7 +61,7 @@ class Journal:
 
     def _resume(self, names: set[str]) -> None:
         try:
-            manifest = parse_json(self._folder.read(_MANIFEST), halves=True)
+            manifest = parse_json(self._folder.read(_MANIFEST), surrogates=True)
             begun = manifest["run"]
             self.models = ModelNames.from_dict(manifest["models"])
         except _UNREADABLE as error:
@@ -121,7 +121,7 @@ class Journal:
         names = [_name(number) for number in numbers]
         for name, content in zip(names, self._folder.read_many(names), strict=True):
             try:
-                yield tuple(result_from_json(row) for row in parse_json(content, halves=True))
+                yield tuple(result_from_json(row) for row in parse_json(content, surrogates=True))
             except _UNREADABLE as error:
                 raise InvalidInput(
                     f"{self.name}/{name} is damaged; remove it and run again"

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
-from serve_app.core.documents import is_whole, unique
+from serve_app.core.documents import has_surrogate, unique
 from serve_app.core.errors import InvalidInput
 from serve_app.offline.corpus.parquet import (
     LONGEST_VALUE,
@@ -364,12 +364,12 @@ def _json_rows(lines: _Lines) -> Iterator[tuple[Row, int]]:
                 raise InvalidInput(f"{where} is not JSON: {error}") from error
             if not isinstance(row, dict):
                 raise InvalidInput(f"{where} is not a JSON object")
-            # A cell may have half of a character: its row is refused, or keeps it escaped. A column
+            # A cell may have a lone surrogate: its row is refused, or keeps it escaped. A column
             # would be found to have no name that can be written once all is scored.
-            odd = next((column for column in row if not is_whole(column)), None)
+            odd = next((column for column in row if has_surrogate(column)), None)
             if odd is not None:
                 raise InvalidInput(
-                    f"{where}: the column {odd!r:.80} has half of a character in its name"
+                    f"{where}: the column {odd!r:.80} has a lone surrogate in its name"
                 )
             yield row, start
         start = lines.begins = lines.position

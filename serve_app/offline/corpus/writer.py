@@ -14,6 +14,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import IO, Any
 
+from serve_app.core.documents import has_surrogate
 from serve_app.core.errors import InvalidInput
 from serve_app.metrics.loss import METRICS
 from serve_app.offline.corpus.parquet import parquet_batches
@@ -125,7 +126,7 @@ def _csv(file: IO[bytes], columns: Sequence[str], rows: Iterable[Row]) -> None:
 def _json(value: Any) -> str:
     # Dates, decimals and the like of a Parquet input have no JSON form but their text.
     text = json.dumps(value, ensure_ascii=False, default=_as_text)
-    if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
+    if has_surrogate(text):
         return json.dumps(value, default=_as_text)  # a lone surrogate, escaped as it came
     return text
 

@@ -9,7 +9,7 @@ from ray.serve.context import _get_global_client
 from ray.serve.handle import DeploymentHandle
 
 from serve_app.api.app import create_app
-from serve_app.api.auth.host_gate import check_exposure, listened_on
+from serve_app.api.auth.exposure import check_exposure, listened_on
 from serve_app.api.middleware.request_guard import RequestGuard, Traffic
 from serve_app.api.request_stats import RequestStats, StatsWindow
 from serve_app.core.settings import Settings

@@ -19,12 +19,12 @@ from functools import partial
 from itertools import chain
 from typing import Any
 
+from opentelemetry.trace import Span
 from ray import serve
 
 from serve_app.core.context import RequestContext
 from serve_app.core.errors import out_of_time
-from serve_app.core.observability.timings import Timed
-from serve_app.core.observability.tracing import Span
+from serve_app.core.observability.tracing import Timed
 from serve_app.core.settings import Settings
 from serve_app.generation import best_of
 from serve_app.generation.loading import load_generator
@@ -33,6 +33,9 @@ from serve_app.serving.deployments.metrics import Description
 from serve_app.serving.observability import Observed
 from serve_app.serving.scheduling.compute_thread import lower_priority, set_threads
 from serve_app.serving.scheduling.fair_executor import FairExecutor
+
+MODEL_SERVER_WAIT_S = 1800.0
+"""Longest wait for the openai engine's server at the start: it may download its weights first."""
 
 _WARM_UP = "Aspirin lowers the risk of stroke in adults. It was well tolerated in both trials."
 
@@ -53,7 +56,7 @@ class Generator(Observed):
     def __init__(self, settings: Settings) -> None:
         self._observe(settings, "Generator")
         set_threads(settings)
-        self._engine = load_generator(settings)
+        self._engine = load_generator(settings, wait_s=MODEL_SERVER_WAIT_S)
         self._engine.generate([_WARM_UP], [GenerationParams(max_new_tokens=16, seed=0)])
         self._telemetry.record(
             "plainmed_model", model=self._engine.name, device=self._engine.device
@@ -87,7 +90,7 @@ class Generator(Observed):
                 jobs.append(self._turns.submit(work, context))
             written: list[_Written] = await asyncio.gather(*map(asyncio.wrap_future, jobs))
             summaries = list(chain.from_iterable(one.summaries for one in written))
-            span.set({"plainmed.tokens": sum(one.completion_tokens for one in summaries)})
+            span.set_attribute("plainmed.tokens", sum(one.completion_tokens for one in summaries))
         began = min((one.begun for one in written), default=asked)
         seconds = sum(one.seconds for one in written)
         return Timed(summaries, {"generator_queue": began - asked, "generator_compute": seconds})
@@ -151,7 +154,7 @@ class Generator(Observed):
             job.add_done_callback(lambda _: give(None))
             while (piece := await pieces.get()) is not None:
                 if isinstance(piece, Summary):
-                    span.set({"plainmed.tokens": piece.completion_tokens})
+                    span.set_attribute("plainmed.tokens", piece.completion_tokens)
                 yield piece
             job.result()  # has ended; raises its error
 

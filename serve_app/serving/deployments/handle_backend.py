@@ -19,7 +19,7 @@ from serve_app.api.backend import Component, Health, MetricScores, Replicas
 from serve_app.api.request_stats import RequestStats, StatsWindow
 from serve_app.core.context import RequestContext, current_context
 from serve_app.core.errors import Unavailable
-from serve_app.core.observability.timings import stage, timed
+from serve_app.core.observability.tracing import stage, timed
 from serve_app.generation.protocol import GenerationParams, Summary
 from serve_app.metrics.evaluation import Evaluation
 from serve_app.metrics.readability import Readability

@@ -20,8 +20,7 @@ from ray.serve.handle import DeploymentHandle
 
 from serve_app.core.context import RequestContext
 from serve_app.core.errors import PlainMedError
-from serve_app.core.observability.timings import Timed, gather, timed
-from serve_app.core.observability.tracing import handed_on
+from serve_app.core.observability.tracing import Timed, gather, handed_on, timed
 from serve_app.core.settings import Settings
 from serve_app.metrics.evaluation import Evaluation, Measured, evaluate
 from serve_app.metrics.loss import METRICS, LossFunction

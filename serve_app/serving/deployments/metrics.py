@@ -12,8 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ray import serve
 
 from serve_app.core.context import RequestContext
-from serve_app.core.observability.timings import Timed, gather
-from serve_app.core.observability.tracing import handed_on
+from serve_app.core.observability.tracing import Timed, gather, handed_on
 from serve_app.core.settings import Settings
 from serve_app.metrics.readability import Readability, readability
 from serve_app.serving.observability import Observed

@@ -20,8 +20,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve_app.core.context import good_request_id
-from serve_app.core.headers import AGE_HEADER, REFUSAL_TTL_HEADER
+from serve_app.core.context import AGE_HEADER, REFUSAL_TTL_HEADER, good_request_id
 from serve_app.serving.proxy.retry import RetryUnanswered
 
 CALLBACK = (

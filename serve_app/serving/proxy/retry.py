@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serve_app.core.context import AGE_HEADER
 from serve_app.core.errors import error_body
-from serve_app.core.headers import AGE_HEADER
 
 ATTEMPTS = 3
 """In all. A request that kills its gateway must not go round all of them."""

@@ -93,7 +93,7 @@ def test_typed_texts_are_scored_and_shown_as_the_api_scores_them(
     ):
         expect(row).to_contain_text(f"{sentence['score']:.2f}")
         expect(row).to_contain_text(sentence["text"])
-    expect(page.locator("#warnings")).to_contain_text("relevance is about its beginning only")
+    expect(page.locator("#warnings")).to_contain_text("relevance covers only its beginning")
     expect(page.locator("#models")).to_contain_text("alignscore-mini")
 
 
@@ -170,7 +170,7 @@ def test_a_summary_is_generated_and_scored(page: Any, http: httpx.Client) -> Non
 
 def test_of_several_candidates_one_is_chosen(page: Any, http: httpx.Client) -> None:
     page.get_by_label("Medical text").fill(ORIGINALS[0])
-    page.get_by_label("Summaries to choose from", exact=True).select_option("4")
+    page.get_by_label("Number of summaries to choose from", exact=True).select_option("4")
     page.get_by_role("button", name="Generate").click()
     cards = page.locator("#candidates > li")
     expect(cards).to_have_count(4)
@@ -178,7 +178,7 @@ def test_of_several_candidates_one_is_chosen(page: Any, http: httpx.Client) -> N
     losses = [float(re.search(r"Loss (\S+)", text)[1]) for text in texts]  # type: ignore[index]
     assert losses == sorted(losses)
     near(page, "#loss", losses[0])
-    expect(cards.first).to_contain_text("the least of them")
+    expect(cards.first).to_contain_text("lowest")
     other = next(index for index, loss in enumerate(losses) if loss > losses[0])
     summary = cards.nth(other).locator(".summary").inner_text()
     cards.nth(other).get_by_role("button").click()
@@ -220,11 +220,11 @@ def test_under_a_prefix_a_generator_alone_can_be_stopped(pages: Any, server: Ser
     # The language model of this application writes for minutes unless it is stopped.
     page = pages.open(f"{server.url}/{WRITER}")
     assert page.url == f"{server.url}/{WRITER}/"
-    expect(page.locator("#empty")).to_contain_text("does not score them")
+    expect(page.locator("#empty")).to_contain_text("does not score summaries")
     page.get_by_label("Medical text").fill(ORIGINALS[0])
     page.get_by_role("button", name="Generate").click()
     expect(page.get_by_label("Plain-language summary")).not_to_have_value("")
-    expect(page.locator("#stage")).to_have_text("the generator writes a summary")
+    expect(page.locator("#stage")).to_have_text("writing a summary")
     page.get_by_role("button", name="Cancel").click()
     expect(page.locator("#live")).to_have_text("Cancelled.")
     expect(page.locator("#progress")).to_be_hidden()

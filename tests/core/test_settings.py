@@ -1,4 +1,4 @@
-"""Secrets among the settings: Ray is not given them to keep, and no process goes on without one."""
+"""Settings: Ray is given no secret to keep, no process goes on without one, and old names warn."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from ray import cloudpickle
 
 from serve_app.app import build
 from serve_app.core.errors import ConfigError
-from serve_app.core.settings import load_settings, secret_settings
+from serve_app.core.settings import RETIRED, Settings, load_settings, secret_settings
 
 SECRETS = ["api_keys", "openai_api_key", "hf_token"]
 VALUE = "a-value-nobody-may-keep"
@@ -75,3 +75,19 @@ def test_settings_without_secrets_travel_as_they_are() -> None:
     again = cloudpickle.loads(cloudpickle.dumps(settings))
     assert again == settings
     assert again.model_fields_set == settings.model_fields_set
+
+
+def test_a_setting_of_an_earlier_version_is_ignored_with_a_warning_of_what_holds_instead(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("TOKEN_BUDGET", "512")
+    assert load_settings(retry_after_s=7) == load_settings()
+    said = [record.getMessage() for record in caplog.records]
+    assert any(line.startswith("RETRY_AFTER_S is no longer a setting") for line in said)
+    assert any("TOKEN_BUDGET" in line and "8192 tokens" in line for line in said)
+
+
+def test_retired_settings_are_no_settings_and_an_unknown_name_is_refused() -> None:
+    assert not RETIRED.keys() & Settings.model_fields.keys()
+    with pytest.raises(ConfigError, match="TOKEN_BUDGETS: there is no such setting"):
+        load_settings(token_budgets=1)
