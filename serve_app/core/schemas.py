@@ -6,6 +6,8 @@ earlier system's wire format.
 
 from __future__ import annotations
 
+from functools import partial
+from operator import is_
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
@@ -30,8 +32,8 @@ class FromAttributes(BaseModel):
     model_config = ConfigDict(from_attributes=True)
 
 
-def _absent(value: object) -> bool:
-    return value is None
+ABSENT = partial(is_, None)
+"""Of a field that an answer leaves out where it is None."""
 
 
 class PairsRequest(Request):
@@ -216,9 +218,9 @@ class GenerateResponse(SummaryOut):
     The last three fields are present only if the request had `n` above 1, or `select`.
     """
 
-    candidates: list[CandidateOut] | None = Field(None, exclude_if=_absent)
-    select: Select | None = Field(None, exclude_if=_absent)
-    weights: list[float] | None = Field(None, exclude_if=_absent)
+    candidates: list[CandidateOut] | None = Field(None, exclude_if=ABSENT)
+    select: Select | None = Field(None, exclude_if=ABSENT)
+    weights: list[float] | None = Field(None, exclude_if=ABSENT)
 
 
 class GenerateListResponse(BaseModel):
@@ -298,8 +300,8 @@ class EvaluationOut(BaseModel):
     sentences: list[FactualSentence]
     difficult_words: list[DifficultWordOut]
     truncated: Truncation
-    candidates: list[CandidateOut] | None = Field(None, exclude_if=_absent)
-    explanation: ExplanationOut | None = Field(None, exclude_if=_absent)
+    candidates: list[CandidateOut] | None = Field(None, exclude_if=ABSENT)
+    explanation: ExplanationOut | None = Field(None, exclude_if=ABSENT)
 
 
 class EvaluateResponse(BaseModel):

@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from fastapi import FastAPI, Request
 
-from serve_app.api import candidates
 from serve_app.api.auth.api_key_gate import may_call
 from serve_app.api.backend import Backend, MetricScores
 from serve_app.api.serializers import chosen_out, evaluation_out, explanations_out, scored_of
@@ -23,6 +22,7 @@ from serve_app.api.validation import (
 from serve_app.core import schemas
 from serve_app.core.errors import InvalidInput, NotAllowed
 from serve_app.core.settings import Settings
+from serve_app.generation import best_of
 from serve_app.generation.best_of import Candidates
 from serve_app.metrics.loss import check_weights
 
@@ -41,8 +41,10 @@ def add_scoring(app: FastAPI, backend: Backend, settings: Settings) -> None:
             )
         originals = body.texts_original
         params = params_of(schemas.Sampling(seed=body.seed), settings)
-        groups = await candidates.write(backend, originals, params, n, "texts_original")
-        return await candidates.choose(backend, originals, groups, body.texts_human, body.weights)
+        groups = await best_of.write(backend.generate, originals, params, n, "texts_original")
+        return await best_of.choose(
+            backend.evaluate, originals, groups, body.texts_human, body.weights
+        )
 
     async def pair_scores(body: schemas.PairsRequest, score: PairMetric) -> MetricScores:
         check_pairs(body, settings)
