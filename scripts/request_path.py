@@ -92,7 +92,7 @@ def over_http(path: str, bodies: list[dict[str, Any]], recorder: Recorder) -> No
     # What a replica knows and local testing has not.
     replica = SimpleNamespace(app_name="default", replica_id=SimpleNamespace(unique_id="here"))
     serve.get_replica_context = lambda: replica
-    gateway._host_of_serve = lambda: "127.0.0.1"  # type: ignore[assignment]
+    gateway._host_of_serve = lambda: "127.0.0.1"
 
     from serve_app.app import build
 
