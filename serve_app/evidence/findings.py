@@ -235,7 +235,7 @@ def _beside(sentence: Sentence, one: Quantity, both: Sequence[Quantity]) -> froz
 
 
 def _alike(one: frozenset[str], other: frozenset[str]) -> float:
-    return len(one & other) / max(1, min(len(one), len(other)))
+    return len(one & other) / max(2, min(len(one), len(other)))
 
 
 # --- entities --------------------------------------------------------------------------------
