@@ -72,8 +72,17 @@ def find(source: Source, sentences: Sequence[Sentence]) -> list[Finding]:
     found: list[Finding] = []
     for index, sentence in enumerate(sentences):
         span = (sentence.start, sentence.end)
+        taken: list[TextSpan] = []
         for one in _of_sentence(sentence, source.align(sentence), source):
-            found.append(replace(one, sentence=index, sentence_span=span))
+            # What is said of a number once is not said again by its wording.
+            again = any(
+                first < last_taken and first_taken < last
+                for first, last in one.summary_spans
+                for first_taken, last_taken in taken
+            )
+            if one.kind != "number" or not again:
+                found.append(replace(one, sentence=index, sentence_span=span))
+            taken += one.summary_spans
     return found
 
 
@@ -112,7 +121,7 @@ def _numbers(
         equal = [other for other in near if one.equals(other)]
         equal = equal or [other for other in everywhere if one.equals(other)]
         said = sentence.text[one.start : one.end]
-        if not equal and not _follows(one, near, everywhere):
+        if not equal and not _follows(one, near):
             # A sentence on something else has its numbers from elsewhere.
             elsewhere = background or one.kind == "year" or evidence.coverage < SUPPORTED_FROM
             severity: Severity = "minor" if elsewhere else "severe"
@@ -151,7 +160,7 @@ def _counts_the_same(one: Quantity, other: Quantity) -> bool:
     return not one.counted or not other.counted or one.counted == other.counted
 
 
-def _follows(one: Quantity, near: Sequence[Quantity], everywhere: Sequence[Quantity]) -> bool:
+def _follows(one: Quantity, near: Sequence[Quantity]) -> bool:
     """Whether a number follows from others: a share from two counts, a sum or a difference of two,
     what is left of a whole."""
     if one.kind == "share":
@@ -174,18 +183,17 @@ def _follows(one: Quantity, near: Sequence[Quantity], everywhere: Sequence[Quant
             for place, first in enumerate(shares)
             for second in shares[place + 1 :]
         )
-    pool = [other.value for other in (everywhere if one.kind == "count" else near)
-            if other.kind == one.kind]  # fmt: skip
-    if one.kind == "count" and one.whole is None:
-        pool = pool[:60]
-        exact = {
-            round(first + second, 6) for i, first in enumerate(pool) for second in pool[i + 1 :]
-        }
-        exact |= {round(abs(first - second), 6) for i, first in enumerate(pool)
-                  for second in pool[i + 1 :]}  # fmt: skip
-        near_values = {value for value in exact if value >= 4}
-        return not one.named and one.value >= 4 and one.counted != "" and one.value in near_values
-    return any(abs(value - one.value) <= 0.03 * abs(value) for value in pool)
+    if one.kind != "count":
+        alike = [other.value for other in near if other.kind == one.kind]
+        return any(abs(value - one.value) <= 0.03 * abs(value) for value in alike)
+    if one.named or not one.counted or one.value < 4:
+        return False
+    pool = [other.value for other in near if other.counted == one.counted][:30]
+    return any(
+        one.value in (first + second, abs(first - second))
+        for place, first in enumerate(pool)
+        for second in pool[place + 1 :]
+    )
 
 
 def _exchanged(
@@ -277,6 +285,7 @@ def _claims(sentence: Sentence, evidence: Alignment, source: Source) -> Iterator
 
 
 _REWORDED: dict[str, tuple[Kind, Severity, str]] = {
+    "number": ("number", "severe", "“{here}” here, “{there}” in the source."),
     "negation": (
         "negation",
         "severe",

@@ -16,7 +16,7 @@ from typing import Literal
 from serve_app.evidence.claims import BETTER, DOWN, UP, WORSE
 from serve_app.evidence.words import Word, listed, stem
 
-Change = Literal["opposite", "negation", "surer", "less sure", "exchanged"]
+Change = Literal["number", "opposite", "negation", "surer", "less sure", "exchanged"]
 
 ALIKE_FROM = 0.72
 """Share of a sentence's words that must stand in the same order in the other one."""
@@ -129,12 +129,15 @@ def differences(
         moved = [one for one in new if one.text[0].isdigit() is numbers]
         left = [one for one in gone if one.text[0].isdigit() is numbers]
         if (numbers or not found) and len(codes) > 1 and _permuted(moved, left):
+            found = [one for one in found if one.change != "number"]
             found.append(Difference("exchanged", tuple(moved), tuple(left)))
     return found
 
 
 def _classified(ours: tuple[Word, ...], theirs: tuple[Word, ...]) -> Change | None:
     said, meant = {word.lower for word in ours}, {word.lower for word in theirs}
+    if _other_numbers(ours, theirs):
+        return "number"
     if bool(said & _NEGATIONS) != bool(meant & _NEGATIONS):
         # "No evidence" said as "insufficient evidence" is the same.
         return (
@@ -151,6 +154,23 @@ def _classified(ours: tuple[Word, ...], theirs: tuple[Word, ...]) -> Change | No
     if meant & _ASSOCIATED and not said & _ASSOCIATED and said & _CLAIMS:
         return "surer"
     return None
+
+
+def _other_numbers(ours: tuple[Word, ...], theirs: tuple[Word, ...]) -> bool:
+    """Whether one number stands in place of another that does not round to it."""
+    here, there = (
+        [word.text.rstrip(".,").replace(",", "") for word in side if word.text[0].isdigit()]
+        for side in (ours, theirs)
+    )
+    if not here or len(here) != len(there):
+        return False
+    try:
+        return any(
+            round(float(other), len(one.partition(".")[2])) != float(one)
+            for one, other in zip(here, there, strict=True)
+        )
+    except ValueError:  # a version, a date: no number to compare
+        return False
 
 
 def _permuted(new: list[Word], gone: list[Word]) -> bool:
