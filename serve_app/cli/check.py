@@ -41,23 +41,20 @@ def check(
 
 
 def _show(found: Check, source: str, summary: str) -> None:
+    from serve_app.text.sentences import sentence_spans
+
+    def said(text: str, start: int, end: int) -> str:
+        return " ".join(text[start:end].split())
+
+    sentences = sentence_spans(source)
     for finding in found.findings:
-        start, end = finding.sentence_span
         typer.echo(f"{finding.severity}, {finding.kind}: {finding.message}")
-        typer.echo(f"  summary: {' '.join(summary[start:end].split())}")
-        for first, last in finding.source_spans[:3]:
-            typer.echo(f"  source:  {' '.join(_around(source, first, last).split())}")
+        typer.echo(f"  summary: {said(summary, *finding.sentence_span)}")
+        for start, end in sentences:
+            if any(start <= first < end for first, _ in finding.source_spans):
+                typer.echo(f"  source:  {said(source, start, end)}")
     for omission in found.omissions:
-        first, last = omission.source_span
         typer.echo(f"left out, {omission.topic}: {omission.message}")
-        typer.echo(f"  source:  {' '.join(source[first:last].split())}")
-    severe = found.severe
-    typer.echo(f"{len(found.findings)} findings, {severe} severe; {len(found.omissions)} left out")
-
-
-def _around(text: str, start: int, end: int) -> str:
-    """The words at a place with a few on both sides."""
-    first, last = max(0, start - 40), min(len(text), end + 40)
-    before = "… " if first else ""
-    after = " …" if last < len(text) else ""
-    return before + text[first:last] + after
+        typer.echo(f"  source:  {said(source, *omission.source_span)}")
+    count = len(found.findings)
+    typer.echo(f"{count} findings, {found.severe} severe; {len(found.omissions)} left out")
