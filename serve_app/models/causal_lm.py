@@ -376,10 +376,11 @@ def _trained_rows(adapter: Path, model: Any) -> int | None:
         if module is not None:
             for part, axis in ({"weight": 0, "base_layer.weight": 0} | lora).items():
                 axes[f".{names[module]}.{part}"] = axis
-    for key, shape in _shapes(adapter):
-        for ending, axis in axes.items():
-            if key.endswith(ending):
-                return shape[axis]
+    with refusing(f"cannot read the weights in {adapter}"):
+        for key, shape in _shapes(adapter):
+            for ending, axis in axes.items():
+                if key.endswith(ending):
+                    return shape[axis]
     return None
 
 
@@ -387,14 +388,13 @@ def _shapes(adapter: Path) -> list[tuple[str, tuple[int, ...]]]:
     """Names and shapes of an adapter's weights; none are kept in memory."""
     path = adapter / "adapter_model.safetensors"
     if path.is_file():
-        with refusing(f"cannot read {path}"), safe_open(path, framework="pt") as file:
+        with safe_open(path, framework="pt") as file:
             return [(key, tuple(file.get_slice(key).get_shape())) for key in file.keys()]  # noqa: SIM118
     path = adapter / "adapter_model.bin"
     if not path.is_file():
         return []
-    with refusing(f"cannot read {path}"):
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-        return [(key, tuple(value.shape)) for key, value in weights.items()]
+    weights = torch.load(path, map_location="cpu", weights_only=True)
+    return [(key, tuple(value.shape)) for key, value in weights.items()]
 
 
 def context_of(config: Any, tokenizer: Any) -> int | None:
