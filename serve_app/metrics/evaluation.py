@@ -67,11 +67,17 @@ class AlignScoreResult:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Everything measured of one (original, generated) pair."""
+    """Everything measured of one (original, generated) pair.
+
+    The languages are ISO 639 codes of the texts (`serve_app.text.language`); None: undetermined, or
+    LANGUAGE_CHECK is off.
+    """
 
     relevance: BertScoreResult
     factuality: AlignScoreResult
     readability: Readability
+    language: str | None = None
+    original_language: str | None = None
 
     @property
     def values(self) -> tuple[float, float, float, float, float]:
