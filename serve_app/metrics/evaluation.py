@@ -64,6 +64,12 @@ class AlignScoreResult:
     sentences: tuple[ClaimSentence, ...]
     truncated: bool
 
+    def support(self) -> tuple[list[str], list[int]]:
+        """The supporting chunks, each once, and for each sentence the index of its own there."""
+        places: dict[str, int] = {}
+        indexes = [places.setdefault(one.chunk, len(places)) for one in self.sentences]
+        return list(places), indexes
+
 
 @dataclass(frozen=True, slots=True)
 class Measured:
