@@ -130,7 +130,11 @@ def test_columns_can_be_named_and_new_ones_prefixed(tmp_path: Path, url: str) ->
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("in.txt", b"x", r"in\.txt: the name must end in \.parquet, \.csv or \.jsonl"),
+        (
+            "in.txt",
+            b"x",
+            r"in\.txt: the name must end in \.csv, \.tsv",
+        ),
         ("in.csv", b"", "there are no rows"),
         ("in.csv", b"original,generated\n", "there are no rows"),
         ("in.csv", b"a,b\n1,2\n", "none of the columns original, source_text.*there are: a, b;"),
