@@ -28,6 +28,10 @@ EFFECT = (
 )
 
 
+TEXTSTAT = "0.7.4"
+"""The version that `serve_app.metrics.readability` equals."""
+
+
 def number(value: float | None, digits: int = 3) -> str:
     """A number in so many decimals; a dash where there is none."""
     return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")
@@ -135,6 +139,16 @@ def other_loss(system: SystemReport) -> str | None:
     )
 
 
+def readability_version(report: Report) -> str:
+    """Which version of textstat the readability numbers are of."""
+    said = (
+        f"FKGL, SMOG and Dale-Chall by PlainMed are those of textstat {TEXTSTAT}; other versions "
+        "of textstat differ by up to 6 grades."
+    )
+    others = ", ".join(one.name for one in report.systems if not one.by_plainmed)
+    return f"{said} The files of {others} do not say which they are of." if others else said
+
+
 def remarks(report: Report) -> list[str]:
     """All remarks beside the numbers."""
     lines = [*report.notes]
@@ -144,6 +158,8 @@ def remarks(report: Report) -> list[str]:
             f"The targets were made with {models}; metrics by other models are not comparable "
             "with them."
         )
+    if report.systems:
+        lines.append(readability_version(report))
     lines += [text for one in report.systems if (text := other_loss(one)) is not None]
     text = unpaired(report)
     return lines if text is None else [*lines, text]
