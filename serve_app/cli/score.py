@@ -143,10 +143,17 @@ def prepare_jobs(
     Raises:
         InvalidInput: see `ScoreJob.prepare`.
     """
+    from serve_app.core.settings import load_settings
     from serve_app.offline.corpus import ScoreJob
     from serve_app.offline.corpus.reader import GENERATED_COLUMNS, scan
 
-    prepare = partial(ScoreJob.prepare, original=original, prefix=prefix, batch_size=batch_size)
+    prepare = partial(
+        ScoreJob.prepare,
+        original=original,
+        prefix=prefix,
+        batch_size=batch_size,
+        language_check=load_settings().language_check,
+    )
     if "{column}" in out:
         corpus = scan(table)
         wanted = generated or [corpus.column(None, GENERATED_COLUMNS, "--generated-column")]
@@ -372,7 +379,12 @@ class _ServerScorer:
             else:
                 self.models = ModelNames(answer.models)
                 return [
-                    RowScores(tuple(getattr(one.metrics, name) for name in METRICS), one.loss)
+                    RowScores(
+                        tuple(getattr(one.metrics, name) for name in METRICS),
+                        one.loss,
+                        # A server of an earlier version does not say it.
+                        language=getattr(one, "language", None),
+                    )
                     for one in answer.results
                 ]
         return [self._lost] * len(originals)

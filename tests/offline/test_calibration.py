@@ -274,7 +274,7 @@ def test_a_wrong_file_is_named_with_what_is_wrong(tmp_path: Path, content: bytes
 
 def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
     for path in (tmp_path / "nowhere.csv", tmp_path):
-        with pytest.raises(ConfigError, match="cannot read|is a folder without") as caught:
+        with pytest.raises(ConfigError, match=r"cannot read|is a folder without") as caught:
             calibrate_targets(path)
         assert str(path) in caught.value.message
 

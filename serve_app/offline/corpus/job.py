@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from serve_app import __version__
 from serve_app.core.errors import InvalidInput, Unavailable
+from serve_app.core.settings import LanguageCheck
 from serve_app.offline.corpus.journal import Journal, discard, exclusive
 from serve_app.offline.corpus.reader import (
     GENERATED_COLUMNS,
@@ -35,6 +36,7 @@ from serve_app.offline.corpus.writer import RESULT_COLUMNS, write_scored
 from serve_app.storage.base import File
 from serve_app.storage.locate import locate
 
+_PARTS, _PART = 10, 20  # parts of a corpus, and rows of each, whose language is looked at
 MOST_BLOCKS = 4096  # each is a file while a run is unfinished
 
 # From about here on a start of Ray, and a copy of the models for each core, pay; an estimate.
@@ -110,6 +112,7 @@ class ScoreJob:
         prefix: str = "",
         batch_size: int = 16,
         block_rows: int | None = None,
+        language_check: LanguageCheck = "warn",
     ) -> ScoreJob:
         """Reads the input once and checks all that can fail before models are loaded.
 
@@ -122,9 +125,11 @@ class ScoreJob:
                 the name of the column and `_` follow it.
             batch_size: pairs scored at once, >= 1.
             block_rows: rows finished at once; None: see `rows_of_a_block`.
+            language_check: `off`: the language of the texts is not looked at.
 
         Raises:
-            InvalidInput: a file, row or column is wrong, or several columns could be meant.
+            InvalidInput: a file, row or column is wrong, several columns could be meant, or more
+                than half of the rows are not English.
         """
         target = locate(out)
         output_format(target)
@@ -148,6 +153,8 @@ class ScoreJob:
                     "name the new ones with --prefix, such as --prefix new_"
                 )
             taken.add(column)
+        if language_check != "off":
+            corpus = replace(corpus, notes=corpus.notes + language_notes(corpus, [first, *seconds]))
         size = block_rows or rows_of_a_block(corpus.rows * len(systems), batch_size)
         return cls(corpus, systems, target, corpus.blocks(size))
 
@@ -198,6 +205,39 @@ class ScoreJob:
         ) as journal:
             failed = write_scored(self.out, self.corpus, self.blocks, self.systems, journal)
         return Outcome(self.corpus.rows * len(self.systems), failed)
+
+
+def language_notes(corpus: Corpus, columns: Sequence[str]) -> tuple[str, ...]:
+    """Which rows are not English, of some in every part of the corpus; nothing where none is.
+
+    Raises:
+        InvalidInput: more than half of them are not.
+    """
+    from serve_app.text.language import other_language
+
+    starts = range(0, corpus.rows, max(1, corpus.rows // _PARTS))
+    chosen = sorted({at for start in starts for at in range(start, start + _PART)})
+    (block,) = corpus.blocks(len(chosen), [at for at in chosen if at < corpus.rows])
+    found = {}
+    for at, row in zip(block.rows, read_rows(corpus.source, block, columns), strict=True):
+        texts_of_row = (row.get(column) for column in columns)
+        codes = [other_language(text) for text in texts_of_row if isinstance(text, str)]
+        if any(codes):
+            found[at + 1] = next(filter(None, codes))
+    if not found:
+        return ()
+    rows = ", ".join(f"row {row}: {code}" for row, code in list(found.items())[:3])
+    said = (
+        f"{corpus.source.name}: {len(found)} of {block.count} rows looked at are not English "
+        f"({rows}{', ...' if len(found) > 3 else ''})"
+    )
+    if 2 * len(found) > block.count:
+        raise InvalidInput(
+            f"{said}, and the metrics are for English only; translate the texts, or set "
+            "LANGUAGE_CHECK=off to score them anyway",
+            code="not_english",
+        )
+    return (f"{said}; their numbers mean nothing, see the column language",)
 
 
 @contextmanager

@@ -33,8 +33,15 @@ from serve_app.offline.corpus.text_rows import Row
 from serve_app.storage.base import File
 
 NUMBERS = (*METRICS, "loss")
-RESULT_COLUMNS = (*NUMBERS, "error", "error_code", "original_column", "generated_column")
-"""The new columns: the last two say which texts the numbers are of."""
+RESULT_COLUMNS = (
+    *NUMBERS,
+    "error",
+    "error_code",
+    "language",
+    "original_column",
+    "generated_column",
+)
+"""The new columns: the last two name the columns of the texts that the numbers are of."""
 
 Systems = Sequence[tuple[Task, str]]
 
@@ -113,9 +120,9 @@ def _names(systems: Systems) -> list[str]:
 
 def _cells(result: RowResult, task: Task, prefix: str) -> Row:
     if isinstance(result, RowError):
-        values: Sequence[Any] = (*[None] * len(NUMBERS), result.message, result.code)
+        values: Sequence[Any] = (*[None] * len(NUMBERS), result.message, result.code, None)
     else:
-        values = (*result.values, result.loss, None, None)
+        values = (*result.values, result.loss, None, None, result.language)
     values = (*values, task.original, task.generated)
     return {prefix + name: value for name, value in zip(RESULT_COLUMNS, values, strict=True)}
 

@@ -71,6 +71,7 @@ class SystemReport:
         worst: the rows with the highest loss.
         column: the column of its summaries, "" without texts.
         by_plainmed: whether its file says that PlainMed scored it.
+        languages: summaries by language, as in `System`.
         table: (scored, 6) the numbers themselves, for drawings.
     """
 
@@ -91,6 +92,7 @@ class SystemReport:
     worst: tuple[Example, ...]
     column: str
     by_plainmed: bool
+    languages: dict[str, int]
     table: Floats = field(repr=False)
 
 
@@ -268,6 +270,7 @@ def _system(one: _Scored, column: str | None, choices: Choices) -> SystemReport:
         worst=tuple(examples(system, one.losses, one.parts, choices.worst, column, choices.reader)),
         column=system.column,
         by_plainmed=system.by_plainmed,
+        languages={code or "undetermined": count for code, count in system.languages.items()},
         table=table,
     )
 

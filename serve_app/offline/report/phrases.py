@@ -149,6 +149,18 @@ def readability_version(report: Report) -> str:
     return f"{said} The files of {others} do not say which they are of." if others else said
 
 
+def other_languages(system: SystemReport) -> str | None:
+    """A warning where summaries are not English, else None."""
+    others = {k: n for k, n in system.languages.items() if k not in ("en", "undetermined")}
+    if not others:
+        return None
+    return (
+        f"{sum(others.values())} of {sum(system.languages.values())} summaries of {system.name} "
+        f"are not English ({failures(others)}, as ISO 639 codes): the metrics are for English "
+        "only, and those numbers mean nothing."
+    )
+
+
 def remarks(report: Report) -> list[str]:
     """All remarks beside the numbers."""
     lines = [*report.notes]
@@ -160,7 +172,8 @@ def remarks(report: Report) -> list[str]:
         )
     if report.systems:
         lines.append(readability_version(report))
-    lines += [text for one in report.systems if (text := other_loss(one)) is not None]
+    for remark in (other_languages, other_loss):
+        lines += [text for one in report.systems if (text := remark(one)) is not None]
     text = unpaired(report)
     return lines if text is None else [*lines, text]
 

@@ -39,10 +39,13 @@ from serve_app.offline.report.systems import (
     System,
     Texts,
 )
+from serve_app.text.language import language_of
 
 MODEL_COLUMNS = ("model", "system")
 
 MOST_SYSTEMS = 20  # in one file; more distinct values mean that the column names something else
+
+_LANGUAGE_ROWS = 200  # looked at where the file does not say the language
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 # What pandas writes or reads for a number that is not there, and spreadsheets for one that failed.
@@ -120,6 +123,7 @@ class _Rows:
     keys: dict[str, list[str]] = field(default_factory=dict)
     failures: Counter[str] = field(default_factory=Counter)
     summaries: dict[str, None] = field(default_factory=dict)  # columns they were read from
+    languages: Counter[str | None] = field(default_factory=Counter)
 
     def key(self, column: str, text: str) -> None:
         """Notes the key of the last row; rows before it may have none in this column."""
@@ -214,6 +218,10 @@ class _File:
         texts = self._texts(number, row, prefix)
         if texts.generated is not None:
             rows.summaries[self._column(number, row, prefix, "generated") or ""] = None
+        if f"{prefix}language" in row:
+            rows.languages[row[f"{prefix}language"] or None] += 1
+        elif texts.generated is not None and len(rows.numbers) <= _LANGUAGE_ROWS:
+            rows.languages[language_of(texts.generated)] += 1
         rows.words.extend((_words(texts.original), _words(texts.generated)))
         flags = _json(row.get("truncated"))
         said = flags if isinstance(flags, dict) else {}
@@ -313,6 +321,7 @@ class _File:
             texts=texts,
             column=", ".join(rows.summaries),
             by_plainmed=f"{rows.prefix}generated_column" in self._there,
+            languages=rows.languages,
         )
 
 

@@ -64,6 +64,8 @@ class System:
         texts: the texts of rows, given by their position here.
         column: the column of its summaries, "" where there are no texts.
         by_plainmed: whether the file says that PlainMed scored it.
+        languages: summaries by language (ISO 639), as the file says, else of its first rows; None
+            counts those that are undetermined.
     """
 
     name: str
@@ -79,6 +81,7 @@ class System:
     texts: Callable[[Sequence[int]], list[Texts]]
     column: str = ""
     by_plainmed: bool = False
+    languages: Mapping[str | None, int] = field(default_factory=dict)
     scored: NDArray[np.bool_] = field(init=False)
 
     def __post_init__(self) -> None:
