@@ -100,7 +100,7 @@ def test_the_lines_of_a_row_count_together(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setattr(text_rows, "LONGEST_ROW", 1 << 20)
-    line = "word " * 20_000 + "\n"
+    line = "The adults in this study took the drug. " * 2_500 + "\n"
     rows = [{"original": line * 5, "summary": "b"}] * 20  # half of what a row may have, each
     assert prepare(write_rows(tmp_path / name, rows), tmp_path / "out.csv").corpus.rows == 20
     (tmp_path / "in.csv").write_text(f'original,summary\na,b\n"{line * 11}",b\n')
