@@ -24,6 +24,7 @@ from serve_app.cli.score import parse_weights, score
 from serve_app.cli.status import status
 from serve_app.cli.targets import app as targets_app
 from serve_app.core.errors import PlainMedError
+from serve_app.core.printable import printable
 from serve_app.ops.cli import app as ops_app
 
 SERVICES = ("metrics", "generator")
@@ -42,7 +43,7 @@ class _Group(TyperGroup):
         try:
             return super().invoke(ctx)
         except PlainMedError as error:
-            typer.echo(f"error: {error}", err=True)
+            typer.echo(f"error: {printable(str(error))}", err=True)
             raise typer.Exit(2) from None
 
 
