@@ -13,6 +13,7 @@ from itertools import pairwise
 from typing import Any
 
 from serve_app.core.errors import ConfigError
+from serve_app.generation.text_stream import TAG_TOKEN, ends_in_reasoning
 
 # Control tokens of the Llama, ChatML, Phi, Gemma, Mistral and Llama-2 families.
 _CONTROL = re.compile(
@@ -52,6 +53,10 @@ class Prompter:
         self._frame = self._encode(self._before + self._after, first=True)
         self.overhead = len(self._frame)
         """Tokens the prompt takes around the text."""
+        self.reasons = ends_in_reasoning(self._after)
+        """Whether the prompt opens the model's reasoning, so that its output begins with it."""
+        added = tokenizer.added_tokens_decoder.items()
+        self._tags = {i: one.content for i, one in added if TAG_TOKEN.fullmatch(one.content)}
 
     def encode(self, text: str) -> list[int]:
         """The token ids of the whole prompt around `text`.
@@ -77,7 +82,16 @@ class Prompter:
         return len(self._encode(text, first=False))
 
     def decode(self, ids: list[int]) -> str:
-        """The text of `ids` without special tokens."""
+        """The text of `ids` without special tokens, but with the tags of reasoning."""
+        if self._tags.keys().isdisjoint(ids):
+            return self._decode(ids)
+        borders = [at for at, token in enumerate(ids) if token in self._tags]
+        pieces = [self._decode(ids[: borders[0]])]
+        for at, stop in pairwise([*borders, len(ids)]):
+            pieces += [self._tags[ids[at]], self._decode(ids[at + 1 : stop])]
+        return "".join(pieces)
+
+    def _decode(self, ids: list[int]) -> str:
         with self._lock:
             decoded: str = self._tokenizer.decode(
                 ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
