@@ -376,6 +376,16 @@ def test_the_transformers_engine_without_a_model_says_what_to_set() -> None:
         load_generator(load_settings(generator="transformers"))
 
 
+def test_a_model_name_without_its_bucket_is_refused_naming_both() -> None:
+    """It used to serve the extractive engine without a word."""
+    for generator in ("auto", "transformers"):
+        settings = load_settings(model_name="org__run", generator=generator)
+        with pytest.raises(ConfigError, match=r"MODEL_NAME.*MODEL_S3_BUCKET"):
+            load_generator(settings)
+    chosen = load_settings(model_name="org__run", generator="extractive")
+    assert chosen.generator_engine == "extractive"
+
+
 def test_a_wrong_model_or_targets_file_is_named_before_anything_loads() -> None:
     with pytest.raises(ConfigError, match="no-such-model"):
         load_generator(load_settings(model_path="no-such-model"))

@@ -8,6 +8,7 @@ requests run in one event loop in a thread of its own.
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
 import queue
 import threading
@@ -116,6 +117,7 @@ class OpenAIGenerator:
             api_key=api_key or _NO_KEY,
             max_retries=max_retries,
             timeout=openai.Timeout(timeout_s, connect=min(CONNECT_TIMEOUT_S, timeout_s)),
+            http_client=_http_client(base_url),
         )
         self._reasons = False  # known once a model has closed reasoning that it had not opened
         self._slots = asyncio.Semaphore(concurrency)
@@ -367,6 +369,19 @@ class OpenAIGenerator:
 
     def _translate(self, error: Exception) -> PlainMedError:
         return translate(error, endpoint=self.device, model=self.name, timeout_s=self.timeout_s)
+
+
+def _http_client(base_url: str) -> Any:
+    """A client that asks no proxy for a server of this machine; else None, the library's own.
+
+    HTTP_PROXY is meant for servers elsewhere: a proxy cannot reach this machine's 127.0.0.1.
+    """
+    host = urlsplit(base_url).hostname or ""
+    try:
+        local = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        local = host == "localhost" or host.endswith(".localhost")
+    return openai.DefaultAsyncHttpxClient(trust_env=False) if local else None
 
 
 @dataclass(slots=True)
