@@ -6,11 +6,13 @@ gateways drain first, and Ray stops only once every accepted request is answered
 
 from __future__ import annotations
 
+import getpass
 import os
 import signal
 import sys
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,8 @@ from serve_app.serving.proxy.middleware import CALLBACK
 APP_NAME = "plainmed"
 START_TIMEOUT_S = 600.0
 TELL_TIMEOUT_S = 10.0
+STOP_S = 60.0
+"""What stopping takes beside the drain: telling the gateways, and ending Ray."""
 _POLL_S = 0.25
 
 
@@ -164,12 +168,46 @@ def _serve(document: dict[str, Any], address: str) -> int:
         _gateway(document["applications"][0])["user_config"] = {"draining": True}
         client.deploy_apps(ServeDeploySchema.model_validate(document))
         _wait_until_draining()
-        settings = load_settings(**document["applications"][0]["args"].get("settings", {}))
-        _wait_until_drained(settings.drain_timeout_s)
+        _wait_until_drained(drain_timeout_s(document))
         return 0
     finally:
         ray_serve.shutdown()
         ray.shutdown()
+
+
+def drain_timeout_s(document: Mapping[str, Any]) -> float:
+    """DRAIN_TIMEOUT_S of a Serve config from `load_document`."""
+    return load_settings(**document["applications"][0]["args"].get("settings", {})).drain_timeout_s
+
+
+def systemd_unit(command: Sequence[str], drain_s: float) -> str:
+    """A systemd unit that runs `command` as the present user in the present folder.
+
+    >>> print(systemd_unit(["/bin/plainmed", "serve", "100%.yaml"], 30).splitlines()[6])
+    ExecStart="/bin/plainmed" "serve" "100%%.yaml"
+    """
+    escapes = str.maketrans({"\\": "\\\\", '"': '\\"', "%": "%%", "$": "$$"})
+    line = " ".join(f'"{part.translate(escapes)}"' for part in command)
+    return f"""\
+[Unit]
+Description=PlainMed
+Wants=network-online.target
+After=network-online.target
+
+[Service]
+ExecStart={line}
+WorkingDirectory={str(Path.cwd()).replace("%", "%%")}
+User={getpass.getuser()}
+# Settings, one NAME=VALUE a line:
+EnvironmentFile=-/etc/plainmed.env
+# SIGTERM for PlainMed alone, which drains and then stops Ray: systemd's default stops both at once.
+KillMode=mixed
+TimeoutStopSec={drain_s + STOP_S:.0f}
+Restart=on-failure
+
+[Install]
+WantedBy=multi-user.target
+"""
 
 
 def _prepare_environment(own_ray: bool) -> None:
