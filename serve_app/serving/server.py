@@ -161,6 +161,8 @@ def _serve(document: dict[str, Any], address: str) -> int:
             http = document["http_options"]
             url = f"http://{http['host']}:{http['port']}"
             print(f"PlainMed is serving on {url} (API at {url}/docs)", flush=True)
+            if session := context.address_info.get("session_dir"):
+                print(f"Logs are in {session}/logs/serve", flush=True)
             if context.dashboard_url:
                 print(f"Ray's dashboard is on http://{context.dashboard_url}", flush=True)
         stop.wait()

@@ -83,7 +83,7 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
 
 @pytest.fixture(scope="module")
 def generator(tmp_path_factory: pytest.TempPathFactory, keys: Keys) -> Iterator[Server]:
-    """`HOST=0.0.0.0 plainmed serve serve_config.yaml --services generator`; the last test ends it."""
+    """The generator half of serve_config.yaml on every address; the last test here ends it."""
     folder = tmp_path_factory.mktemp("generator")
     port = free_port()
     config = str(ROOT / "serve_config.yaml")
@@ -270,9 +270,10 @@ def test_no_other_user_can_enter_rays_folders(generator: Server) -> None:
     assert (Path.home() / ".ray" / "auth_token").exists()
 
 
-def test_rays_dashboard_is_named(generator: Server) -> None:
-    (line,) = (one for one in generator.log.read_text().splitlines() if "dashboard" in one)
-    assert httpx.get(line.split()[-1], timeout=30).status_code in (200, 401)
+def test_rays_dashboard_and_the_logs_are_named(generator: Server) -> None:
+    said = dict(line.rsplit(maxsplit=1) for line in generator.log.read_text().splitlines() if line)
+    assert httpx.get(said["Ray's dashboard is on"], timeout=30).status_code in (200, 401)
+    assert Path(said["Logs are in"]) == generator.session_folder() / "logs" / "serve"
 
 
 def test_the_generator_alone_refuses_metrics_and_drains_at_sigterm(
