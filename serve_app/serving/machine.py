@@ -50,7 +50,8 @@ def fitting_cpus(asked: Mapping[str, Mapping[str, float]], machine: Mapping[str,
 
 
 def private_folder() -> Path:
-    """A folder for Ray's session that no other user can enter: Ray lets everybody write there.
+    """A folder for Ray's sessions, in one that no other user can enter: Ray itself lets everybody
+    write there.
 
     The token by which Ray knows its callers is closed to others, too.
 
@@ -58,7 +59,9 @@ def private_folder() -> Path:
         ConfigError: somebody else has made it.
     """
     token_folder = Path.home() / ".ray"
-    folder = Path(tempfile.gettempdir()) / f"plainmed-{os.getuid()}"
+    # As Ray chooses: the paths of its sockets must stay short.
+    parent = "/tmp" if sys.platform == "darwin" else tempfile.gettempdir()  # noqa: S108
+    folder = Path(parent) / f"plainmed-{os.getuid()}"
     for one in (token_folder, folder):
         try:
             one.mkdir(mode=0o700, exist_ok=True)
@@ -70,7 +73,7 @@ def private_folder() -> Path:
                 f"Ray's files cannot be kept from other users in {one}: {error}; set RAY_TMPDIR to "
                 "a folder of yours"
             ) from None
-    return folder
+    return folder / "ray"
 
 
 @contextmanager

@@ -133,12 +133,12 @@ def test_no_other_user_can_enter_rays_files_or_read_its_token(folders: Path) -> 
     ray = folders / ".ray"  # as Ray itself makes it
     ray.mkdir(mode=0o755)
     made = private_folder()
-    assert made.parent == folders
-    for folder in (made, ray):
+    for folder in (made.parent, ray):
+        assert folder.parent == folders
         assert folder.stat().st_mode & 0o777 == 0o700
-    made.chmod(0o777)
+    made.parent.chmod(0o777)
     assert private_folder() == made
-    assert made.stat().st_mode & 0o777 == 0o700
+    assert made.parent.stat().st_mode & 0o777 == 0o700
 
 
 def test_a_folder_that_somebody_else_has_laid_there_is_refused(folders: Path) -> None:

@@ -264,7 +264,7 @@ def test_a_head_has_a_limit_before_any_key_is_asked_for(generator: Server) -> No
 
 
 def test_no_other_user_can_enter_rays_folders(generator: Server) -> None:
-    for folder in (generator.session_folder().parent, Path.home() / ".ray"):
+    for folder in (generator.session_folder().parents[1], Path.home() / ".ray"):
         assert folder.stat().st_mode & 0o077 == 0
         assert folder.stat().st_uid == os.getuid()
     assert (Path.home() / ".ray" / "auth_token").exists()
