@@ -1,4 +1,4 @@
-"""What `plainmed serve` checks on this machine before it starts Ray: its port, CPUs and folders.
+"""What `plainmed serve` checks on this machine before it starts Ray: its CPUs and its port.
 
 Knows no Ray and no Serve config.
 """
@@ -10,10 +10,8 @@ import math
 import os
 import socket
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
 from serve_app.core.errors import ConfigError
 
@@ -47,33 +45,6 @@ def fitting_cpus(asked: Mapping[str, Mapping[str, float]], machine: Mapping[str,
                 file=sys.stderr,
             )
     return max(int(machine["CPU"]), math.ceil(sum(one["CPU"] for one in asked.values()) - 1e-9))
-
-
-def private_folder() -> Path:
-    """A folder for Ray's sessions, in one that no other user can enter: Ray itself lets everybody
-    write there.
-
-    The token by which Ray knows its callers is closed to others, too.
-
-    Raises:
-        ConfigError: somebody else has made it.
-    """
-    token_folder = Path.home() / ".ray"
-    # As Ray chooses: the paths of its sockets must stay short.
-    parent = "/tmp" if sys.platform == "darwin" else tempfile.gettempdir()  # noqa: S108
-    folder = Path(parent) / f"plainmed-{os.getuid()}"
-    for one in (token_folder, folder):
-        try:
-            one.mkdir(mode=0o700, exist_ok=True)
-            if one.is_symlink() or one.stat().st_uid != os.getuid():
-                raise PermissionError("it belongs to somebody else")
-            one.chmod(0o700)
-        except OSError as error:
-            raise ConfigError(
-                f"Ray's files cannot be kept from other users in {one}: {error}; set RAY_TMPDIR to "
-                "a folder of yours"
-            ) from None
-    return folder / "ray"
 
 
 @contextmanager

@@ -21,9 +21,10 @@ from pydantic import ValidationError
 from serve_app.api.auth.exposure import check_exposure, listened_on
 from serve_app.core.documents import read_yaml
 from serve_app.core.errors import ConfigError
+from serve_app.core.ray_folder import ray_folder
 from serve_app.core.settings import load_settings
 from serve_app.serving.graph import DEPLOYMENTS, IMPORT_PATH, built, least_resources
-from serve_app.serving.machine import fitting_cpus, private_folder, reserved
+from serve_app.serving.machine import fitting_cpus, reserved
 from serve_app.serving.proxy.middleware import CALLBACK
 
 APP_NAME = "plainmed"
@@ -234,9 +235,7 @@ def _own_ray(document: dict[str, Any]) -> dict[str, Any]:
     from ray._private.accelerators import NvidiaGPUAcceleratorManager
     from ray._private.utils import get_num_cpus
 
-    options: dict[str, Any] = {}
-    if "RAY_TMPDIR" not in os.environ:
-        options["_temp_dir"] = str(private_folder())
+    options: dict[str, Any] = {"_temp_dir": ray_folder()}
     application = document["applications"][0]
     if application.get("import_path") == IMPORT_PATH:
         machine = {

@@ -1,20 +1,18 @@
-"""What `plainmed serve` checks before it starts Ray: the port, the CPUs, who can read its files."""
+"""What `plainmed serve` checks before it starts Ray: its port and its CPUs."""
 
 from __future__ import annotations
 
-import os
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
 from serve_app.cli.demo import free_port
 from serve_app.core.errors import ConfigError
-from serve_app.serving.machine import fitting_cpus, private_folder, reserved
+from serve_app.serving.machine import fitting_cpus, reserved
 
 IPV6 = pytest.mark.skipif(not socket.has_ipv6, reason="no IPv6 here")
 HOLD = """
@@ -120,37 +118,3 @@ def test_a_machine_that_is_too_small_is_told_at_once_with_what_asks_for_how_much
     assert fitting_cpus(on_gpu, {"CPU": 2, "GPU": 1}) == 2
     with pytest.raises(ConfigError, match=r"1 GPUs \(Generator 1\).*has 0"):
         fitting_cpus(on_gpu, {"CPU": 2, "GPU": 0})
-
-
-@pytest.fixture
-def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    return tmp_path
-
-
-def test_no_other_user_can_enter_rays_files_or_read_its_token(folders: Path) -> None:
-    ray = folders / ".ray"  # as Ray itself makes it
-    ray.mkdir(mode=0o755)
-    made = private_folder()
-    for folder in (made.parent, ray):
-        assert folder.parent == folders
-        assert folder.stat().st_mode & 0o777 == 0o700
-    made.parent.chmod(0o777)
-    assert private_folder() == made
-    assert made.parent.stat().st_mode & 0o777 == 0o700
-
-
-def test_a_folder_that_somebody_else_has_laid_there_is_refused(folders: Path) -> None:
-    elsewhere = folders / "elsewhere"
-    elsewhere.mkdir()
-    trap = folders / f"plainmed-{os.getuid()}"
-    trap.symlink_to(elsewhere)
-    with pytest.raises(ConfigError, match="RAY_TMPDIR"):
-        private_folder()
-    trap.unlink()
-    if os.getuid() == 0:
-        trap.mkdir()
-        os.chown(trap, 12345, 12345)
-        with pytest.raises(ConfigError, match="somebody else"):
-            private_folder()
