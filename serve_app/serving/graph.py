@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from serve_app.api.auth.api_keys import Service
+from serve_app.api.endpoints import Service as Service
 
 IMPORT_PATH = "serve_app.app:build"
 
