@@ -9,12 +9,13 @@ from __future__ import annotations
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, cast, get_args
 
 import typer
 from typer.core import TyperGroup
 
 from serve_app import __version__
+from serve_app.api.endpoints import Service
 from serve_app.cli.calibrate import calibrate
 from serve_app.cli.check import check
 from serve_app.cli.keys import app as keys_app
@@ -27,7 +28,7 @@ from serve_app.core.errors import PlainMedError
 from serve_app.core.printable import printable
 from serve_app.ops.cli import app as ops_app
 
-SERVICES = ("metrics", "generator")
+SERVICES = get_args(Service)
 
 
 class Selection(StrEnum):
