@@ -215,7 +215,7 @@ class Spans:
     def span(self, name: str, parent: str | None, attributes: Any) -> Iterator[Any]:
         said, error = dict(attributes), None
         try:
-            yield SimpleNamespace(set=said.update)
+            yield SimpleNamespace(set_attribute=said.__setitem__)
         except BaseException as raised:
             error = type(raised).__name__
             raise
