@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ray.serve.config import BackpressureConfig
 from ray.serve.deployment import Application
 
-from serve_app.api.endpoints import Service
 from serve_app.core.errors import RETRY_AFTER_S, ConfigError
+from serve_app.core.schemas import Service
 from serve_app.core.settings import load_settings
 from serve_app.serving.deployments.gateway import Gateway
 from serve_app.serving.observability import check_traces

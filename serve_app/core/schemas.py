@@ -16,6 +16,8 @@ Text = StrictStr
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Count = Annotated[StrictInt, Field(ge=1)]
 Select = Literal["loss"]
+Service = Literal["metrics", "generator"]
+"""What one server may offer; each can be deployed alone."""
 
 
 class Request(BaseModel):

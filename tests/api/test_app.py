@@ -390,7 +390,7 @@ def test_batch_settings_are_checked() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"services": []}, "at least one of"),
+        ({"services": []}, "services: .*at least 1"),
         ({"services": ["gpu"]}, "services"),
         ({"setings": {}}, "setings"),
         ({"settings": {"port": "x"}}, "PORT"),
