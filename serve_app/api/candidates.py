@@ -47,10 +47,13 @@ async def choose(
         PlainMedError: one of them could not be scored.
     """
     slots = best_of.to_score(groups)
-    evaluations = await backend.evaluate(
-        [texts[index] for index, _ in slots],
-        [summary for _, summary in slots],
-        None if humans is None else [humans[index] for index, _ in slots],
-        weights,
-    )
+    try:
+        evaluations = await backend.evaluate(
+            [texts[index] for index, _ in slots],
+            [summary for _, summary in slots],
+            None if humans is None else [humans[index] for index, _ in slots],
+            weights,
+        )
+    except InvalidInput as error:  # about a candidate, which is no field of the request
+        raise InvalidInput(error.message, code=error.code) from None
     return best_of.best_first(groups, slots, evaluations)

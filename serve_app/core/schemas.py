@@ -13,7 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, Strict
 from serve_app.core.sampling import MaxNewTokens, RepeatPenalty, Seed, Temperature, TopP
 
 Text = StrictStr
+Texts = Annotated[list[Text], Field(fail_fast=True)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Numbers = Annotated[list[Number], Field(fail_fast=True)]
 Count = Annotated[StrictInt, Field(ge=1)]
 Select = Literal["loss"]
 Service = Literal["metrics", "generator"]
@@ -39,25 +41,25 @@ def _absent(value: object) -> bool:
 class PairsRequest(Request):
     """Texts to compare, pair by pair."""
 
-    texts_original: list[Text] = Field(description="The medical originals.")
-    texts_generated: list[Text] = Field(description="One summary for each original.")
+    texts_original: Texts = Field(description="The medical originals.")
+    texts_generated: Texts = Field(description="One summary for each original.")
 
 
 class TextsRequest(Request):
     """Texts to measure alone."""
 
-    texts: list[Text] = Field(description="The texts.")
+    texts: Texts = Field(description="The texts.")
 
 
 class LossRequest(PairsRequest):
     """Pairs to compute the loss of."""
 
-    texts_human: list[Text] | None = Field(
+    texts_human: Texts | None = Field(
         None,
         description="Human summaries of the same originals; with LOSS_TARGETS=human each is its "
         "sample's target.",
     )
-    weights: list[Number] | None = Field(
+    weights: Numbers | None = Field(
         None, description="relevance, factuality, fkgl, smog, dale_chall; sum 1; default 0.2 each."
     )
 
@@ -82,7 +84,7 @@ class GenerateRequest(Sampling):
     """A text to summarise, or several."""
 
     text: Text | None = Field(None, description="The medical original; this or `texts`.")
-    texts: list[Text] | None = Field(None, description="Several originals; this or `text`.")
+    texts: Texts | None = Field(None, description="Several originals; this or `text`.")
     stream: StrictBool = Field(
         False, description="Answer with server-sent events; for one `text` without candidates."
     )
@@ -92,7 +94,7 @@ class GenerateRequest(Sampling):
     select: Select | None = Field(
         None, description="`loss`: score the candidates and answer with the best first."
     )
-    weights: list[Number] | None = Field(
+    weights: Numbers | None = Field(
         None, description="Of the loss that selects; as in `/loss`. Only with `select`."
     )
 
@@ -100,12 +102,12 @@ class GenerateRequest(Sampling):
 class EvaluateRequest(Request):
     """As `LossRequest`; without `texts_generated` the generator writes the summaries."""
 
-    texts_original: list[Text] = Field(description="The medical originals.")
-    texts_generated: list[Text] | None = Field(
+    texts_original: Texts = Field(description="The medical originals.")
+    texts_generated: Texts | None = Field(
         None, description="One summary for each original; absent: the generator writes them."
     )
-    texts_human: list[Text] | None = Field(None, description="As in `/loss`.")
-    weights: list[Number] | None = Field(None, description="As in `/loss`.")
+    texts_human: Texts | None = Field(None, description="As in `/loss`.")
+    weights: Numbers | None = Field(None, description="As in `/loss`.")
     n: Count | None = Field(
         None,
         description="Candidates the generator writes for each original; the one of least loss is "
@@ -329,6 +331,12 @@ class HealthResponse(BaseModel):
     components: dict[str, ComponentHealth]
     targets: dict[str, Any] | None
     warnings: list[str]
+    relevance: ComponentHealth | None = Field(
+        None, exclude_if=_absent, description="As in `components`; the earlier system's name."
+    )
+    factuality: ComponentHealth | None = Field(
+        None, exclude_if=_absent, description="As in `components`; the earlier system's name."
+    )
 
 
 class LiveResponse(BaseModel):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
 
 from fastapi import FastAPI, Request
 
@@ -17,15 +18,17 @@ from serve_app.api.validation import (
     check_count,
     check_pairs,
     check_texts,
+    of_request,
     params_of,
     within,
 )
 from serve_app.core import schemas
-from serve_app.core.errors import InvalidInput, NotAllowed
+from serve_app.core.errors import InvalidInput, NotAllowed, PlainMedError
 from serve_app.core.settings import Settings
 from serve_app.generation.best_of import Candidates
 from serve_app.metrics.loss import check_weights
 
+Result = TypeVar("Result")
 PairMetric = Callable[[Sequence[str], Sequence[str]], Awaitable[MetricScores]]
 
 
@@ -44,9 +47,16 @@ def add_scoring(app: FastAPI, backend: Backend, settings: Settings) -> None:
         groups = await candidates.write(backend, originals, params, n, "texts_original")
         return await candidates.choose(backend, originals, groups, body.texts_human, body.weights)
 
+    async def computed(work: Awaitable[Result], pairs: int) -> Result:
+        try:
+            return await within(work, settings)
+        except PlainMedError as error:
+            raise of_request(error, pairs) from None
+
     async def pair_scores(body: schemas.PairsRequest, score: PairMetric) -> MetricScores:
         check_pairs(body, settings)
-        return await within(score(body.texts_original, body.texts_generated), settings)
+        scoring = score(body.texts_original, body.texts_generated)
+        return await computed(scoring, len(body.texts_original))
 
     @app.post("/metrics/relevance", responses=ERRORS)
     async def relevance(body: schemas.PairsRequest) -> schemas.RelevanceResponse:
@@ -83,7 +93,7 @@ def add_scoring(app: FastAPI, backend: Backend, settings: Settings) -> None:
         evaluating = backend.evaluate(
             body.texts_original, body.texts_generated, body.texts_human, body.weights
         )
-        losses = [item.loss for item in await within(evaluating, settings)]
+        losses = [item.loss for item in await computed(evaluating, len(body.texts_original))]
         return losses[0] if len(losses) == 1 else losses
 
     @app.post("/evaluate", responses=ERRORS)
@@ -113,7 +123,7 @@ def add_scoring(app: FastAPI, backend: Backend, settings: Settings) -> None:
             evaluating = backend.evaluate(
                 body.texts_original, body.texts_generated, body.texts_human, body.weights
             )
-            evaluations = await within(evaluating, settings)
+            evaluations = await computed(evaluating, len(body.texts_original))
             pairs = zip(body.texts_generated, evaluations, strict=True)
             results = [evaluation_out(text, item) for text, item in pairs]
         if body.explain:
