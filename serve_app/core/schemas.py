@@ -236,7 +236,10 @@ class FactualSentence(BaseModel):
 
     text: str
     score: float
-    support: str
+    support: str = Field(
+        description="That passage; empty behind the first 4 million characters of an answer."
+    )
+    passage_index: int = Field(0, description="Its place in the result's `passages`.")
 
 
 class SpanOut(FromAttributes):
@@ -300,6 +303,9 @@ class EvaluationOut(BaseModel):
     errors: MetricValues
     loss: float
     sentences: list[FactualSentence]
+    passages: list[str] = Field(
+        [], description="Passages of the original that support sentences, each once."
+    )
     difficult_words: list[DifficultWordOut]
     truncated: Truncation
     candidates: list[CandidateOut] | None = Field(None, exclude_if=_absent)

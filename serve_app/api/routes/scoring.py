@@ -12,7 +12,15 @@ from fastapi import FastAPI, Request
 from serve_app.api import candidates
 from serve_app.api.auth.api_key_gate import may_call
 from serve_app.api.backend import Backend, MetricScores
-from serve_app.api.serializers import chosen_out, evaluation_out, explanations_out, scored_of
+from serve_app.api.serializers import (
+    candidates_out,
+    check_answer,
+    evaluation_chars,
+    evaluations_out,
+    explanations_out,
+    scored_of,
+    summary_chars,
+)
 from serve_app.api.validation import (
     ERRORS,
     check_count,
@@ -113,8 +121,9 @@ def add_scoring(app: FastAPI, backend: Backend, settings: Settings) -> None:
                 )
             n = check_count(body.n, len(body.texts_original), settings)
             ranked = await within(best_written(body, n), settings)
-            results = [chosen_out(group) for group in ranked]
             evaluations = [scored_of(group[0]) for group in ranked]
+            generated = [group[0].summary.text for group in ranked]
+            listed = ranked if n > 1 else []
         else:
             for field, value in (("n", body.n), ("seed", body.seed)):
                 if value is not None:
@@ -124,8 +133,15 @@ def add_scoring(app: FastAPI, backend: Backend, settings: Settings) -> None:
                 body.texts_original, body.texts_generated, body.texts_human, body.weights
             )
             evaluations = await computed(evaluating, len(body.texts_original))
-            pairs = zip(body.texts_generated, evaluations, strict=True)
-            results = [evaluation_out(text, item) for text, item in pairs]
+            generated, listed = body.texts_generated, []
+        pairs = zip(generated, evaluations, strict=True)
+        check_answer(
+            sum(evaluation_chars(text, item, explain=body.explain) for text, item in pairs)
+            + sum(summary_chars(one.summary) for group in listed for one in group)
+        )
+        results = evaluations_out(generated, evaluations)
+        for result, group in zip(results, listed, strict=False):
+            result.candidates = candidates_out(group)
         if body.explain:
             gone = threading.Event()
             # Plain Python over whole texts: in a thread, so that other requests go on.
