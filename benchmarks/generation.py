@@ -35,7 +35,7 @@ from serve_app.generation.causal.decoding import Model
 from serve_app.generation.causal.engine import TransformersGenerator
 from serve_app.generation.protocol import GenerationParams
 from serve_app.models.causal_lm import CausalModel
-from serve_app.models.formats import DTYPES
+from serve_app.models.pretrained import DTYPES
 
 AT_ONCE = (1, 4, 16)
 WANTED = {16: 3.0}

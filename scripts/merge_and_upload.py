@@ -4,7 +4,7 @@
     python scripts/merge_and_upload.py s3://bucket/adapters/org__model-run --dry-run
 
 The model goes to s3://MODEL_S3_BUCKET/merged-models/MODEL_NAME/, where a server with those two
-settings finds it. A run that was killed goes on where it was. Tokens come from HF_TOKEN.
+settings finds it. A killed run resumes when started again. The hub's token comes from HF_TOKEN.
 """
 
 from __future__ import annotations
@@ -27,23 +27,22 @@ app = typer.Typer(add_completion=False, help=__doc__, pretty_exceptions_show_loc
 
 @app.command()
 def main(
-    adapter: Annotated[str, typer.Argument(help="LoRA adapter: directory, hf:// or s3://")],
+    adapter: Annotated[str, typer.Argument(help="LoRA adapter: directory, hf:// or s3://.")],
     base: Annotated[
-        str | None, typer.Option(help="its base (a reference); unset: as the adapter says")
+        str | None,
+        typer.Option(help="Its base, likewise. Default: as the adapter says."),
     ] = None,
     model_name: Annotated[
-        str | None, typer.Option(help="MODEL_NAME; unset: from the adapter's path")
+        str | None, typer.Option(help="MODEL_NAME. Default: from the adapter's path.")
     ] = None,
-    bucket: Annotated[str | None, typer.Option(help="unset: MODEL_S3_BUCKET")] = None,
-    dtype: Annotated[str, typer.Option(help="auto (the base's), float32, bfloat16, float16")] = (
+    bucket: Annotated[str | None, typer.Option(help="Default: MODEL_S3_BUCKET.")] = None,
+    dtype: Annotated[str, typer.Option(help="auto (the base's), float32, bfloat16 or float16.")] = (
         "auto"
     ),
-    out: Annotated[
-        Path | None, typer.Option(help="keep the merged model here; unset: in the cache, removed")
-    ] = None,
-    max_shard_size: Annotated[str, typer.Option(help="largest safetensors file")] = "5GB",
-    prompt: Annotated[str, typer.Option(help="what the logits are compared on")] = PROMPT,
-    dry_run: Annotated[bool, typer.Option(help="say what would be done, and do nothing")] = False,
+    out: Annotated[Path | None, typer.Option(help="Keep the merged model in this folder.")] = None,
+    max_shard_size: Annotated[str, typer.Option(help="Largest safetensors file.")] = "5GB",
+    prompt: Annotated[str, typer.Option(help="Text whose logits are compared.")] = PROMPT,
+    dry_run: Annotated[bool, typer.Option(help="Show what would be done, and stop.")] = False,
 ) -> None:
     """Merge ADAPTER with its base, check that both give the same logits, and upload."""
     console = Console(stderr=True)
@@ -82,47 +81,47 @@ def main(
                 on_progress=show,
             )
     except PlainMedError as error:
-        console.print(f"error: {error.message}", style="red", markup=False, soft_wrap=True)
+        _say(console, f"error: {error.message}", style="red")
         sys.exit(1)
     report(console, outcome)
 
 
 def describe(console: Console, plan: Plan) -> None:
-    console.print(f"adapter     {plan.adapter_reference}", markup=False, soft_wrap=True)
-    console.print(f"base        {plan.base}", markup=False, soft_wrap=True)
-    console.print(f"MODEL_NAME  {plan.model_name}", markup=False, soft_wrap=True)
     there = f" ({len(plan.present)} objects are there)" if plan.present else ""
-    console.print(f"to          {plan.destination}{there}", markup=False, soft_wrap=True)
+    _say(console, f"adapter     {plan.adapter_reference}")
+    _say(console, f"base        {plan.base}")
+    _say(console, f"MODEL_NAME  {plan.model_name}")
+    _say(console, f"to          {plan.destination}{there}")
 
 
 def report(console: Console, outcome: Outcome) -> None:
     merge, upload = outcome.merge, outcome.upload
-    console.print(
+    _say(
+        console,
         f"merged      {merge.dtype}, {merge.shards} shards, {merge.size / 1e9:.3g} GB; largest "
         f"logit difference {merge.merge_error:.2g} merged, {merge.saved_error:.2g} as written, "
         f"of logits up to {merge.scale:.3g}",
-        soft_wrap=True,
     )
     for warning in merge.warnings:
-        console.print(f"warning     {warning}", style="yellow", markup=False, soft_wrap=True)
-    console.print(
+        _say(console, f"warning     {warning}", style="yellow")
+    _say(
+        console,
         f"uploaded    {upload.sent / 1e9:.3g} of {upload.size / 1e9:.3g} GB in {upload.files} "
         "files; the rest was there",
-        soft_wrap=True,
     )
     if upload.others:
-        console.print(
+        _say(
+            console,
             f"warning     {len(upload.others)} other objects are under the prefix and are not "
             f"part of the model, such as {upload.others[0]}",
             style="yellow",
-            markup=False,
-            soft_wrap=True,
         )
-    console.print(
-        f"serve it with MODEL_S3_BUCKET={outcome.plan.bucket} MODEL_NAME={outcome.plan.model_name}",
-        markup=False,
-        soft_wrap=True,
-    )
+    plan = outcome.plan
+    _say(console, f"serve it with MODEL_S3_BUCKET={plan.bucket} MODEL_NAME={plan.model_name}")
+
+
+def _say(console: Console, text: str, style: str = "") -> None:
+    console.print(text, style=style, markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ PACKAGE = str(ROOT / "serve_app") + os.sep
 MOVED = PACKAGE + os.path.join("core", "moved.py")
 """Looks at every import."""
 
-MOST = {"/loss": 28, "/generate": 28, "plainmed score": 26, "s3:// to a loaded encoder": 18}
+MOST = {"/loss": 28, "/generate": 31, "plainmed score": 26, "s3:// to a loaded encoder": 18}
 """What is counted, and the most files it may enter."""
 
 ORIGINAL = "Aspirin lowers the risk of stroke. It was given once a day to 200 adults for a year."
@@ -124,14 +124,17 @@ def loss(recorder: Recorder) -> None:
     """POST /loss, a pair that no cache has."""
     bodies = [
         {"texts_original": [ORIGINAL + more], "texts_generated": [GENERATED + more]}
-        for more in ("", " It is cheap.")
+        for more in ("", " It is new.", " It is old.", " It is cheap.")
     ]
     over_http("/loss", bodies, recorder)
 
 
 def generate(recorder: Recorder) -> None:
     """POST /generate with the extractive engine."""
-    over_http("/generate", [{"text": ORIGINAL}, {"text": ORIGINAL + " It is cheap."}], recorder)
+    bodies = [
+        {"text": ORIGINAL + more} for more in ("", " It is new.", " It is old.", " It is cheap.")
+    ]
+    over_http("/generate", bodies, recorder)
 
 
 def score(recorder: Recorder) -> None:

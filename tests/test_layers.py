@@ -23,6 +23,7 @@ ALLOWED = {
     "client": CORE,
     "text": CORE,
     "models": CORE | {"storage"},
+    "evidence": CORE | {"text"},
     "metrics": TEXTS,
     "generation": TEXTS | {"metrics"},
     "offline": TEXTS | {"metrics"},
@@ -30,13 +31,14 @@ ALLOWED = {
     "api": LIBRARY,
     "serving": LIBRARY | {"api"},
     "ops": CORE,
-    "cli": LIBRARY | {"client", "offline", "training", "api", "serving", "ops", "app"},
+    "cli": LIBRARY | {"client", "evidence", "offline", "training", "api", "serving", "ops", "app"},
     "app": LIBRARY | {"api", "serving"},
 }
 # What a plain `import` of a package must not pull in.
 FORBIDDEN = {
     "core": {"torch", "transformers", "ray", "fastapi", "starlette", "boto3"},
     "text": {"torch", "transformers", "ray"},
+    "evidence": {"torch", "transformers", "ray", "fastapi", "starlette"},
     "metrics": {"ray", "fastapi", "starlette"},
     "generation": {"ray", "fastapi", "starlette"},
     "api": {"ray", "torch", "transformers"},

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import stat
-import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
+from serve_app.core.atomic_write import write_text
 from serve_app.core.errors import ConfigError
 
 if TYPE_CHECKING:  # so that `plainmed --help` does not load pydantic
@@ -109,21 +107,9 @@ def _read(file: Path) -> tuple[KeyEntry, ...]:
 
 
 def _write(file: Path, entries: tuple[KeyEntry, ...]) -> None:
-    """Complete or not at all. A new file is readable by nobody else, since mkstemp makes it with
-    mode 0600; one that is there keeps its owner and mode, by which a server may read it."""
     from serve_app.api.auth.api_keys import dump_keys
 
-    fresh = None
     try:
-        descriptor, fresh = tempfile.mkstemp(dir=file.parent, prefix=f"{file.name}.")
-        with os.fdopen(descriptor, "w", encoding="utf-8") as out:
-            if file.exists():
-                before = file.stat()
-                os.fchown(descriptor, before.st_uid, before.st_gid)
-                os.fchmod(descriptor, stat.S_IMODE(before.st_mode))
-            out.write(dump_keys(entries))
-        os.replace(fresh, file)
+        write_text(file, dump_keys(entries), private=True)
     except OSError as error:
-        if fresh is not None:
-            Path(fresh).unlink(missing_ok=True)
         raise ConfigError(f"cannot write {file}: {error}") from None

@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 
 from serve_app import __version__
 from serve_app.cli.calibrate import calibrate
+from serve_app.cli.check import check
 from serve_app.cli.keys import app as keys_app
 from serve_app.cli.options import Url, Weights
 from serve_app.cli.report import compare, report
@@ -199,6 +200,7 @@ def demo(
 
 
 app.command()(calibrate)
+app.command()(check)
 app.command()(report)
 app.command()(compare)
 app.command()(status)

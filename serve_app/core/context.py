@@ -1,6 +1,7 @@
 """The context of a request, and the HTTP headers by which gateway and proxy agree on it.
 
-The context travels with the request to whatever computes. Knows no HTTP framework and no Ray.
+The context travels with the request to whatever computes, which gives way at its yield points.
+Knows no HTTP framework and no Ray.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import math
 import re
 import time
 import uuid
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
@@ -79,3 +81,21 @@ def holds(smallest: int, largest: float) -> str:
     ('0.2 1400 20000', '0.2 1 inf')
     """
     return f"{REFUSAL_TTL_S} {smallest} {largest if math.isinf(largest) else int(largest)}"
+
+
+class Stopped(Exception):
+    """Nobody wants the result any longer. No error of a text, so nothing is tried again."""
+
+
+PAUSE: ContextVar[Callable[[], None]] = ContextVar("plainmed_pause", default=lambda: None)
+"""Called between two passes of a model, in the thread that computes: it may take its time, or raise
+`Stopped`. Set by whoever starts a computation; `asyncio.to_thread` passes it on."""
+
+
+def pause() -> None:
+    """Calls `PAUSE`; whoever runs a model calls it between two passes.
+
+    Raises:
+        Stopped: the computation shall end.
+    """
+    PAUSE.get()()

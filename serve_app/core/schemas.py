@@ -6,6 +6,8 @@ earlier system's wire format.
 
 from __future__ import annotations
 
+from functools import partial
+from operator import is_
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
@@ -34,8 +36,8 @@ class FromAttributes(BaseModel):
     model_config = ConfigDict(from_attributes=True)
 
 
-def _absent(value: object) -> bool:
-    return value is None
+ABSENT = partial(is_, None)
+"""Of a field that an answer leaves out where it is None."""
 
 
 class PairsRequest(Request):
@@ -220,9 +222,9 @@ class GenerateResponse(SummaryOut):
     The last three fields are present only if the request had `n` above 1, or `select`.
     """
 
-    candidates: list[CandidateOut] | None = Field(None, exclude_if=_absent)
-    select: Select | None = Field(None, exclude_if=_absent)
-    weights: list[float] | None = Field(None, exclude_if=_absent)
+    candidates: list[CandidateOut] | None = Field(None, exclude_if=ABSENT)
+    select: Select | None = Field(None, exclude_if=ABSENT)
+    weights: list[float] | None = Field(None, exclude_if=ABSENT)
 
 
 class GenerateListResponse(BaseModel):
@@ -308,8 +310,8 @@ class EvaluationOut(BaseModel):
     )
     difficult_words: list[DifficultWordOut]
     truncated: Truncation
-    candidates: list[CandidateOut] | None = Field(None, exclude_if=_absent)
-    explanation: ExplanationOut | None = Field(None, exclude_if=_absent)
+    candidates: list[CandidateOut] | None = Field(None, exclude_if=ABSENT)
+    explanation: ExplanationOut | None = Field(None, exclude_if=ABSENT)
 
 
 class EvaluateResponse(BaseModel):

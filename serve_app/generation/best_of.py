@@ -2,17 +2,17 @@
 
 Knows candidates and their scores; generates and measures nothing. A caller with an engine and the
 metrics takes from `jobs` what to generate, from `to_score` what to measure, and gives the
-evaluations to `best_first`.
+evaluations to `best_first`; `write` and `choose` do so over two functions that wait.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from serve_app.core.errors import MetricFailed
+from serve_app.core.errors import InvalidInput, MetricFailed
 from serve_app.generation.protocol import GenerationParams, Summary
 from serve_app.metrics.evaluation import Evaluation
 from serve_app.text.validation import has_word
@@ -156,3 +156,51 @@ def _rank(candidate: Candidate) -> tuple[float, int]:
     if not math.isfinite(evaluation.loss):
         raise MetricFailed(f"the loss of candidate {candidate.variant} is not a finite number")
     return evaluation.loss, candidate.variant
+
+
+async def write(
+    generate: Callable[..., Awaitable[list[Summary]]],
+    texts: Sequence[str],
+    params: GenerationParams,
+    n: int,
+    field: str,
+) -> list[Candidates]:
+    """n candidates of each text, in the order of writing; `field` held the texts in the request.
+
+    Raises:
+        PlainMedError: one of them could not be written; then there are none.
+    """
+    try:
+        summaries = await generate(*jobs(texts, params, n))
+    except InvalidInput as error:
+        # An engine knows one text and calls it so; which of several it was, it cannot say.
+        if error.field != "text" or field == "text":
+            raise
+        where = f"{field}[0]" if len(texts) == 1 else field
+        raise InvalidInput(error.message, field=where, code=error.code) from None
+    return grouped(summaries, n)
+
+
+async def choose(
+    evaluate: Callable[..., Awaitable[list[Evaluation]]],
+    texts: Sequence[str],
+    groups: Sequence[Candidates],
+    humans: Sequence[str] | None,
+    weights: Sequence[float] | None,
+) -> list[Candidates]:
+    """The candidates of each text with their scores, least loss first.
+
+    Raises:
+        PlainMedError: one of them could not be scored.
+    """
+    places = to_score(groups)
+    try:
+        evaluations = await evaluate(
+            [texts[index] for index, _ in places],
+            [summary for _, summary in places],
+            None if humans is None else [humans[index] for index, _ in places],
+            weights,
+        )
+    except InvalidInput as error:  # about a candidate, which is no field of the request
+        raise InvalidInput(error.message, code=error.code) from None
+    return best_first(groups, places, evaluations)

@@ -36,9 +36,8 @@ from serve_app.metrics.align_model import (
 )
 from serve_app.metrics.encoders import RuntimeOptions, encoder_limit
 from serve_app.metrics.evaluation import AlignScoreResult, ClaimSentence
-from serve_app.metrics.pair_tokens import PairEncoder
-from serve_app.models.encoder_runtime import Batch, EncoderRuntime
-from serve_app.models.tokenizer_checks import require_known_ids
+from serve_app.models.encoder_runtime import Batch, EncoderRuntime, PairEncoder
+from serve_app.models.pretrained import require_known_ids
 from serve_app.models.verification import refusing
 from serve_app.storage.artifacts import Downloads, resolve
 from serve_app.text.sentences import split_sentences

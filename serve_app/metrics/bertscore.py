@@ -29,8 +29,8 @@ from serve_app.metrics import encoders
 from serve_app.metrics.encoders import RuntimeOptions
 from serve_app.metrics.evaluation import BertScoreResult
 from serve_app.models.encoder_runtime import Batch, EncoderRuntime, TokenSequence
-from serve_app.models.tokenizer_checks import require_known_ids
-from serve_app.storage.artifacts import Downloads, resolve
+from serve_app.models.pretrained import require_known_ids
+from serve_app.storage.artifacts import Downloads, reference_name, resolve
 from serve_app.text.validation import require_pairs
 
 LongText = Literal["truncate", "window"]
@@ -228,7 +228,7 @@ class BertScorer:
             CheckpointError: the directory has no encoder with all its weights and tokenizer.
         """
         directory = resolve(model, downloads)
-        name = encoders.reference_name(model) or directory.resolve().name
+        name = reference_name(model)
         encoder = encoders.load_encoder(directory)
         if layer is None:
             layer = encoders.known_layer(model, encoders.config_names(directory))

@@ -8,7 +8,7 @@ authors on WMT16 (WMT18 for Turkish); those of embedded models are ours: docs/re
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, TypedDict
 
 from torch import nn
@@ -17,8 +17,7 @@ from transformers import AutoTokenizer, GPT2Tokenizer, RobertaTokenizer
 from serve_app.core.documents import read_json
 from serve_app.core.errors import CheckpointError, ConfigError
 from serve_app.core.resources import RESOURCES
-from serve_app.models.pretrained import load_pretrained
-from serve_app.models.tokenizer_checks import token_limit
+from serve_app.models.pretrained import load_pretrained, token_limit
 from serve_app.models.verification import refusing, require_finite
 
 
@@ -46,23 +45,6 @@ def _by_last_part() -> dict[str, int]:
 _SHORT_LAYERS = _by_last_part()
 
 
-def reference_name(reference: str) -> str:
-    """The model name in results: the reference without scheme, revision and folders.
-
-    >>> reference_name("embedded:all-MiniLM-L6-v2")
-    'all-MiniLM-L6-v2'
-    >>> reference_name("hf://FacebookAI/roberta-large@main")
-    'FacebookAI/roberta-large'
-    >>> reference_name("s3://bucket/models/roberta-large/")
-    'roberta-large'
-    """
-    if reference.startswith("hf://"):
-        return reference.removeprefix("hf://").partition("@")[0].strip("/")
-    if reference.startswith("embedded:"):
-        return reference.removeprefix("embedded:")
-    return PurePosixPath(reference.replace("\\", "/")).name
-
-
 def known_layer(reference: str, other_names: Iterable[str] = ()) -> int | None:
     """The layer for `reference`, or None where the model is unknown.
 
@@ -79,7 +61,7 @@ def known_layer(reference: str, other_names: Iterable[str] = ()) -> int | None:
     17
     """
     if reference.startswith("embedded:"):
-        return EMBEDDED_LAYERS.get(reference_name(reference))
+        return EMBEDDED_LAYERS.get(reference.removeprefix("embedded:"))
     plain = reference
     if reference.startswith(("hf://", "s3://")):
         plain = reference.partition("://")[2].partition("@")[0]

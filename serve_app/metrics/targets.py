@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,6 +17,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from serve_app.core.atomic_write import write_text
 from serve_app.core.documents import read_json
 from serve_app.core.errors import ConfigError
 from serve_app.core.resources import RESOURCES
@@ -134,13 +134,8 @@ class Targets:
         Raises:
             ConfigError: the folder is missing or cannot be written.
         """
-        text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
         try:
-            # A folder of our own beside the file: two writers never share a temporary file.
-            with tempfile.TemporaryDirectory(dir=path.parent, prefix=".targets-") as folder:
-                temporary = Path(folder) / path.name
-                temporary.write_text(text, encoding="utf-8")
-                temporary.replace(path)
+            write_text(path, json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n")
         except OSError as error:
             raise ConfigError(f"cannot write targets file {path}: {error}") from error
 

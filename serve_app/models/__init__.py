@@ -6,9 +6,7 @@ Import its modules by name: each needs torch, which takes seconds to load.
 
 __all__ = [
     "causal_lm",
-    "device",
     "encoder_runtime",
-    "formats",
     "packed_encoder",
     "pretrained",
     "verification",

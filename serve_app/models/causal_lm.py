@@ -1,25 +1,26 @@
 """Loads a causal language model and its tokenizer from a directory; generates nothing.
 
-The directory holds a whole model (`config.json`), or a LoRA adapter
-(`adapter_config.json`) whose base is found, loaded and merged with it.
+The directory holds a whole model (`config.json`), or a LoRA adapter (`adapter_config.json`)
+whose base is found and loaded with it. Serving and merging load adapters by the same code.
 """
 
 from __future__ import annotations
 
 import inspect
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel
+from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from serve_app.core.documents import read_json
 from serve_app.core.errors import ConfigError
-from serve_app.models.formats import has_tokenizer
-from serve_app.models.tokenizer_checks import require_known_ids, token_limit
+from serve_app.models.pretrained import has_tokenizer, require_known_ids, token_limit
 from serve_app.models.verification import (
     read_config,
     refusing,
@@ -29,7 +30,10 @@ from serve_app.models.verification import (
 )
 from serve_app.storage.artifacts import Downloads, resolve
 
-_ADVICE = "merge or download the model again"
+logger = logging.getLogger(__name__)
+
+_ADAPTER = "adapter_config.json"
+_BASE_OPTION = "MODEL_BASE (--base of merge_and_upload)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,23 @@ class CausalModel:
     model: Any
     tokenizer: Any
     context: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Adapted:
+    """A base with its LoRA adapter, not yet merged.
+
+    Attributes:
+        model: peft's model in eval mode, on the CPU.
+        tokenizer: the adapter's, else the base's.
+        added: ids of the tokens the base had no row for.
+        warnings: what to look at; the model can be used all the same.
+    """
+
+    model: Any
+    tokenizer: Any
+    added: list[int]
+    warnings: list[str]
 
 
 def load_causal_model(
@@ -66,11 +87,11 @@ def load_causal_model(
     """
     if not directory.is_dir():
         raise ConfigError(f"{directory} is a file; a causal model is a directory")
-    if (directory / "adapter_config.json").is_file():
-        base = _base_directory(directory, base_reference, downloads)
-        config = load_config(base)
-        tokenizer = load_tokenizer(directory if has_tokenizer(directory) else base)
-        model = _merge(_load_model(base, config, dtype), directory, len(tokenizer))
+    if (directory / _ADAPTER).is_file():
+        adapted = load_adapted(directory, find_base(directory, base_reference, downloads), dtype)
+        for warning in adapted.warnings:
+            logger.warning("%s: %s", directory, warning)
+        tokenizer, model = adapted.tokenizer, merge(adapted, directory)
     elif (directory / "config.json").is_file():
         config = load_config(directory)
         tokenizer = load_tokenizer(directory)
@@ -121,7 +142,7 @@ def _load_model(directory: Path, config: Any, dtype: torch.dtype) -> Any:
             f"the weights in {directory} lack {len(missing)} tensors of the causal model, "
             f"such as {', '.join(missing[:3])}"
         )
-    require_finite(model.state_dict(), directory, _ADVICE)
+    require_finite(model.state_dict(), directory, "merge or download the model again")
     return model
 
 
@@ -143,14 +164,51 @@ def load_tokenizer(directory: Path) -> Any:
     return tokenizer
 
 
-def _base_directory(adapter: Path, base_reference: str | None, downloads: Downloads | None) -> Path:
-    """Where the adapter's base is.
+def require_adapter(directory: Path) -> dict[str, Any]:
+    """The configuration of the LoRA adapter in `directory`.
+
+    Raises:
+        ConfigError: there is none, or it is an adapter of another kind.
+    """
+    path = directory / _ADAPTER
+    if not path.is_file():
+        raise ConfigError(f"{directory} is no LoRA adapter: it has no {_ADAPTER}")
+    with refusing(f"cannot read {path}"):
+        config = read_json(path, strict=False)
+    kind = config.get("peft_type") if isinstance(config, dict) else None
+    if kind != "LORA":
+        raise ConfigError(f"{path} is of kind {kind!r}; only LORA adapters can be used")
+    return dict(config)
+
+
+def named_base(adapter: Path, given: str | None = None) -> str:
+    """The reference of an adapter's base: `given`, else what its configuration says.
+
+    Raises:
+        ConfigError: as `require_adapter`, or it names no base.
+    """
+    named = given or require_adapter(adapter).get("base_model_name_or_path")
+    if not isinstance(named, str) or not named.strip():
+        raise ConfigError(
+            f"{adapter / _ADAPTER} names no base_model_name_or_path; set {_BASE_OPTION} to the "
+            "directory or reference of the base model"
+        )
+    return named
+
+
+def find_base(adapter: Path, given: str | None = None, downloads: Downloads | None = None) -> Path:
+    """The directory of an adapter's base, fetched if it is remote.
+
+    Args:
+        adapter: the adapter's directory.
+        given: a reference; unset: as the adapter's configuration says.
+        downloads: see `resolve`.
 
     Raises:
         ConfigError: it is not named, not there, or a bare hub name: nothing is downloaded
             that was not asked for by a hf:// or s3:// reference.
     """
-    named = base_reference or _named_base(adapter)
+    named = named_base(adapter, given)
     for candidate in (adapter / named, Path(named).expanduser()):
         if candidate.is_dir():
             return candidate
@@ -159,36 +217,96 @@ def _base_directory(adapter: Path, base_reference: str | None, downloads: Downlo
     except ConfigError as error:
         hint = ""
         if "://" not in named:
-            hint = (
-                "; put the directory of the base, or an hf://org/name or s3:// reference to "
-                f"it, into base_model_name_or_path of {adapter / 'adapter_config.json'}"
-            )
+            hint = f"; set {_BASE_OPTION} to its directory, or to hf://{named} if it is on the hub"
         raise ConfigError(
             f"the base model {named!r} of the LoRA adapter {adapter} is not there: "
             f"{error.message}{hint}"
         ) from error
 
 
-def _named_base(adapter: Path) -> str:
-    with refusing(f"{adapter / 'adapter_config.json'} is not JSON"):
-        config = read_json(adapter / "adapter_config.json", strict=False)
-    named = config.get("base_model_name_or_path") if isinstance(config, dict) else None
-    if not isinstance(named, str) or not named.strip():
-        raise ConfigError(
-            f"{adapter / 'adapter_config.json'} names no base_model_name_or_path; put the "
-            "directory or reference of the base model there"
-        )
-    return named
+def load_adapted(adapter: Path, base: Path, dtype: torch.dtype) -> Adapted:
+    """Loads a LoRA adapter on its base, with a row for every token of its tokenizer.
 
+    Args:
+        adapter: its directory.
+        base: directory of the whole model it was trained on.
+        dtype: of the weights.
 
-def _merge(base: Any, adapter: Path, tokens: int) -> Any:
-    if tokens > base.get_input_embeddings().num_embeddings:
-        base.resize_token_embeddings(tokens)
+    Raises:
+        ConfigError: adapter, base or tokenizer cannot be loaded, or do not fit each other.
+        CheckpointError: as `load_tokenizer`.
+    """
+    settings = require_adapter(adapter)
     require_sound_files(adapter)
+    tokenizer = load_tokenizer(adapter if has_tokenizer(adapter) else base)
+    model = _load_model(base, load_config(base), dtype)
+    rows = model.get_input_embeddings().num_embeddings
+    trained = _trained_rows(adapter, model)
+    wanted = max(rows, len(tokenizer)) if trained is None else trained
+    if wanted < len(tokenizer):
+        raise ConfigError(
+            f"the adapter {adapter} has rows for {wanted} tokens, but its tokenizer has "
+            f"{len(tokenizer)}; use the tokenizer it was trained with"
+        )
+    added, warnings = list(range(rows, len(tokenizer))), []
+    if wanted != rows:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)  # rows nobody trained are drawn: the same ones each time
+            model.resize_token_embeddings(wanted)
+    if added and trained is None:
+        warnings.append(
+            f"the adapter holds no trained rows for the {len(added)} tokens its tokenizer adds; "
+            "they are what transformers draws for new tokens"
+        )
+    if trained is not None and not settings.get("ensure_weight_tying"):
+        _untie(model)
+    with refusing(f"the LoRA adapter {adapter} does not fit its base {base}"):
+        adapted = PeftModel.from_pretrained(model, str(adapter), low_cpu_mem_usage=True).eval()
+    require_finite(adapted.state_dict(), adapter, "train the adapter again, or fetch it again")
+    return Adapted(adapted, tokenizer, added, warnings)
+
+
+def merge(adapted: Adapted, adapter: Path) -> Any:
+    """The base with the adapter's changes added to its weights.
+
+    Raises:
+        ConfigError: that is not possible, or gives weights that are no numbers.
+    """
     with refusing(f"cannot merge the LoRA adapter {adapter} with its base"):
-        adapted = PeftModel.from_pretrained(base, str(adapter), low_cpu_mem_usage=True)
-        require_finite(adapted.state_dict(), adapter, "train the adapter again, or fetch it again")
-        return adapted.merge_and_unload(safe_merge=True)
+        return adapted.model.merge_and_unload(safe_merge=True)
+
+
+def _untie(model: Any) -> None:
+    """Gives the output its own table where it shares the input's, and keeps it so when saved.
+
+    The adapter trained one table, and left the other as it was: merged into a shared one, it
+    would change both.
+    """
+    output, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
+    if output is not None and output.weight is embeddings.weight:
+        output.weight = torch.nn.Parameter(embeddings.weight.detach().clone())
+        model.config.get_text_config().tie_word_embeddings = False
+        model.config.tie_word_embeddings = False
+
+
+def _trained_rows(adapter: Path, model: Any) -> int | None:
+    """Tokens that embeddings in the adapter's weights have rows for; None: it has none."""
+    names = {module: name for name, module in model.named_modules()}
+    embeddings = names[model.get_input_embeddings()]
+    output = model.get_output_embeddings()
+    head = names.get(output) if output is not None else None
+    axes = {f"{embeddings}.weight": 0, f"{embeddings}.lora_embedding_A": 1}
+    if head is not None:
+        axes |= {f"{head}.weight": 0, f"{head}.lora_B.weight": 0}
+    weights = adapter / "adapter_model.safetensors"
+    if not weights.is_file():
+        return None
+    with refusing(f"cannot read {weights}"), safe_open(weights, framework="pt") as file:
+        for key in file.keys():  # noqa: SIM118 - not a dictionary
+            for ending, axis in axes.items():
+                if key.endswith(f".{ending}"):
+                    return int(file.get_slice(key).get_shape()[axis])
+    return None
 
 
 def context_of(config: Any, tokenizer: Any) -> int | None:

@@ -1,10 +1,10 @@
-"""The one encoder runtime both model metrics share; it knows no metric.
+"""Runs an encoder over token sequences; both model metrics share it. Knows no metric.
 
-Takes token id sequences, sorts them by length, forms batches under a budget of padded
-tokens, runs the module under `inference_mode`, hands each batch's output to a `consume`
-function of the metric, and returns the results in the order they came. On a CPU a module that
-has a packed form (see `packed`) runs in it, without padding. It knows no tokenizer and no
-weights format; attention kernels are chosen where the module is loaded.
+Sorts sequences by length, batches them under a budget of padded tokens, runs the module under
+`inference_mode`, hands each batch's output to the metric's `consume` function, and returns the
+results in input order. On a CPU a module with a packed form (see `packed_encoder`) runs without
+padding. `PairEncoder` joins two texts for one input. Knows no weights format; loaders choose the
+attention kernels.
 """
 
 from __future__ import annotations
@@ -16,27 +16,23 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 
+from serve_app.core.context import pause
 from serve_app.core.errors import ConfigError
-from serve_app.models.device import resolve_device
-from serve_app.models.formats import DTYPES
 from serve_app.models.packed_encoder import packed_form
-from serve_app.models.yield_points import pause
+from serve_app.models.pretrained import DTYPES, resolve_device
 
 Result = TypeVar("Result")
 
-# Tokens a thread takes in one pass on a CPU. Larger batches gain nothing (docs/relevance.md), and
-# a padded module would only pad more.
+# Tokens per thread in one pass on a CPU: more gain nothing (docs/relevance.md), and add padding.
 _CPU_TOKENS_PER_THREAD = 512
 
 
 @dataclass(frozen=True, slots=True)
 class TokenSequence:
-    """One input of the encoder, special tokens included, unpadded.
-
-    `token_type_ids` is as long as `input_ids`; None stands for all zeros.
-    """
+    """One input of the encoder, with special tokens, unpadded. No `token_type_ids`: all zeros."""
 
     input_ids: Sequence[int]
     token_type_ids: Sequence[int] | None = None
@@ -47,12 +43,11 @@ class TokenSequence:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A batch, padded or packed. `indices[row]` is the position of that row among the inputs.
+    """A batch, padded or packed. `indices[row]` is that row's position among the inputs.
 
     Padded, `input_ids`, `attention_mask` and `token_type_ids` are (rows, longest); packed,
     `attention_mask` is None and the others are (tokens,), row after row. All are int64, on the
-    runtime's device; `lengths` has one entry a row, in tokens. `token_type_ids` is None when no
-    row has any.
+    runtime's device. `lengths` are tokens per row; `token_type_ids` is None when no row has any.
     """
 
     indices: list[int]
@@ -62,15 +57,9 @@ class Batch:
     token_type_ids: Tensor | None
 
     def token_states(self, output: Any) -> Tensor:
-        """Hidden states of all real tokens, (tokens, hidden), row after row.
-
-        Args:
-            output: what a bare encoder gave for this batch.
-        """
-        if self.attention_mask is None:
-            packed: Tensor = output
-            return packed
-        states: Tensor = output[0][self.attention_mask.bool()]
+        """Hidden states of all real tokens, (tokens, hidden), in a bare encoder's `output`."""
+        mask = self.attention_mask
+        states: Tensor = output if mask is None else output[0][mask.bool()]
         return states
 
 
@@ -79,8 +68,8 @@ def plan_batches(
 ) -> Iterator[list[int]]:
     """Yields index lists, longest first, each at most `token_budget` tokens (once padded).
 
-    A sequence longer than the budget gets a batch of its own, so nothing is ever dropped.
-    Longest first means the largest allocation happens once, at the start.
+    A sequence longer than the budget gets a batch of its own: nothing is dropped. Longest first,
+    so that the largest allocation comes once, at the start.
 
     >>> list(plan_batches([3, 9, 4, 1], token_budget=12))
     [[1], [2, 0, 3]]
@@ -110,11 +99,11 @@ class EncoderRuntime:
         pad_token_id: fills the end of shorter rows; masked out.
         device: as `resolve_device`.
         dtype: one of `DTYPES`; anything but float32 changes scores (see docs/relevance.md).
-        token_budget: most tokens a forward pass takes, padding included, >= 1; on a CPU never
-            more than 512 a thread (1,024 at least).
-        max_rows: most rows a forward pass takes, >= 1, or None.
-        packed: on a CPU use the module's packed form where it has one: the same numbers (to
-            float rounding), faster.
+        token_budget: most tokens of a forward pass, padding included, >= 1; on a CPU at most 512
+            a thread (or 1,024).
+        max_rows: most rows of a forward pass, >= 1, or None.
+        packed: on a CPU use the module's packed form if it has one: the same numbers (to float
+            rounding), faster.
 
     Raises:
         ConfigError: the device, dtype, budget or row limit is not one of those.
@@ -140,7 +129,7 @@ class EncoderRuntime:
         self.device = resolve_device(device)
         self.dtype = DTYPES[dtype]
         module = model.to(device=self.device, dtype=self.dtype).eval()
-        # The packed form has what it needs of the module, whose layers may then be freed.
+        # The packed form keeps what it needs, so that the module's layers may be freed.
         self._packed = packed_form(module) if packed else None
         self._module = module if self._packed is None else None
         self.pad_token_id = pad_token_id
@@ -151,7 +140,7 @@ class EncoderRuntime:
 
     @property
     def batch_tokens(self) -> int:
-        """Most tokens a forward pass takes here, padding included: the budget, or the CPU's own."""
+        """Most tokens of a forward pass on this device, padding included."""
         if self.device.type != "cpu":
             return self.token_budget
         # At least two threads' worth: below that the cost of a pass itself shows.
@@ -164,12 +153,12 @@ class EncoderRuntime:
     ) -> list[Result]:
         """Encodes every sequence; `consume(output, batch)` gives one result for each row.
 
-        `consume` runs under `inference_mode`; it should copy out what it keeps, since a view of
-        the output holds the whole padded batch in memory.
+        `consume` runs under `inference_mode` and should copy what it keeps: a view of the output
+        holds the whole padded batch in memory.
 
         Raises:
             ValueError: a sequence is empty, or `consume` gave fewer or more results than rows.
-            Stopped: between two passes, where `pauses` says so.
+            Stopped: raised by `pause` between two passes.
         """
         lengths = [len(sequence) for sequence in sequences]
         if 0 in lengths:
@@ -234,3 +223,87 @@ def _pack(rows: list[TokenSequence], indices: list[int]) -> Batch:
     if any(row.token_type_ids is not None for row in rows):
         types = flat(row.token_type_ids or (0,) * len(row) for row in rows)
     return Batch(indices, lengths, flat(row.input_ids for row in rows), None, types)
+
+
+def fit_pair(first: int, second: int, room: int) -> tuple[int, int]:
+    """Number of tokens to keep of each text so that both fit into `room`.
+
+    >>> fit_pair(300, 20, 508), fit_pair(600, 20, 508)
+    ((300, 20), (488, 20))
+    >>> fit_pair(600, 900, 508), fit_pair(5, 900, 508)
+    ((254, 254), (5, 503))
+    """
+    if first + second <= room:
+        return first, second
+    if second < room:
+        return room - second, second
+    shorter = min(first, second, room // 2)
+    return (room - shorter, shorter) if first > second else (shorter, room - shorter)
+
+
+class PairEncoder:
+    """Joins tokenised texts into pairs with the tokenizer's own special tokens, cut to a limit.
+
+    Each text is tokenised once, however many pairs it is in: fast tokenizers encode the halves of a
+    pair apart and join them by a template, so joining here gives the same ids. Cutting follows
+    AlignScore's published inference for a pair alone: it shortens the first text; where the second
+    leaves no room for the first, it cuts the longer of the two ("longest first").
+
+    Args:
+        tokenizer: a fast transformers tokenizer; it is copied, not changed.
+        limit: most tokens of a pair, special tokens included.
+        with_types: whether the encoder distinguishes the texts by token types.
+
+    Raises:
+        ConfigError: the tokenizer is a slow one, or `limit` has no room for text.
+    """
+
+    def __init__(self, tokenizer: Any, limit: int, *, with_types: bool) -> None:
+        if not getattr(tokenizer, "is_fast", False):
+            raise ConfigError(
+                f"{tokenizer.name_or_path} has no fast tokenizer; add its tokenizer.json"
+            )
+        # A copy, so that truncation and padding set elsewhere have no effect here.
+        self._backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        self._with_types = with_types
+        self._keep_end = tokenizer.truncation_side == "left"
+        self.limit = limit
+        self.room = limit - self._backend.num_special_tokens_to_add(True)
+        if self.room < 2:
+            raise ConfigError(f"an encoder limit of {limit} tokens leaves no room for a pair")
+        self._read_template()
+
+    def _read_template(self) -> None:
+        """Learns the special tokens around the texts from one encoded pair."""
+        probe = self._backend.encode("a", "b")
+        sides = probe.sequence_ids
+        starts = [sides.index(side) for side in (0, 1)]
+        ends = [len(sides) - sides[::-1].index(side) for side in (0, 1)]
+        self._type_of = [probe.type_ids[start] for start in starts]
+        gaps = [slice(0, starts[0]), slice(ends[0], starts[1]), slice(ends[1], len(sides))]
+        self._special_ids = [probe.ids[gap] for gap in gaps]
+        self._special_types = [probe.type_ids[gap] for gap in gaps]
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, without special tokens and uncut."""
+        encoded = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [encoding.ids for encoding in encoded]
+
+    def join(self, first: Sequence[int], second: Sequence[int]) -> tuple[TokenSequence, bool]:
+        """The encoder's input for a pair, and whether part of a text was cut off."""
+        lengths = len(first), len(second)
+        kept = fit_pair(*lengths, self.room)
+        cut = kept != lengths
+        left, right = self._cut(first, kept[0]), self._cut(second, kept[1])
+        before, between, after = self._special_ids
+        ids = [*before, *left, *between, *right, *after]
+        if not self._with_types:
+            return TokenSequence(ids), cut
+        before, between, after = self._special_types
+        types = [[one] * count for one, count in zip(self._type_of, kept, strict=True)]
+        return TokenSequence(ids, [*before, *types[0], *between, *types[1], *after]), cut
+
+    def _cut(self, ids: Sequence[int], count: int) -> Sequence[int]:
+        return ids[len(ids) - count :] if self._keep_end else ids[:count]

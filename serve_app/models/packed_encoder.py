@@ -1,10 +1,9 @@
-"""BERT-shaped encoders on a CPU without padding, in fused kernels, with the same numbers.
+"""Runs BERT-shaped encoders on a CPU without padding, in fused kernels, with the same numbers.
 
 Takes the weights of a BERT, RoBERTa or XLM-RoBERTa module and runs them on packed tokens: all
-sequences of a batch one after the other, (tokens, hidden), so no work is spent on padding and
-no mask is needed. Every matrix product goes through oneDNN with its weights laid out once at
-the start, and takes its bias, its GELU or its residual addition along. Knows no tokenizer, no
-batching and no metric. docs/performance.md has what each step gains.
+sequences of a batch one after the other, (tokens, hidden), without padding or mask. oneDNN computes
+every matrix product together with its bias, GELU or residual addition, from weights laid out once.
+Knows no tokenizer, no batching and no metric. docs/performance.md has what each step gains.
 """
 
 from __future__ import annotations
@@ -17,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-# Token counts are rounded up to this. oneDNN keeps a compiled product for each shape it has met,
-# some MiB each: any count at all would cost a replica hundreds of MiB, and gain nothing.
+# Token counts are rounded up to this: oneDNN keeps a compiled product for each shape it has met,
+# some MiB each, which would cost a replica hundreds of MiB for every count.
 _STEP = 32
-# Their layers differ in names of classes alone, and their embeddings in how positions count.
+# Their layers differ in class names only, their embeddings in how positions count.
 _KINDS = frozenset({"BertModel", "RobertaModel", "XLMRobertaModel"})
 _onednn: Any = torch.ops.mkldnn
 
@@ -29,7 +28,7 @@ PackedForward = Callable[[Tensor, Tensor | None, Sequence[int]], Any]
 
 
 class _Linear:
-    """x @ weight.T + bias for (tokens, in), plain or with what follows it."""
+    """x @ weight.T + bias for x (tokens, in), alone or with the operation that follows."""
 
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
         self.weight, self.bias = weight.detach().contiguous(), bias.detach().contiguous()
@@ -47,7 +46,7 @@ class _Linear:
 
 
 class _FusedLinear(_Linear):
-    """The same as one oneDNN primitive each, the weights in the layout it asks for."""
+    """The same, each method one oneDNN primitive, with weights in its own layout."""
 
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
         super().__init__(weight, bias)
@@ -121,7 +120,7 @@ class _Layer:
 
 
 class _FirstTokenLayer(_Layer):
-    """A last layer of which only first tokens are read: nothing else is computed."""
+    """A last layer that computes the states of first tokens only."""
 
     def _take_attention(self, parts: list[nn.Linear], kind: type[_Linear]) -> None:
         self.query = _joined(parts[:1], kind)
@@ -161,21 +160,18 @@ def _cat(pieces: list[Tensor]) -> Tensor:
 
 
 class PackedEncoder:
-    """A supported encoder on packed tokens; see `supports`.
-
-    It shares the module's embeddings and copies its other weights: changing the module's layers
-    later changes nothing here.
+    """An encoder on packed tokens. Shares the module's embeddings and copies its other weights.
 
     Args:
-        model: a module `supports` accepts, on the CPU in its final dtype.
-        first_only: give the last layer's states of each sequence's first token alone.
+        model: a module that `supports` accepts, on the CPU in its final dtype.
+        first_only: give the last states of each sequence's first token only.
     """
 
     def __init__(self, model: Any, *, first_only: bool = False) -> None:
         kind = _linear_kind(model.dtype)
         heads = model.config.num_attention_heads
         self._embeddings = model.embeddings
-        # RoBERTa counts positions from behind its padding index, and padding tokens not at all.
+        # RoBERTa counts positions from after its padding index, and skips padding tokens.
         self._padding = None
         if hasattr(model.embeddings, "create_position_ids_from_input_ids"):
             self._padding = model.embeddings.padding_idx
@@ -194,13 +190,13 @@ class PackedEncoder:
         Args:
             ids: token ids of all sequences one after the other, (tokens,), int64.
             types: token types likewise, or None for all zeros.
-            lengths: tokens of each sequence, at least 1 each, `sum(lengths) == tokens`. Equal
-                lengths side by side are attended to in one call.
+            lengths: tokens of each sequence, at least 1 each, `sum(lengths) == tokens`. Neighbours
+                of one length share an attention call.
         """
         tokens, rows = len(ids), len(lengths)
         types = torch.zeros_like(ids) if types is None else types
         if extra := -tokens % _STEP:
-            # A sequence more, that nobody reads.
+            # One more sequence, which nobody reads.
             ids, types = functional.pad(ids, (0, extra)), functional.pad(types, (0, extra))
             lengths = [*lengths, extra]
         sizes = torch.tensor(lengths)
@@ -241,12 +237,8 @@ def supports(model: Any) -> bool:
 
 
 def packed_form(model: Any) -> PackedForward | None:
-    """What runs `model` on packed tokens, or None where the module itself must.
-
-    A module around an encoder may bring its own form as `packed()`.
-    """
-    own = getattr(model, "packed", None)
-    form: PackedForward | None = own() if own else None
-    if form is not None or own:
-        return form
+    """`model` on packed tokens, by its own `packed()` if it has one; None: it has no such form."""
+    own: Callable[[], PackedForward | None] | None = getattr(model, "packed", None)
+    if own is not None:
+        return own()
     return PackedEncoder(model) if supports(model) else None

@@ -1,9 +1,9 @@
-"""What is asked of weights before they are used, whoever loads them and whatever for.
+"""Checks weights before they are used, the same for every model.
 
-Four questions, the same for every model: do its files hold what they claim, does its configuration
-describe a network that such files can hold, did anything go wrong while they were read, and is
-every weight a finite number. Knows files, shapes and what libraries raise; knows no metric and
-no generator. Nothing of a file is ever run: torch's restricted unpickler and safetensors read it.
+Do its files hold what they claim, does its configuration describe a network that such files can
+hold, and is every weight a finite number? Knows files, shapes and what libraries raise; no metric
+and no generator. No code in a file is run: torch's restricted unpickler and safetensors read it.
+Each check takes the `kind` of ConfigError to raise.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from serve_app.core.errors import ConfigError
 from serve_app.models.zip_check import flaw
 
 SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
-"""Of files that hold weights."""
+"""Suffixes of files that hold weights."""
 
 MOST_PARTS = 10_000
-"""Most layers, heads, experts or labels a configuration may ask for, and the highest rank of an
-adapter; each costs time and memory before its size is known."""
+"""Most layers, heads, experts or labels of a configuration, and the highest rank of an adapter:
+each costs time and memory before its size is known."""
 
 MOST_STEPS = 50_000
-"""Most calls of torch that may describe a network: each of its parts takes one or two, and the
-largest published ones a few thousand. Layers of experts multiply."""
+"""Most calls of torch to describe a network: the largest published ones take a few thousand, but
+layers of experts multiply."""
 
 WEIGHTS_PER_BYTE = 2
-"""Most weights a file can hold in a byte: of four bits each."""
+"""Most weights in a byte of a file: four bits each."""
 
 _MOST_BUFFERS = 1 << 30
-"""Bytes of tables that a network makes itself, such as its positions."""
+"""Bytes of tables a network computes itself, such as its positions."""
 
 _PARTS = re.compile(
     r"(layers?|heads?|experts?|labels?|groups?|group_num|blocks?|depths?|stages?)$", re.IGNORECASE
@@ -49,7 +49,7 @@ _FORBIDDEN = re.compile(r"GLOBAL (\S+)")
 _CONFIG = "config.json"
 _ADAPTER = "adapter_config.json"
 
-# Where transformers looks for weights, in this order: an index after the first is never read.
+# Where transformers looks for weights, in this order: it reads the first it finds.
 _WEIGHTS = (
     "model.safetensors",
     "model.safetensors.index.json",
@@ -68,14 +68,14 @@ _GET_AGAIN = "get the weights again, best as safetensors"
 
 @contextmanager
 def refusing(what: str, kind: type[ConfigError] = ConfigError) -> Iterator[None]:
-    """Whatever a library raises over a file becomes one error of ours, in one line.
+    """Turns whatever a library raises about a file into one error of ours, in one line.
 
     Args:
-        what: how its message begins, such as `cannot load the model in DIRECTORY`.
-        kind: of which it is.
+        what: how the message begins, such as `cannot load the model in DIRECTORY`.
+        kind: the class of the error.
 
     Raises:
-        ConfigError: of that kind; one that is raised within passes as it is.
+        ConfigError: of the `kind`; a ConfigError raised within passes as it is.
     """
     try:
         yield
@@ -83,14 +83,14 @@ def refusing(what: str, kind: type[ConfigError] = ConfigError) -> Iterator[None]
         raise
     except BaseException as error:
         # tokenizers raises bare exceptions, Rust code panics, and a hostile file can make a parser
-        # raise anything at all; only what ends a process is not about the file.
+        # raise anything; only what ends the process is not about the file.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         raise kind(f"{what}: {reason(error)}") from error
 
 
 def reason(error: BaseException) -> str:
-    """What an error says, in one line and without a library's advice to trust the file."""
+    """An error's message in one line, without a library's advice to trust the file."""
     forbidden = forbidden_name(error)
     if forbidden is not None:
         return (
@@ -104,12 +104,12 @@ def reason(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).strip().splitlines()]
     if not lines:
         return type(error).__name__
-    # A first line that only announces: what is announced is on the second.
+    # A first line that ends with a colon announces the second.
     return " ".join(lines[: 2 if lines[0].endswith(":") else 1])[:300]
 
 
 def forbidden_name(error: BaseException | None) -> str | None:
-    """The class or function that a pickle named and torch did not allow; None: it was not that."""
+    """The class or function named by a pickle and not allowed by torch; None: another error."""
     while error is not None:
         found = _FORBIDDEN.search(str(error))
         if found is not None:
@@ -121,17 +121,12 @@ def forbidden_name(error: BaseException | None) -> str | None:
 def require_sound_files(
     place: Path, kind: type[ConfigError] = ConfigError, advice: str = _GET_AGAIN
 ) -> None:
-    """Checks how the weights in `place` are kept; reads no weight.
+    """Checks the files of weights in `place`, a file or a directory; reads no weight.
 
-    Zip files: torch writes them uncompressed. One whose members are compressed, or together are
-    larger than the file, would take memory that its size does not show. Index files: transformers
-    opens whatever they name, so each name must be one of the files checked here. An adapter's
-    configuration: its rank is memory as well. Types: of complex numbers one half would be lost.
-
-    Args:
-        place: a file or a directory.
-        kind: of the error.
-        advice: what the user can do about a zip file.
+    Zip files: torch writes them uncompressed; see `zip_check`. Index files: transformers opens
+    whatever they name, so each name must be a file checked here. An adapter's configuration: its
+    rank takes memory. Types: half of a complex number would be lost. `advice` says what the user
+    can do about a zip file.
 
     Raises:
         ConfigError: of the `kind`, naming the file.
@@ -195,12 +190,12 @@ def _require_sound_adapter(path: Path, kind: type[ConfigError]) -> None:
 
 
 def read_config(directory: Path, kind: type[ConfigError] = ConfigError) -> Any:
-    """The transformers configuration of the model in `directory`; no code of it is run.
+    """The transformers configuration of the model in `directory`; none of its code is run.
 
     Raises:
         ConfigError: of the `kind`: it is missing, malformed or unknown to transformers, asks for
-            more parts than any model has, has a number that is not finite, or would have other
-            files read in its place.
+            more parts than any model has, has a number that is not finite, or names other files
+            to be read instead.
     """
     with refusing(f"cannot read the model config in {directory}", kind):
         path = directory / _CONFIG
@@ -217,7 +212,7 @@ def read_config(directory: Path, kind: type[ConfigError] = ConfigError) -> Any:
 def _read_numbers(
     path: Path, kind: type[ConfigError], is_part: Callable[[str], object]
 ) -> dict[str, Any]:
-    """A configuration whose numbers are finite, and those of `is_part` few enough."""
+    """A configuration, its numbers finite and those of names that `is_part` few enough."""
     document = read_json(path, strict=False)
     if not isinstance(document, dict):
         raise kind(f"{path} must hold a JSON object")
@@ -239,15 +234,15 @@ def _too_many(path: Path, name: str, value: float) -> str:
 def require_fitting(
     family: Any, config: Any, place: Path, kind: type[ConfigError] = ConfigError
 ) -> None:
-    """Checks that the network a configuration describes can be held by the weights in `place`.
+    """Checks that the weights in `place` can fill the network of a configuration.
 
     Only shapes are computed.
 
     Args:
         family: such as `AutoModel`.
         config: from `read_config`.
-        place: the file of the weights, or the directory they are in.
-        kind: of the error.
+        place: the file of the weights, or their directory.
+        kind: the class of the error.
 
     Raises:
         ConfigError: of the `kind`, with both sizes; or there are no weights.
@@ -275,7 +270,7 @@ def require_fitting(
 
 
 class _FewSteps(TorchFunctionMode):
-    """Ends the making of a network within once it takes more than `MOST_STEPS`; of this thread."""
+    """Stops this thread from building a network that takes more than `MOST_STEPS`."""
 
     def __init__(self, place: Path, kind: type[ConfigError]) -> None:
         super().__init__()
@@ -295,22 +290,22 @@ class _FewSteps(TorchFunctionMode):
 
 
 def weight_bytes(place: Path) -> int:
-    """Bytes of the weights in a file, or in the files of a directory."""
+    """Bytes of the weights in a file, or in all files of a directory."""
     return sum(path.stat().st_size for path in _weight_files(place))
 
 
 def require_finite(
     state: Mapping[str, Tensor], place: Path, advice: str, kind: type[ConfigError] = ConfigError
 ) -> None:
-    """Checks that every weight is a number; one NaN would make every score one, or none.
+    """Checks that every weight is a number; one NaN would spoil every score.
 
-    A number that float32 does not hold counts as infinite, since it becomes that when it is used.
+    A number beyond float32 counts as infinite, as it becomes in use.
 
     Args:
         state: the weights by name.
         place: where they are from.
         advice: what the user can do.
-        kind: of the error.
+        kind: the class of the error.
 
     Raises:
         ConfigError: of the `kind`; names the weights.
@@ -324,10 +319,10 @@ def require_finite(
 
 
 def is_plain(value: Any) -> bool:
-    """Whether a value is a tensor that has as many numbers as it says, real ones, in memory.
+    """Whether a value is a dense tensor of real numbers, all of them in memory.
 
-    A file may also say that a tensor is sparse, quantised, complex, of no storage (`meta`), or one
-    number in a million places; nothing that is loaded here has such weights.
+    A file may say that a tensor is sparse, quantised, complex, without storage (`meta`), or one
+    number in a million places; no weights loaded here are.
     """
     return (
         isinstance(value, Tensor)
@@ -338,7 +333,7 @@ def is_plain(value: Any) -> bool:
 
 
 def listed(names: list[str], most: int = 6) -> str:
-    """The first names, and how many more there are."""
+    """The first names, and the number of the others."""
     shown = ", ".join(names[:most])
     return f"{shown} and {len(names) - most} more" if len(names) > most else shown
 
@@ -354,12 +349,12 @@ def _is_finite(value: Tensor) -> bool:
         return True
     if value.element_size() == 1:  # torch has no comparisons of 8-bit floats
         value = value.float()
-    # The least and the largest: one pass, and no table of what is finite beside the weights.
+    # Minimum and maximum: one pass, and no mask as large as the weights.
     return bool(torch.isfinite(torch.stack(torch.aminmax(value.detach())).float()).all())
 
 
 def _names(value: Any) -> Iterator[str]:
-    """Of every object within."""
+    """Names of every object within."""
     for part in value.values() if isinstance(value, dict) else value:
         if isinstance(part, dict | list):
             yield from _names(part)

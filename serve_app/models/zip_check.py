@@ -1,7 +1,7 @@
-"""Whether a zip file is one that torch wrote; nothing in it is unpacked.
+"""Checks that torch wrote a zip file; unpacks nothing.
 
-Torch writes its members uncompressed, and one list of contents at the very end. A file that is
-made otherwise may take memory that its size does not show, or show two readers different members.
+Torch writes members uncompressed, and one list of contents at the very end. Another file may take
+memory that its size does not show, or show two readers different members.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ _END = struct.Struct("<4sHHHHIIH")
 
 
 def flaw(path: Path) -> str | None:
-    """What no file of torch has, to be read after the file's name; None: nothing, or it is no zip
-    file, which torch reads in ways that unpack nothing.
+    """What shows that torch did not write the file, to follow its name; None: it may have.
+
+    A file that is no zip passes: torch reads it without unpacking.
 
     Raises:
-        Exception: it cannot be read, of whatever kind: a hostile list can make its reader raise
-            anything at all.
+        Exception: of any kind, since a hostile list can make its reader raise anything.
     """
     with path.open("rb") as file:
         if file.read(4) != b"PK\x03\x04":  # as torch tells one
@@ -50,12 +50,12 @@ def flaw(path: Path) -> str | None:
 def _has_one_directory(end: bytes, size: int) -> bool:
     """Whether a zip file's list of contents is where every reader looks for it.
 
-    Python searches for it from the end, torch goes where it is said to be: a file with two lists
-    shows one to each. So it must end right before what points at it, and that must end the file.
+    Python searches from the end, torch follows a pointer: a file with two lists would show one to
+    each. So the list must end right before the record that points at it, and that ends the file.
 
     Args:
-        end: the last bytes of the file, as many as the three structures have, or all there are.
-        size: of the file.
+        end: the last bytes of the file, as many as the three records take, or all there are.
+        size: bytes of the file.
     """
     if len(end) < _END.size:
         return False

@@ -1,7 +1,4 @@
-"""Files and folders on this machine or in S3, as one small interface. Knows no format.
-
-A file is read in spans, so a reader can be anywhere in it; it is written whole or not at all.
-"""
+"""The interface of files and folders, on this machine or in S3. Knows no format."""
 
 from __future__ import annotations
 
@@ -11,46 +8,35 @@ from typing import IO, BinaryIO, Protocol
 
 
 class File(Protocol):
-    """One file, there or yet to be written.
-
-    Every method raises `InvalidInput`, naming the file, where it cannot be done.
-    """
+    """A file, which may not exist yet. A method that fails raises `InvalidInput`, naming it."""
 
     name: str
 
     @property
     def suffix(self) -> str:
-        """The end of the name with its dot, in lower case."""
-        ...
+        """The name's extension with its dot, in lower case."""
 
     @property
     def local(self) -> bool:
-        """True for a path, which another machine may not have."""
-        ...
+        """Whether it is a path of this machine, which others may not have."""
 
     def stamp(self) -> str:
-        """Changes when the file does."""
-        ...
+        """A string that changes when the file does."""
 
     def open(self) -> BinaryIO:
-        """The file's bytes, seekable."""
-        ...
+        """Opens it for reading; seekable."""
 
     def span(self, start: int, end: int) -> bytes:
         """The bytes from `start` to before `end`."""
-        ...
 
     def check_writable(self) -> None:
-        """Finds out before the work, not after it."""
-        ...
+        """Raises now what `written` would raise after the work."""
 
     def written(self) -> contextlib.AbstractContextManager[IO[bytes]]:
-        """A file that takes its name at the end of the `with`, unless that raises."""
-        ...
+        """Opens it for writing; it takes its name at the end of the `with`, unless that raises."""
 
     def beside(self, suffix: str) -> Folder:
-        """The folder named as this file with `suffix`."""
-        ...
+        """The folder of this file's name and `suffix`."""
 
 
 class Folder(Protocol):
@@ -59,21 +45,16 @@ class Folder(Protocol):
     name: str
 
     def names(self) -> set[str]:
-        """The files there; none where there is no folder."""
-        ...
+        """Names of its files; empty if there is no folder."""
 
     def read(self, name: str) -> bytes:
-        """One file."""
-        ...
+        """The content of one file."""
 
     def read_many(self, names: Iterable[str]) -> Iterator[bytes]:
-        """Files in the order asked for."""
-        ...
+        """The contents of files, in the order of `names`."""
 
     def write(self, name: str, content: bytes) -> None:
-        """Writes or replaces one file; makes the folder where it is missing."""
-        ...
+        """Writes or replaces one file; makes the folder if need be."""
 
     def clear(self) -> None:
-        """Removes the folder and what is in it."""
-        ...
+        """Removes the folder and its files."""

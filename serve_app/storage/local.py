@@ -5,11 +5,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, BinaryIO
 
+from serve_app.core.atomic_write import atomic_write
 from serve_app.core.errors import InvalidInput
 from serve_app.storage.base import Folder
 
@@ -43,19 +45,19 @@ class PathFile:
             return file.read(end - start)
 
     def check_writable(self) -> None:
-        folder = self._path.parent
+        folder, cause = self._path.parent, ""
         if not folder.is_dir():
-            raise InvalidInput(
-                f"cannot write {self.name}: there is no folder {Path(self.name).parent}"
-            )
-        if self._path.is_dir():
-            raise InvalidInput(f"cannot write {self.name}: it is a folder")
-        if not os.access(folder, os.W_OK):
-            raise InvalidInput(f"cannot write {self.name}: the folder may not be written to")
+            cause = f"there is no folder {Path(self.name).parent}"
+        elif self._path.is_dir():
+            cause = "it is a folder"
+        elif not os.access(folder, os.W_OK):
+            cause = "the folder is not writable"
+        if cause:
+            raise InvalidInput(f"cannot write {self.name}: {cause}")
 
     @contextlib.contextmanager
     def written(self) -> Iterator[IO[bytes]]:
-        with _writing(self.name), _whole(self._path) as file:
+        with _writing(self.name), atomic_write(self._path) as file:
             yield file
 
     def beside(self, suffix: str) -> Folder:
@@ -85,7 +87,7 @@ class PathFolder:
     def write(self, name: str, content: bytes) -> None:
         with _writing(f"{self.name}/{name}"):
             self._folder.mkdir(exist_ok=True)
-            with _whole(self._folder / name) as file:
+            with atomic_write(self._folder / name) as file:
                 file.write(content)
 
     def clear(self) -> None:
@@ -97,30 +99,12 @@ class PathFolder:
 
 
 @contextlib.contextmanager
-def _whole(path: Path) -> Iterator[IO[bytes]]:
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            yield file
-            file.flush()
-            # After a power cut a renamed file may otherwise be there and empty.
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _reading(name: str) -> Iterator[None]:
+def _explaining(doing: str, name: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise InvalidInput(f"cannot read {name}: {error.strerror or error}") from error
+        raise InvalidInput(f"cannot {doing} {name}: {error.strerror or error}") from error
 
 
-@contextlib.contextmanager
-def _writing(name: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise InvalidInput(f"cannot write {name}: {error.strerror or error}") from error
+_reading = functools.partial(_explaining, "read")
+_writing = functools.partial(_explaining, "write")

@@ -22,7 +22,7 @@ def require_text(text: str, field: str) -> None:
         raise InvalidInput("the text is empty", field=field, code="empty_text")
     if not has_word(text):
         raise InvalidInput("the text has no word", field=field, code="no_words")
-    if has_surrogate(text):
+    if not text.isascii() and has_surrogate(text):
         raise InvalidInput(
             "the text has a lone surrogate; send valid Unicode", field=field, code="invalid_unicode"
         )

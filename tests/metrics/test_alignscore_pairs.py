@@ -10,7 +10,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from serve_app.core.errors import ConfigError
-from serve_app.metrics.pair_tokens import PairEncoder, fit_pair
+from serve_app.models.encoder_runtime import PairEncoder, fit_pair
 from serve_app.text.sentences import sentence_spans, split_sentences
 from tests.support.paths import ALIGNSCORE
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from serve_app.core.errors import ConfigError
-from serve_app.models.device import resolve_device
 from serve_app.models.encoder_runtime import Batch, EncoderRuntime, TokenSequence, plan_batches
+from serve_app.models.pretrained import resolve_device
 
 PAD = 7
 

@@ -123,7 +123,7 @@ def test_what_is_not_there_or_not_allowed_is_named(
     source = write_rows(tmp_path / "in.csv", make_rows(2))
     with pytest.raises(InvalidInput, match=r"s3://nowhere/x\.csv: there is no such object, or no"):
         prepare("s3://nowhere/x.csv", tmp_path / "out.csv")
-    with pytest.raises(InvalidInput, match=r"write s3://nowhere/x\.csv: there is no such bucket"):
+    with pytest.raises(InvalidInput, match=r"write s3://nowhere/x\.csv: there is no bucket"):
         prepare(source, "s3://nowhere/x.csv")
     with serving(Denying) as url:
         monkeypatch.setenv("AWS_ENDPOINT_URL", url)
@@ -134,5 +134,5 @@ def test_what_is_not_there_or_not_allowed_is_named(
     s3.client.cache_clear()
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    with pytest.raises(InvalidInput, match="no AWS credentials; set AWS_ACCESS_KEY_ID"):
+    with pytest.raises(InvalidInput, match="no usable AWS credentials; set AWS_ACCESS_KEY_ID"):
         prepare("s3://nowhere/x.csv", tmp_path / "out.csv")

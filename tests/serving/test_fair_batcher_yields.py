@@ -10,11 +10,10 @@ from collections.abc import Callable, Sequence
 import pytest
 import torch
 
-from serve_app.core.context import RequestContext
+from serve_app.core.context import PAUSE, RequestContext, Stopped, pause
 from serve_app.core.errors import Unavailable
 from serve_app.core.observability.tracing import Attributes, RequestTracer, gather
 from serve_app.models.encoder_runtime import Batch, EncoderRuntime, TokenSequence
-from serve_app.models.yield_points import PAUSE, Stopped, pause
 from serve_app.serving.scheduling import fair_batcher as batcher_module
 from serve_app.serving.scheduling.fair_batcher import FairBatcher
 from tests.support.recording import Kept

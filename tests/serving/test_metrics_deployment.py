@@ -9,10 +9,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from serve_app.core.context import PAUSE, Stopped, pause
 from serve_app.core.settings import Settings
 from serve_app.metrics.evaluation import evaluate
 from serve_app.metrics.loss import METRICS, LossFunction
-from serve_app.models.yield_points import PAUSE, Stopped, pause
 from serve_app.serving import observability
 from serve_app.serving.deployments.loss import Loss
 from serve_app.serving.deployments.metrics import (

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from serve_app.core.errors import ConfigError
-from serve_app.storage.artifacts import Downloads, resolve
-from serve_app.storage.artifacts.cache import Artifact, cache_root, safe_relative
+from serve_app.storage.artifacts import Downloads, cache_root, resolve
+from serve_app.storage.artifacts.cache import Artifact, safe_relative
 from serve_app.storage.artifacts.eviction import Cache
 from serve_app.storage.artifacts.staging import Staging, Wanted
 from tests.support.artifact_servers import FILES, Hub, contents, numbered, serving

@@ -22,7 +22,7 @@ import pytest
 
 from serve_app.core.errors import ConfigError
 from serve_app.storage import s3_client
-from serve_app.storage.artifacts import Downloads, resolve, s3_download
+from serve_app.storage.artifacts import Downloads, resolve, s3_fetch
 from tests.support.artifact_servers import FlakyProxy, MotoProcess, RequestLog, numbered
 from tests.support.slow import slow
 
@@ -35,8 +35,8 @@ CONTENT = numbered(SIZE)
 @pytest.fixture
 def aws(aws: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """As for all tests, and small ranges."""
-    monkeypatch.setattr(s3_download, "PART_BYTES", PART)
-    monkeypatch.setattr(s3_download, "_RECORD_BYTES", MIB // 8)
+    monkeypatch.setattr(s3_fetch, "PART_BYTES", PART)
+    monkeypatch.setattr(s3_fetch, "_RECORD_BYTES", MIB // 8)
     return aws
 
 
@@ -78,9 +78,9 @@ def fetch(reference: str, cache: Path) -> bytes:
 
 CHILD = """
 import sys
-from serve_app.storage.artifacts import Downloads, resolve, s3_transfer
-s3_transfer.PART_BYTES = int(sys.argv[3])
-s3_transfer._RECORD_BYTES = s3_transfer.PART_BYTES // 2
+from serve_app.storage.artifacts import Downloads, resolve, s3_fetch
+s3_fetch.PART_BYTES = int(sys.argv[3])
+s3_fetch._RECORD_BYTES = s3_fetch.PART_BYTES // 2
 print(resolve(sys.argv[1], Downloads(sys.argv[2])))
 """
 
@@ -117,7 +117,7 @@ def test_a_broken_connection_goes_on_where_it_broke(
 def test_a_line_that_stays_dead_is_given_up_and_what_arrived_is_kept(
     model: str, through: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(s3_download, "_PATIENCE", 2)
+    monkeypatch.setattr(s3_fetch, "_PATIENCE", 2)
     proxy = through(faults=10**6, limit=0, match=f"bytes={11 * MIB}-".encode(), rate=12e6)
     with pytest.raises(ConfigError, match=r"s3://b.*/m/model\.bin.*broke off 2 times") as caught:
         fetch(model, tmp_path)
@@ -253,7 +253,7 @@ def test_objects_that_were_not_replaced_are_not_fetched_again(
     requests_seen: RequestLog,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(s3_download, "CONNECTIONS", 1)  # one after the other, by name
+    monkeypatch.setattr(s3_fetch, "CONNECTIONS", 1)  # one after the other, by name
     bucket = model.split("/")[2]
     s3(aws).put_object(Bucket=bucket, Key="m/z.json", Body=b"old")
     ranges: list[str] = []

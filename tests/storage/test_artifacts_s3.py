@@ -15,7 +15,7 @@ from serve_app.core.errors import ConfigError
 from serve_app.core.settings import load_settings
 from serve_app.metrics.alignscore import AlignScorer
 from serve_app.metrics.suite import load_factuality
-from serve_app.storage.artifacts import Downloads, resolve, s3_download
+from serve_app.storage.artifacts import Downloads, resolve, s3_fetch
 from tests.support.artifact_servers import (
     FILES,
     Denying,
@@ -100,7 +100,7 @@ def test_a_large_object_is_fetched_in_ranges(
     requests_seen: RequestLog,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(s3_download, "PART_BYTES", MIB)
+    monkeypatch.setattr(s3_fetch, "PART_BYTES", MIB)
     content = numbered(7 * MIB + 123)
     s3_client.put_object(Bucket=bucket, Key="large.bin", Body=content)
     assert fetch(f"s3://{bucket}/large.bin", tmp_path).read_bytes() == content

@@ -10,7 +10,6 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Scope
 
-from serve_app.api import candidates
 from serve_app.api.auth.api_key_gate import may_call
 from serve_app.api.backend import Backend
 from serve_app.api.middleware.gate import ERROR_CODE, ITEMS
@@ -29,6 +28,7 @@ from serve_app.core.errors import (
 )
 from serve_app.core.observability.log_redaction import frames
 from serve_app.core.settings import Settings
+from serve_app.generation import best_of
 from serve_app.generation.best_of import Candidates
 from serve_app.generation.protocol import Summary
 from serve_app.metrics.loss import check_weights
@@ -68,10 +68,10 @@ def add_generate(app: FastAPI, backend: Backend, settings: Settings) -> None:
             )
 
         async def work() -> list[Candidates]:
-            groups = await candidates.write(backend, texts, params, n, field)
+            groups = await best_of.write(backend.generate, texts, params, n, field)
             if weights is None:
                 return groups
-            return await candidates.choose(backend, texts, groups, None, weights)
+            return await best_of.choose(backend.evaluate, texts, groups, None, weights)
 
         groups = await within(work(), settings)
         check_answer(sum(summary_chars(one.summary) for group in groups for one in group))

@@ -9,7 +9,6 @@ from typing import TypeVar
 
 from fastapi import FastAPI, Request
 
-from serve_app.api import candidates
 from serve_app.api.auth.api_key_gate import may_call
 from serve_app.api.backend import Backend, MetricScores
 from serve_app.api.serializers import (
@@ -33,6 +32,7 @@ from serve_app.api.validation import (
 from serve_app.core import schemas
 from serve_app.core.errors import InvalidInput, NotAllowed, PlainMedError
 from serve_app.core.settings import Settings
+from serve_app.generation import best_of
 from serve_app.generation.best_of import Candidates
 from serve_app.metrics.loss import check_weights
 
@@ -52,8 +52,10 @@ def add_scoring(app: FastAPI, backend: Backend, settings: Settings) -> None:
             )
         originals = body.texts_original
         params = params_of(schemas.Sampling(seed=body.seed), settings)
-        groups = await candidates.write(backend, originals, params, n, "texts_original")
-        return await candidates.choose(backend, originals, groups, body.texts_human, body.weights)
+        groups = await best_of.write(backend.generate, originals, params, n, "texts_original")
+        return await best_of.choose(
+            backend.evaluate, originals, groups, body.texts_human, body.weights
+        )
 
     async def computed(work: Awaitable[Result], pairs: int) -> Result:
         try:

@@ -21,9 +21,8 @@ from serve_app.generation.prompts import Prompter
 from serve_app.generation.protocol import GenerationParams, PieceIterator, Summary
 from serve_app.generation.text_stream import TextStream, final_text
 from serve_app.models.causal_lm import CausalModel, load_causal_model
-from serve_app.models.device import resolve_device
-from serve_app.models.formats import DTYPES
-from serve_app.storage.artifacts import Downloads, resolve
+from serve_app.models.pretrained import DTYPES, resolve_device
+from serve_app.storage.artifacts import Downloads, reference_name, resolve
 from serve_app.text.sentences import sentence_spans
 from serve_app.text.validation import require_text
 
@@ -138,7 +137,7 @@ class TransformersGenerator:
             base_reference=base_reference,
             downloads=downloads,
         )
-        return cls(loaded, name=model_label(reference), **options)
+        return cls(loaded, name=reference_name(reference), **options)
 
     def validate(self, text: str, params: GenerationParams) -> None:
         """As the protocol says; the model does not run."""
@@ -295,21 +294,6 @@ class TransformersGenerator:
     def _text_tokens(self, text: str) -> int:
         """Tokens `text` adds to the prompt."""
         return len(self._prompter.encode(text)) - self._prompter.overhead
-
-
-def model_label(reference: str) -> str:
-    """The name in results of the model behind `reference`.
-
-    >>> model_label("s3://bucket/merged-models/org__model-run/")
-    'org__model-run'
-    >>> model_label("hf://org/name@main")
-    'org/name@main'
-    """
-    if reference.startswith("hf://"):
-        return reference.removeprefix("hf://")
-    if reference.startswith("embedded:"):
-        return reference.removeprefix("embedded:")
-    return reference.rstrip("/").rpartition("/")[2] or reference
 
 
 def _window_params(

@@ -24,11 +24,10 @@ from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from serve_app.core.context import RequestContext
+from serve_app.core.context import PAUSE, RequestContext, Stopped
 from serve_app.core.errors import FAILURES, PlainMedError, moved, out_of_time
 from serve_app.core.observability.instruments import Telemetry, Unrecorded
 from serve_app.core.observability.tracing import QUEUE, RequestTracer, note
-from serve_app.models.yield_points import PAUSE, Stopped
 from serve_app.serving.scheduling.compute_thread import failure, log_fields, lower_priority
 
 YIELD_AFTER_S = 0.5
@@ -106,7 +105,7 @@ class FairBatcher(Generic[Item, Result]):
         work: gives one result for each item; what it raises is about the whole batch.
         weigh: how much of a batch an item takes, >= 0.
         most: a batch closes at this weight; an item that is heavier is a batch of its own. Between
-            two passes (`models.yield_points`) of such an item, or of a batch with several items of
+            two passes (`core.context.pause`) of such an item, or of a batch with several items of
             one tenant, other tenants may preempt it.
         wait_s: how long a first request waits for others.
         telemetry: records batches and waits.

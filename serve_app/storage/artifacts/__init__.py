@@ -1,12 +1,14 @@
-"""Where weights come from: a reference in, a local path out.
+"""Where weights come from: a reference in, a local path out. Knows nothing of what is in them.
 
-A reference is a local directory or file, `embedded:NAME` (inside an installed package),
-`s3://bucket/key`, or `hf://org/name[@revision]`. Nothing is downloaded unless the
-reference says so.
+Nothing is downloaded unless the reference says so.
 """
 
-from serve_app.storage.artifacts.embedded import embedded_path
-from serve_app.storage.artifacts.fetch_options import Downloads
-from serve_app.storage.artifacts.resolve import resolve
+from serve_app.storage.artifacts.resolve import (
+    Downloads,
+    cache_root,
+    embedded_path,
+    reference_name,
+    resolve,
+)
 
-__all__ = ["Downloads", "embedded_path", "resolve"]
+__all__ = ["Downloads", "cache_root", "embedded_path", "reference_name", "resolve"]

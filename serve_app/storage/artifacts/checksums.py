@@ -1,6 +1,6 @@
-"""Whether a file is the object S3 says it is: its `x-amz-checksum-*`, else its ETag.
+"""Checks a file against the object in S3: its `x-amz-checksum-*`, else its ETag.
 
-Knows how S3 computes both, also for objects uploaded in parts; sends no request itself.
+Knows how S3 computes both, also for objects uploaded in parts; sends no request.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _BLOCK = 1 << 20
 
 
 class _Crc:
-    """A cyclic redundancy check with the interface of `hashlib`."""
+    """A CRC with the interface of `hashlib`."""
 
     def __init__(self, step: Callable[[Any, int], int], size: int) -> None:
         self._step, self._size, self._value = step, size, 0
@@ -49,9 +49,9 @@ class Checksum:
     """What an object's bytes must hash to.
 
     Attributes:
-        kind: the field of S3's answer it is from, such as `ChecksumCRC32` or `ETag`.
+        kind: field of S3's answer, such as `ChecksumCRC32` or `ETag`.
         digest: the hash; of an object in parts, the hash of the parts' hashes.
-        parts: how many parts were hashed; 0: the object was hashed as a whole.
+        parts: number of parts hashed; 0: the object was hashed as a whole.
     """
 
     kind: str
@@ -62,7 +62,7 @@ class Checksum:
 def expected_checksum(head: Mapping[str, Any], bucket: str) -> Checksum | None:
     """The checksum in the answer to a HEAD request with checksum mode; None if there is none.
 
-    An ETag says nothing of the content where KMS or the client's key encrypts the object, nor
+    An ETag is no hash of the content of an object encrypted with KMS or the client's key, nor
     in a directory bucket.
     """
     etag = re.fullmatch(r'"?([0-9a-f]{32})(?:-(\d+))?"?', str(head.get("ETag", "")))
@@ -96,16 +96,15 @@ def file_checksum(
         path: the file.
         kind: as `Checksum.kind`.
         part_sizes: bytes of each part, in order; None: hash it as a whole.
-        wait_for: called with an offset before what is in front of it is read; returns when it
-            is there. So a file can be hashed while it is written.
+        wait_for: called with an offset; returns once the bytes before it are there, so that a
+            file can be hashed while it is written.
     """
     new = _HASHES[kind]
     outer = new()
     with path.open("rb", buffering=0) as file:
         if part_sizes is None:
             _feed(outer, file, path.stat().st_size, wait_for)
-            return bytes(outer.digest())
-        for size in part_sizes:
+        for size in part_sizes or ():
             inner = new()
             _feed(inner, file, size, wait_for)
             outer.update(inner.digest())
@@ -113,7 +112,7 @@ def file_checksum(
 
 
 def even_parts(size: int, first: int, count: int) -> list[int] | None:
-    """Sizes of `count` parts as large as the first, but for the last; None: they cannot be.
+    """Sizes of `count` parts, all of `first` bytes but the last; None: these do not add up.
 
     >>> even_parts(25, 10, 3)
     [10, 10, 5]

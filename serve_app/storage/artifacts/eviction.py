@@ -1,8 +1,9 @@
 """Keeps the cache inside its bound: removes what no process uses, least recently used first.
 
-Knows where the cache keeps copies, how large they are and who may remove them; downloads
-nothing. One process at a time makes room, under the lock of the whole cache. A download
-under way counts with the size it will have.
+Knows where the cache keeps copies, how large they are and who uses them; downloads nothing. One
+process at a time makes room, under the lock of the whole cache. A download under way counts with
+the size it will have. A process that uses a copy holds a lease: a shared lock on a small file,
+which the operating system drops when the process ends, however it ends.
 """
 
 from __future__ import annotations
@@ -13,15 +14,19 @@ import logging
 import os
 import re
 import shutil
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from serve_app.core.errors import ConfigError
-from serve_app.storage.artifacts.leases import Exclusive
+
+if sys.platform != "win32":
+    import fcntl
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +37,9 @@ MANIFEST = "manifest.json"
 PARTIAL = "partial"
 _DISK_MARGIN = 16 << 20  # file systems keep some blocks for themselves
 _GB = 10**9
+
+_leases: dict[Path, int] = {}
+_guard = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +76,32 @@ class Entry:
     lease: Path | None = None
 
 
-@dataclass(slots=True)
-class _Claim:
-    """The right to remove an entry, held until `close`."""
+def hold(lease: Path) -> bool:
+    """Marks what `lease` stands for as used by this process, and used now.
 
-    entry: Entry
-    held: ExitStack = field(default_factory=ExitStack)
+    Waits for a process that is just removing it. Holding it again only renews the time.
+
+    Returns:
+        Whether this process did not hold it before.
+    """
+    with _guard:
+        new = lease not in _leases
+        if new:
+            descriptor = _open(lease)
+            if sys.platform != "win32":
+                fcntl.flock(descriptor, fcntl.LOCK_SH)
+            _leases[lease] = descriptor
+        with contextlib.suppress(OSError):  # the time only decides what is removed first
+            os.utime(lease)
+        return new
+
+
+def release(lease: Path) -> None:
+    """Marks it as no longer used by this process; nothing if it was not."""
+    with _guard:
+        descriptor = _leases.pop(lease, None)
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -100,7 +128,33 @@ def reserved(cache: Cache, target: Path, size: int, *, lock: Path, label: str) -
         note.unlink(missing_ok=True)
 
 
-def entries(root: Path) -> list[Entry]:
+def disk_usage(path: Path) -> int:
+    """Bytes the files under `path` take on the disk; holes and links take none."""
+    total = 0
+    for folder, _, names in os.walk(path):
+        for name in names:
+            with contextlib.suppress(OSError):  # removed meanwhile
+                status = os.lstat(os.path.join(folder, name))
+                total += getattr(status, "st_blocks", status.st_size // 512) * 512
+    return total
+
+
+def manifest_sizes(folder: Path) -> dict[str, int] | None:
+    """Name -> bytes of the files of a complete version; None: it is not complete."""
+    try:
+        document = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        return {str(name): int(size) for name, size in document["sizes"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def remove(path: Path) -> None:
+    """Removes a copy; whoever looks meanwhile finds it absent, never half there."""
+    (path / MANIFEST).unlink(missing_ok=True)
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def _entries(root: Path) -> list[Entry]:
     """Everything the cache holds: complete, unfinished, or left over from a crash."""
     found: list[Entry] = []
     for folder in _folders(root / "s3"):
@@ -116,17 +170,6 @@ def entries(root: Path) -> list[Entry]:
     return found
 
 
-def disk_usage(path: Path) -> int:
-    """Bytes the files under `path` take on the disk; holes and links take none."""
-    total = 0
-    for folder, _, names in os.walk(path):
-        for name in names:
-            with contextlib.suppress(OSError):  # removed meanwhile
-                status = os.lstat(os.path.join(folder, name))
-                total += getattr(status, "st_blocks", status.st_size // 512) * 512
-    return total
-
-
 def _make_room(cache: Cache, target: Path, size: int, lock: Path, label: str) -> None:
     root, bound = cache.root, round(cache.max_gb * _GB)
     if size > bound:
@@ -134,20 +177,19 @@ def _make_room(cache: Cache, target: Path, size: int, lock: Path, label: str) ->
             f"{label}: its {_gb(size)} are more than the cache may hold (CACHE_MAX_GB is "
             f"{cache.max_gb:g}); raise CACHE_MAX_GB"
         )
-    others = [entry for entry in entries(root) if entry.path != target]
+    others = [entry for entry in _entries(root) if entry.path != target]
     coming = sum(max(0, entry.size - entry.on_disk) for entry in others)
     missing = max(0, size - disk_usage(target))
     free = shutil.disk_usage(root).free - coming - (_DISK_MARGIN if missing else 0)
     over_bound = sum(entry.size for entry in others) + size - bound
     over_disk = missing - free
-    claims: list[_Claim] = []
-    try:
+    claimed: list[Path] = []
+    with ExitStack() as held:
         for entry in sorted(others, key=lambda one: one.used):
             if max(over_bound, over_disk) <= 0:
                 break
-            claim = _claim(entry, lock)
-            if claim is not None:
-                claims.append(claim)
+            if _claim(entry, lock, held):
+                claimed.append(entry.path)
                 over_bound -= entry.size
                 over_disk -= entry.on_disk
         # Nothing is removed unless that makes room enough.
@@ -157,65 +199,53 @@ def _make_room(cache: Cache, target: Path, size: int, lock: Path, label: str) ->
                 f"{_gb(max(0, missing - over_disk))} are free or unused; make room or set CACHE_DIR"
             )
         if over_bound > 0:
-            claimed = {claim.entry.path for claim in claims}
-            used = [entry.path for entry in others if entry.path not in claimed]
+            used = [entry.path.parent.name for entry in others if entry.path not in claimed]
             raise ConfigError(
                 f"{label}: no room for {_gb(size)} in the cache {root}: CACHE_MAX_GB is "
-                f"{cache.max_gb:g}, and running processes use "
-                f"{', '.join(path.parent.name for path in used)}; "
+                f"{cache.max_gb:g}, and running processes use {', '.join(used)}; "
                 "raise CACHE_MAX_GB or stop what no longer needs them"
             )
-        for claim in claims:
-            logger.info("removing %s from the cache: unused", claim.entry.path)
-            remove(claim.entry.path)
-    finally:
-        for claim in claims:
-            claim.held.close()
+        for path in claimed:
+            logger.info("removing %s from the cache: unused", path)
+            remove(path)
 
 
-def remove(path: Path) -> None:
-    """Removes a copy; whoever looks meanwhile finds it absent, never half there."""
-    (path / MANIFEST).unlink(missing_ok=True)
-    shutil.rmtree(path, ignore_errors=True)
+def _claim(entry: Entry, own_lock: Path, held: ExitStack) -> bool:
+    """Takes the right to remove an entry, kept in `held`; False: a process uses it.
 
-
-def _claim(entry: Entry, own_lock: Path) -> _Claim | None:
-    claim = _Claim(entry)
-    if entry.lease is not None:
-        alone = Exclusive.take(entry.lease)
-        if alone is None:
-            return None
-        claim.held.callback(alone.close)
-    try:
-        if entry.lock != own_lock:
-            claim.held.enter_context(FileLock(entry.lock, timeout=0))
-    except Timeout:
-        claim.held.close()
-        return None
-    return claim
+    On Windows, which has no such locks, nobody is ever sure to be alone.
+    """
+    with ExitStack() as taken:
+        if entry.lease is not None:
+            if sys.platform == "win32":
+                return False
+            descriptor = _open(entry.lease)
+            taken.callback(os.close, descriptor)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                return False
+        try:
+            if entry.lock != own_lock:
+                taken.enter_context(FileLock(entry.lock, timeout=0))
+        except Timeout:
+            return False
+        held.enter_context(taken.pop_all())
+    return True
 
 
 def _entry(path: Path, lock: Path, lease: Path | None) -> Entry:
-    on_disk = _manifest_size(path)
-    if on_disk is None:
-        on_disk = disk_usage(path)
-    size = on_disk
+    sizes = manifest_sizes(path)
+    size = on_disk = disk_usage(path) if sizes is None else sum(sizes.values())
     with contextlib.suppress(OSError, ValueError):
         planned = int(_note(path).read_text(encoding="ascii"))
         if _locked(lock):  # else its downloader is dead, and the note means nothing
             size = max(on_disk, planned)
     stamp = lease if lease is not None and lease.exists() else path
+    used = 0.0
     with contextlib.suppress(OSError):
-        return Entry(path, size, on_disk, stamp.stat().st_mtime, lock, lease)
-    return Entry(path, size, on_disk, 0.0, lock, lease)
-
-
-def _manifest_size(path: Path) -> int | None:
-    try:
-        document = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        return sum(int(size) for size in document["sizes"].values())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
+        used = stamp.stat().st_mtime
+    return Entry(path, size, on_disk, used, lock, lease)
 
 
 def _locked(lock: Path) -> bool:
@@ -234,6 +264,10 @@ def _folders(path: Path) -> list[Path]:
     if not path.is_dir():
         return []
     return sorted(one for one in path.iterdir() if one.is_dir() and not one.is_symlink())
+
+
+def _open(lease: Path) -> int:
+    return os.open(lease, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def _gb(size: int) -> str:

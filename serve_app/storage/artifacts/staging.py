@@ -1,11 +1,9 @@
 """An unfinished download on disk: files with holes, and a journal of the bytes that are there.
 
-Knows files, byte ranges and tags (whatever names a file's content, such as an ETag); knows
-no protocol. A later process takes up each file whose size and tag are still the same and
-starts the others over.
-
-The journal is trusted only until the machine restarts: what a killed process wrote is still
-there, what a crashed machine had not yet put on its disk is not.
+Knows files, byte ranges and tags (which name a file's content, such as an ETag); knows no
+protocol. A later process resumes each file whose size and tag are unchanged and starts the others
+over. The journal is trusted until the machine restarts: what a killed process wrote is there,
+what a crashed machine had not yet put on its disk is not.
 """
 
 from __future__ import annotations
@@ -20,7 +18,8 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from serve_app.core.atomic_write import write_text
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
@@ -30,13 +29,7 @@ Range = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """One file of a download.
-
-    Attributes:
-        name: its place, a safe relative path with `/`.
-        size: in bytes.
-        tag: names its content; another tag is another content.
-    """
+    """One file of a download: its safe relative path with `/`, its bytes, its content's tag."""
 
     name: str
     size: int
@@ -44,11 +37,11 @@ class Wanted:
 
 
 class Staging:
-    """A folder that fills up with `files`; one process at a time, any number of its threads.
+    """A folder that fills up with `files`; used by one process at a time, by any of its threads.
 
     Args:
-        folder: where; made if absent. What it holds of `files` is kept, the rest removed.
-        files: all that is wanted.
+        folder: made if absent. What it holds of `files` is kept, the rest removed.
+        files: all files of the download.
 
     Raises:
         OSError: it cannot be written to, or two names cannot both be (a file and a folder).
@@ -92,12 +85,12 @@ class Staging:
             return holes
 
     def prefix(self, index: int) -> int:
-        """Up to which byte file `index` is there without a hole."""
+        """The first byte of file `index` that is not there; its size where none is missing."""
         holes = self.missing(index)
         return holes[0][0] if holes else self.files[index].size
 
     def open(self, index: int) -> int:
-        """A descriptor to write file `index` with; the caller closes it."""
+        """A descriptor to write file `index`; the caller closes it."""
         return os.open(self.path(index), os.O_RDWR | _NOFOLLOW | getattr(os, "O_BINARY", 0))
 
     def path(self, index: int) -> Path:
@@ -105,14 +98,14 @@ class Staging:
         return self.content / self.files[index].name
 
     def record(self, index: int, start: int, end: int) -> None:
-        """Notes that the bytes from `start` up to `end` of file `index` have been written."""
+        """Notes that bytes [start, end) of file `index` have been written."""
         if start < end:
             with self._lock:
                 os.write(self._journal, b"%d %d %d\n" % (index, start, end))
                 self._ranges[index] = _merged([*self._ranges[index], (start, end)])
 
     def forget(self, index: int) -> None:
-        """Notes that nothing of file `index` is to be used."""
+        """Notes that all bytes of file `index` are missing."""
         with self._lock:
             os.write(self._journal, b"%d - -\n" % index)
             self._ranges[index] = []
@@ -122,7 +115,7 @@ class Staging:
         os.close(self._journal)
 
     def _previous(self) -> dict[Wanted, list[Range]]:
-        """The files of an earlier attempt that are still wanted, with the bytes they hold."""
+        """The files of an earlier attempt that are still wanted, with the ranges they hold."""
         try:
             plan = json.loads((self.folder / "plan.json").read_text(encoding="utf-8"))
             if plan["boot"] != _boot() or not _boot():
@@ -142,7 +135,7 @@ class Staging:
         return {
             file: _merged(held)
             for file, held in zip(files, ranges, strict=True)
-            if file in wanted and _is_regular(self.content, file)
+            if file in wanted and holds_file(self.content, file.name, file.size)
         }
 
     def _prune(self, kept: set[Wanted]) -> None:
@@ -161,7 +154,7 @@ class Staging:
                         path.rmdir()
 
     def _start_journal(self) -> int:
-        """A new journal of what is there, put in force by the plan that names it."""
+        """A new journal of what is there; the plan that names it puts it in force."""
         name = f"journal-{uuid.uuid4().hex}"
         journal = os.open(
             self.folder / name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | _NOFOLLOW, 0o644
@@ -169,14 +162,9 @@ class Staging:
         for index, ranges in enumerate(self._ranges):
             for start, end in ranges:
                 os.write(journal, b"%d %d %d\n" % (index, start, end))
-        plan: dict[str, Any] = {
-            "boot": _boot(),
-            "journal": name,
-            "files": [[file.name, file.size, file.tag] for file in self.files],
-        }
-        fresh = self.folder / "plan.json.new"
-        fresh.write_text(json.dumps(plan), encoding="utf-8")
-        os.replace(fresh, self.folder / "plan.json")
+        files = [[file.name, file.size, file.tag] for file in self.files]
+        plan = {"boot": _boot(), "journal": name, "files": files}
+        write_text(self.folder / "plan.json", json.dumps(plan))
         for old in self.folder.glob("journal-*"):
             if old.name != name:
                 old.unlink()
@@ -185,8 +173,7 @@ class Staging:
     def _prepare(self, index: int) -> None:
         path = self.path(index)
         path.parent.mkdir(parents=True, exist_ok=True)
-        flags = os.O_RDWR | os.O_CREAT | _NOFOLLOW
-        descriptor = os.open(path, flags, 0o644)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | _NOFOLLOW, 0o644)
         try:
             if os.fstat(descriptor).st_size != self.files[index].size:
                 os.truncate(descriptor, self.files[index].size)  # a hole: takes no space yet
@@ -194,19 +181,14 @@ class Staging:
             os.close(descriptor)
 
 
-def _is_regular(content: Path, file: Wanted) -> bool:
+def holds_file(folder: Path, name: str, size: int) -> bool:
     """Whether the file is there in its size, and neither it nor a folder above it is a link."""
-    path = content / file.name
     try:
-        status = os.lstat(path)
+        status = os.lstat(folder / name)
     except OSError:
         return False
-    above = [content, *(content / part for part in Path(file.name).parents)]
-    return (
-        stat.S_ISREG(status.st_mode)
-        and status.st_size == file.size
-        and not any(one.is_symlink() for one in above)
-    )
+    linked = any((folder / part).is_symlink() for part in Path(name).parents)
+    return stat.S_ISREG(status.st_mode) and status.st_size == size and not linked
 
 
 def _merged(ranges: Sequence[Range]) -> list[Range]:

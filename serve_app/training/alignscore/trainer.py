@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoModel, AutoTokenizer
 
+from serve_app.core.atomic_write import atomic_write
 from serve_app.core.errors import CheckpointError
 from serve_app.metrics.align_model import AlignLogits, AlignModel
 from serve_app.models.encoder_runtime import plan_batches
@@ -162,9 +163,8 @@ def save_checkpoint(
         "optimizer": optimizer.state_dict(),
         "progress": asdict(progress),
     }
-    beside = path.with_suffix(".tmp")
-    torch.save(document, beside)
-    beside.replace(path)
+    with atomic_write(path) as file:
+        torch.save(document, file)
 
 
 def load_checkpoint(

@@ -22,7 +22,7 @@ from serve_app.core.errors import ConfigError
 from serve_app.core.settings import Settings
 from serve_app.generation.causal.engine import TransformersGenerator
 from serve_app.generation.protocol import GenerationParams
-from serve_app.models.causal_lm import context_of, load_config, load_tokenizer
+from serve_app.models.causal_lm import context_of, load_config, load_tokenizer, require_adapter
 from serve_app.offline.calibration import Pair, read_pairs
 from serve_app.storage.artifacts import Downloads, resolve
 from serve_app.text.validation import has_word
@@ -36,7 +36,6 @@ from serve_app.training.generator.stages import (
     run_stage,
     uses_bf16,
 )
-from serve_app.training.merge.lora import require_adapter
 from serve_app.training.rewards.scoring import (
     PairScorer,
     averages,

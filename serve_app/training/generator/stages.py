@@ -7,7 +7,6 @@ stage runs.
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -20,6 +19,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PrinterCallback, TrainerCallback, set_seed
 
+from serve_app.core.atomic_write import atomic_folder
 from serve_app.core.errors import ConfigError
 from serve_app.models.causal_lm import load_causal_model
 from serve_app.models.verification import reason, refusing, require_sound_files
@@ -232,14 +232,10 @@ def _grpo(
 
 
 def _save(model: Any, tokenizer: Any, adapter: Path) -> None:
-    """Writes the adapter under another name, then renames it, so that it is whole or absent."""
-    partial = adapter.with_name("adapter.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    # GRPO with beta keeps a second, frozen adapter, which is not for serving.
-    model.save_pretrained(str(partial), selected_adapters=["default"])
-    tokenizer.save_pretrained(str(partial))
-    shutil.rmtree(adapter, ignore_errors=True)
-    partial.rename(adapter)
+    with atomic_folder(adapter) as folder:
+        # GRPO with beta keeps a second, frozen adapter, which is not for serving.
+        model.save_pretrained(str(folder), selected_adapters=["default"])
+        tokenizer.save_pretrained(str(folder))
 
 
 class _Reporter(TrainerCallback):  # type: ignore[misc]  # transformers is not typed here

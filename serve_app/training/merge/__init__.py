@@ -1,7 +1,6 @@
 """Merges a LoRA adapter into its base model, checks the result, and uploads it for serving.
 
-Knows adapters, models and where served models live; how S3 is spoken to is
-`serve_app.storage.artifacts`' business.
+Knows adapters, models and where served models live; knows no S3.
 """
 
 from serve_app.training.merge.lora import MergeReport, merge_adapter

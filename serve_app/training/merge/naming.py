@@ -1,4 +1,4 @@
-"""What a merged model is called: MODEL_NAME, from where its adapter is. Touches no file."""
+"""Derives MODEL_NAME from the reference of an adapter. Touches no file."""
 
 from __future__ import annotations
 

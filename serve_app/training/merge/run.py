@@ -1,4 +1,4 @@
-"""From references to a served model: find adapter and base, merge, upload. Prints nothing."""
+"""Finds adapter and base by their references, merges them and uploads the model. Prints nothing."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from filelock import FileLock
 
 from serve_app.core.errors import ConfigError
 from serve_app.core.settings import Settings
-from serve_app.storage.artifacts import Downloads, resolve
-from serve_app.storage.artifacts.cache import cache_root
+from serve_app.models.causal_lm import find_base, named_base, require_adapter
+from serve_app.storage.artifacts import Downloads, cache_root, resolve
 from serve_app.storage.artifacts.s3_upload import UploadReport, require_bucket, upload_folder
-from serve_app.training.merge.lora import PROMPT, MergeReport, merge_adapter, require_adapter
+from serve_app.training.merge.lora import PROMPT, MergeReport, merge_adapter
 from serve_app.training.merge.naming import derive_model_name, require_model_name
 
 OnProgress = Callable[[str, int, int], None]
-"""Called with what is being done, and how much of it is done: bytes of bytes, or 0 of 0."""
+"""Called with the stage, the bytes done and all bytes (0 and 0 where bytes do not count)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,14 +26,14 @@ class Plan:
     """What a run will do.
 
     Attributes:
-        adapter: the adapter's directory, here.
-        adapter_reference: as it was given.
+        adapter: the adapter's local directory.
+        adapter_reference: the adapter as it was given.
         base: a directory or reference.
         model_name: MODEL_NAME.
         bucket: MODEL_S3_BUCKET.
-        out: where the merged model is written before it is uploaded.
+        out: where the merged model is written before the upload.
         keep: whether it stays there afterwards.
-        present: keys that are at the destination already.
+        present: keys at the destination before the run.
     """
 
     adapter: Path
@@ -47,7 +47,7 @@ class Plan:
 
     @property
     def prefix(self) -> str:
-        """Where the generator of `MODEL_NAME` is looked for in its bucket."""
+        """Where a server looks for MODEL_NAME in the bucket."""
         return f"merged-models/{self.model_name}/"
 
     @property
@@ -58,7 +58,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a run did."""
+    """The plan of a run, and what it did."""
 
     plan: Plan
     merge: MergeReport
@@ -82,7 +82,7 @@ def plan_merge(
         base: its base, as a reference; unset: as its configuration says.
         model_name: unset: derived from `adapter`.
         bucket: unset: MODEL_S3_BUCKET.
-        out: unset: a folder in the cache, removed after the upload.
+        out: where the merged model is kept; unset: in the cache, removed after the upload.
 
     Raises:
         ConfigError: no such adapter or bucket, no base is named, or access is denied.
@@ -94,14 +94,11 @@ def plan_merge(
     place = out or cache_root(settings.cache_dir) / "merged" / name
     present = require_bucket(bucket, f"merged-models/{name}/")
     directory = resolve(adapter, Downloads.of(settings))
-    config = require_adapter(directory)
-    named = base or config.get("base_model_name_or_path")
-    if not isinstance(named, str) or not named.strip():
-        raise ConfigError(f"the adapter {adapter} does not name its base; give --base")
+    require_adapter(directory)
     return Plan(
         adapter=directory,
         adapter_reference=adapter,
-        base=named,
+        base=named_base(directory, base),
         model_name=name,
         bucket=bucket,
         out=place,
@@ -119,15 +116,13 @@ def merge_and_upload(
     prompt: str = PROMPT,
     on_progress: OnProgress | None = None,
 ) -> Outcome:
-    """Merges, checks the logits, uploads. A run that was killed goes on with what it has.
+    """Merges, checks the logits, uploads. A killed run resumes: see `upload_folder`.
 
     Args:
         settings: as for `plan_merge`.
         plan: from `plan_merge`.
-        dtype: as `merge_adapter`.
-        max_shard_size: as `merge_adapter`.
-        prompt: as `merge_adapter`.
-        on_progress: told what is being done.
+        dtype, max_shard_size, prompt: as for `merge_adapter`.
+        on_progress: called with the progress.
 
     Raises:
         ConfigError: as `merge_adapter` and `upload_folder`; nothing is uploaded unless the
@@ -135,7 +130,7 @@ def merge_and_upload(
     """
     tell = on_progress or (lambda stage, done, total: None)
     tell("finding the base", 0, 0)
-    base = _base(settings, plan)
+    base = find_base(plan.adapter, plan.base, Downloads.of(settings))
     plan.out.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(plan.out.with_name(f"{plan.out.name}.lock")):
         merge = merge_adapter(
@@ -163,20 +158,6 @@ def merge_and_upload(
     return Outcome(plan, merge, upload)
 
 
-def _base(settings: Settings, plan: Plan) -> Path:
-    for candidate in (plan.adapter / plan.base, Path(plan.base).expanduser()):
-        if candidate.is_dir():
-            return candidate
-    try:
-        return resolve(plan.base, Downloads.of(settings))
-    except ConfigError as error:
-        hint = "" if "://" in plan.base else f"; if it is on the hub, give hf://{plan.base} as base"
-        raise ConfigError(
-            f"the base {plan.base!r} of {plan.adapter_reference} is not there: "
-            f"{error.message}{hint}"
-        ) from error
-
-
 def _public(reference: str) -> str:
-    """A reference as others may see it: of a local path, its last part."""
+    """A reference without the folders of a local path, for others to read."""
     return reference if "://" in reference else Path(reference).name

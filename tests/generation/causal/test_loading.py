@@ -52,7 +52,7 @@ def test_the_base_of_an_adapter_may_be_given(folder: Path, tmp_path: Path) -> No
     save_adapter(tmp_path / "a", folder / "plain", base_name="someorg/somebase")
     with pytest.raises(ConfigError, match="someorg/somebase") as caught:
         engine(tmp_path / "a")
-    assert "base_model_name_or_path" in caught.value.message
+    assert "set MODEL_BASE" in caught.value.message
     assert engine(tmp_path / "a", base_reference=str(folder / "plain")).context == 256
 
 

@@ -15,9 +15,9 @@ from serve_app.metrics.encoders import (
     EMBEDDED_LAYERS,
     encoder_limit,
     known_layer,
-    reference_name,
     truncate_layers,
 )
+from serve_app.storage.artifacts import reference_name
 from tests.metrics.bertscore.samples import load_roberta
 
 # --- errors -----------------------------------------------------------------------------

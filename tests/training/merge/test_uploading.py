@@ -58,13 +58,14 @@ s3_upload.upload_folder(Path(sys.argv[1]), sys.argv[2], "m/")
 """
 
 
-def test_a_killed_upload_goes_on_with_the_parts_it_has(
+def test_a_killed_upload_is_told_and_goes_on_with_the_files_it_has(
     folder: Path, bucket: str, requests_seen: RequestLog
 ) -> None:
+    (folder / "first.safetensors").write_bytes(numbered(13 * MIB))
     arrived = threading.Event()
 
     def on_request(line: str) -> None:
-        if "partNumber=2" in line and "PUT" in line and not arrived.is_set():
+        if "model.safetensors?" in line and "partNumber=2" in line and not arrived.is_set():
             process.kill()
             process.wait(30)
             arrived.set()
@@ -73,27 +74,27 @@ def test_a_killed_upload_goes_on_with_the_parts_it_has(
     process = subprocess.Popen([sys.executable, "-c", KILLED, str(folder), bucket])
     assert arrived.wait(60)
     requests_seen.on_request = None
-    assert keys(bucket) == {f"m/{UPLOAD_MANIFEST}"}
-    with pytest.raises(ConfigError, match=r"not complete: 3 of 3 .*run merge_and_upload again"):
+    assert keys(bucket) == {f"m/{UPLOAD_MANIFEST}", "m/first.safetensors"}
+    with pytest.raises(ConfigError, match=r"not complete: 3 of 4 .*run merge_and_upload again"):
         resolve(f"s3://{bucket}/m/", Downloads(os.environ["CACHE_DIR"]))
-    report = upload_folder(folder, bucket, "m/")
-    assert report.sent == 2 * MIB + 2  # the third part, and the small files
+    assert upload_folder(folder, bucket, "m/").sent == 12 * MIB + 2  # all but the first
     assert "Uploads" not in s3().list_multipart_uploads(Bucket=bucket)
     assert contents(resolve(f"s3://{bucket}/m/", Downloads(os.environ["CACHE_DIR"]))) == contents(
         folder
     )
 
 
-def test_parts_of_another_content_are_not_used(folder: Path, bucket: str) -> None:
-    where = {"Bucket": bucket, "Key": "m/model.safetensors"}
-    upload = s3().create_multipart_upload(**where)["UploadId"]
-    for number in (1, 2, 3, 4):
-        s3().upload_part(
-            **where, UploadId=upload, PartNumber=number, Body=numbered(5 * MIB, seed=9)
-        )
+def test_parts_of_another_content_are_not_used_and_are_removed(folder: Path, bucket: str) -> None:
+    for name in ("model.safetensors", "model-00001-of-00009.safetensors"):
+        where = {"Bucket": bucket, "Key": f"m/{name}"}
+        upload = s3().create_multipart_upload(**where)["UploadId"]
+        for number in (1, 2, 3, 4):
+            body = numbered(5 * MIB, seed=9)
+            s3().upload_part(**where, UploadId=upload, PartNumber=number, Body=body)
     assert upload_folder(folder, bucket, "m/").sent == 12 * MIB + 2
-    body = s3().get_object(**where)["Body"].read()
+    body = s3().get_object(Bucket=bucket, Key="m/model.safetensors")["Body"].read()
     assert body == (folder / "model.safetensors").read_bytes()
+    assert "Uploads" not in s3().list_multipart_uploads(Bucket=bucket)
 
 
 def test_a_model_that_is_being_replaced_is_the_old_one_where_it_is_cached_and_an_error_else(

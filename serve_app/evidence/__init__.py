@@ -1,0 +1,40 @@
+"""What a summary says otherwise than its source, in words: findings per sentence, and omissions.
+
+Knows sentences, quantities and claims, by rules; knows no metric, no model, no Ray and no HTTP.
+"""
+
+from dataclasses import dataclass
+
+from serve_app.evidence.alignment import Sentence, Source
+from serve_app.evidence.findings import Finding, find
+from serve_app.evidence.omissions import Omission, omitted
+from serve_app.text.sentences import sentence_spans
+from serve_app.text.validation import require_text
+
+__all__ = ["Check", "Finding", "Omission", "check"]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What `check` found: findings in the order of the summary, omissions in that of the source."""
+
+    findings: tuple[Finding, ...]
+    omissions: tuple[Omission, ...]
+
+    @property
+    def severe(self) -> int:
+        """How many findings would mislead a reader."""
+        return sum(finding.severity == "severe" for finding in self.findings)
+
+
+def check(source: str, summary: str) -> Check:
+    """Compares a summary with its source, sentence by sentence.
+
+    Raises:
+        InvalidInput: a text is empty or has no word.
+    """
+    require_text(source, "source")
+    require_text(summary, "summary")
+    read = Source(source)
+    sentences = [Sentence(summary, start, end) for start, end in sentence_spans(summary)]
+    return Check(tuple(find(read, sentences)), tuple(omitted(read, sentences)))
