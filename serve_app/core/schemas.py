@@ -340,10 +340,10 @@ class HealthResponse(BaseModel):
     targets: dict[str, Any] | None
     warnings: list[str]
     relevance: ComponentHealth | None = Field(
-        None, exclude_if=_absent, description="As in `components`; the earlier system's name."
+        None, exclude_if=ABSENT, description="As in `components`; the earlier system's name."
     )
     factuality: ComponentHealth | None = Field(
-        None, exclude_if=_absent, description="As in `components`; the earlier system's name."
+        None, exclude_if=ABSENT, description="As in `components`; the earlier system's name."
     )
 
 
