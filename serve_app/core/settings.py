@@ -34,6 +34,7 @@ from serve_app.core.sampling import (
 
 logger = logging.getLogger("ray.serve")
 
+LanguageCheck = Literal["warn", "refuse", "off"]
 EvalMode = Literal["nli_sp", "bin_sp", "reg_sp", "nli", "bin", "reg"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 
@@ -168,7 +169,11 @@ class Settings(BaseSettings):
     loss_targets: Literal["corpus", "human"] = Field(
         "corpus", description="human: with texts_human, each sample's own human text is its target."
     )
-
+    language_check: LanguageCheck = Field(
+        "warn",
+        description="Texts that are certainly not English: warn: score them and name their "
+        "language; refuse: answer 422; off: do not look.",
+    )
     generator: Literal["auto", "extractive", "transformers", "openai"] = Field(
         "auto",
         description="Engine; auto: transformers when MODEL_PATH or MODEL_NAME is set, "

@@ -64,14 +64,26 @@ class AlignScoreResult:
     sentences: tuple[ClaimSentence, ...]
     truncated: bool
 
+    def support(self) -> tuple[list[str], list[int]]:
+        """The supporting chunks, each once, and for each sentence the index of its own there."""
+        places: dict[str, int] = {}
+        indexes = [places.setdefault(one.chunk, len(places)) for one in self.sentences]
+        return list(places), indexes
+
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Everything measured of one (original, generated) pair."""
+    """Everything measured of one (original, generated) pair.
+
+    The languages are ISO 639 codes of the texts (`serve_app.text.language`); None: undetermined, or
+    LANGUAGE_CHECK is off.
+    """
 
     relevance: BertScoreResult
     factuality: AlignScoreResult
     readability: Readability
+    language: str | None = None
+    original_language: str | None = None
 
     @property
     def values(self) -> tuple[float, float, float, float, float]:

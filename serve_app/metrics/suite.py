@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from serve_app.core.settings import Settings
+from serve_app.core.settings import LanguageCheck, Settings
 from serve_app.metrics.alignscore import AlignScorer
 from serve_app.metrics.bertscore import BertScorer
 from serve_app.metrics.evaluation import Measured
 from serve_app.metrics.readability import readability
 from serve_app.storage.artifacts import Downloads
+from serve_app.text.language import check_languages
 
 
 def load_relevance(settings: Settings) -> BertScorer:
@@ -45,16 +46,22 @@ def load_factuality(settings: Settings) -> AlignScorer:
 
 
 class MetricSuite:
-    """Relevance, factuality and readability together."""
+    """Relevance, factuality, readability and language together."""
 
-    def __init__(self, relevance: BertScorer, factuality: AlignScorer) -> None:
+    def __init__(
+        self,
+        relevance: BertScorer,
+        factuality: AlignScorer,
+        language_check: LanguageCheck = "warn",
+    ) -> None:
         self.relevance = relevance
         self.factuality = factuality
+        self.language_check = language_check
 
     @classmethod
     def from_settings(cls, settings: Settings) -> MetricSuite:
         """Loads both models."""
-        return cls(load_relevance(settings), load_factuality(settings))
+        return cls(load_relevance(settings), load_factuality(settings), settings.language_check)
 
     @property
     def models(self) -> dict[str, str]:
@@ -65,9 +72,14 @@ class MetricSuite:
         """Measures every pair.
 
         Raises:
-            InvalidInput: lists of different lengths, or a text that cannot be scored.
+            InvalidInput: lists of different lengths, a text that cannot be scored, or, where the
+                language check is `refuse`, one that is not English.
             MetricFailed: a model gave a value that is not a number.
         """
+        languages = [
+            check_languages(texts, field, self.language_check)
+            for texts, field in ((generated, "texts_generated"), (originals, "texts_original"))
+        ]
         relevance = self.relevance.score(originals, generated)
         factuality = self.factuality.score(originals, generated)
-        return list(map(Measured, relevance, factuality, map(readability, generated)))
+        return list(map(Measured, relevance, factuality, map(readability, generated), *languages))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from serve_app.api.app import create_app
 from serve_app.api.middleware.request_guard import Traffic
 from serve_app.client.clients import PlainMedClient
+from serve_app.core.errors import Unavailable
 from serve_app.core.settings import load_settings
 from serve_app.metrics.alignscore import context_chunks
 from serve_app.metrics.evaluation import AlignScoreResult, BertScoreResult, ClaimSentence, Measured
@@ -105,6 +108,69 @@ def test_plain_words_are_the_glossarys_and_do_not_overlap(text: str) -> None:
         assert text[word.start : word.end] == word.term
         assert word.start >= at
         at = word.end
+
+
+def calls_of(explained: Callable[[], object]) -> int:
+    """How many functions run: work that no other process and no slow machine changes."""
+    calls = 0
+
+    def count(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+
+    sys.setprofile(count)
+    try:
+        explained()
+    finally:
+        sys.setprofile(None)
+    return calls
+
+
+TEXTS = {
+    "one sentence again and again": lambda count: "It helped. " * count,
+    "short lines": lambda count: "Pain.\n" * count,
+    "no two sentences alike": lambda count: " ".join(
+        f"The {at}th trial of drug {at * at} lowered pain." for at in range(count)
+    ),
+    "one endless sentence": lambda count: "hypertension " * count,
+}
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["chunks", "one chunk"])
+@pytest.mark.parametrize("kind", TEXTS)
+def test_twice_the_text_takes_twice_the_work(kind: str, whole: bool) -> None:
+    work = []
+    for count in (400, 800):
+        text = TEXTS[kind](count)
+        found = measured(text, [text] if whole else context_chunks(text))
+        explain(text, text, found)  # loads the glossary
+        work.append(calls_of(lambda text=text, found=found: explain(text, text, found)))
+    assert work[1] < 2.3 * work[0]
+
+
+def test_explaining_ends_once_nobody_wants_it() -> None:
+    text = TEXTS["no two sentences alike"](1000)
+    found = measured(text, [text])
+    asked = iter([False, False, True])
+    with pytest.raises(Unavailable):
+        explain(text, text, found, unwanted=lambda: next(asked))
+    assert next(asked, None) is None
+
+
+@pytest.mark.parametrize(
+    "original", ["Aspirin" + " " * 99_980 + "worked.", "\n" * 9_000 + ". . . ." + " a" * 9_000]
+)
+def test_stretches_of_white_space_have_spans_and_are_kept_once(original: str) -> None:
+    found = measured("It worked. " * 700, context_chunks(original))
+    explained = explain(original, "It worked. " * 700, found).sentences
+    for one, sentence in zip(explained, found.factuality.sentences, strict=True):
+        passage = cut(original, one.passage)
+        assert passage is not None
+        assert " ".join(split_sentences(passage)) == sentence.chunk
+    chunks, indexes = found.factuality.support()
+    assert sorted(set(indexes)) == list(range(len(chunks)))
+    assert [chunks[index] for index in indexes] == [one.chunk for one in found.factuality.sentences]
+    assert len(set(chunks)) == len(chunks)
 
 
 def test_a_difficult_word_in_a_name_is_explained_though_never_replaced() -> None:
