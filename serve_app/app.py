@@ -13,6 +13,7 @@ from ray.serve.config import BackpressureConfig
 from ray.serve.deployment import Application
 
 from serve_app.core.errors import RETRY_AFTER_S, ConfigError
+from serve_app.core.schemas import Service
 from serve_app.core.settings import load_settings
 from serve_app.serving.deployments.gateway import Gateway
 from serve_app.serving.graph import DEPLOYMENTS, Service

@@ -15,6 +15,7 @@ from serve_app import __version__
 from serve_app.api.auth.api_key_gate import access_gates
 from serve_app.api.auth.exposure import host_gates
 from serve_app.api.backend import Backend
+from serve_app.api.body import BoundedRoute
 from serve_app.api.endpoints import ENDPOINTS
 from serve_app.api.error_handlers import add_error_handlers
 from serve_app.api.middleware.admission import load_gate
@@ -81,6 +82,8 @@ def create_api(backend: Backend, settings: Settings, recent: RequestStats | None
         docs_url=None,  # routes/reference.py instead
         redoc_url=None,
     )
+    app.router.route_class = BoundedRoute
+    app.router.redirect_slashes = False  # to the Host that the client names; the guard does it
     add_error_handlers(app)
     add_health(app, backend, recent or RequestStats())
     if "metrics" in backend.services:

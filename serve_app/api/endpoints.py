@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
-Service = Literal["metrics", "generator"]
+from serve_app.core.schemas import Service
 
 ENDPOINTS: dict[str, Service] = {
     "/metrics/relevance": "metrics",

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, RedirectResponse, Response
 from starlette.exceptions import HTTPException
 
-from serve_app.api.middleware.gate import ERROR_CODE
+from serve_app.api.middleware.gate import ERROR_CODE, route_path
 from serve_app.api.middleware.request_guard import logger
 from serve_app.core.errors import RETRY_AFTER_S, PlainMedError, error_body
 from serve_app.core.observability.log_redaction import frames
@@ -39,9 +39,6 @@ def add_error_handlers(app: FastAPI) -> None:
         first = error.errors()[0]
         field = _field_name(first["loc"])
         match first["type"]:
-            case "json_invalid":
-                message = f"the body is not JSON: {first['ctx']['error']}"
-                return answer(request, 400, "invalid_json", message)
             case "extra_forbidden":
                 return answer(request, 422, "unknown_field", f"there is no field {field}", field)
             case "missing" if field is None:
@@ -55,6 +52,9 @@ def add_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def on_http_error(request: Request, error: HTTPException) -> Response:
+        if error.status_code == 404 and route_path(request.scope) == "":
+            # The page's links are relative to its folder. Not absolute: a client names the Host.
+            return RedirectResponse(f"{request.scope['root_path']}/")
         code = _HTTP_CODES.get(error.status_code, "http_error")
         message = str(error.detail)
         if error.status_code == 404:

@@ -1,16 +1,52 @@
-"""Turns what the library computes into the answers of the HTTP contract. No behaviour."""
+"""Turns what the library computes into the answers of the HTTP contract, bounded in size."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from serve_app.api.validation import TooLarge
 from serve_app.core import schemas
 from serve_app.generation.best_of import Candidate
 from serve_app.generation.protocol import Summary
 from serve_app.metrics.evaluation import Evaluation
 from serve_app.metrics.explanation import Span, explain
 from serve_app.metrics.loss import METRICS
+
+MAX_ANSWER_CHARS = 32_000_000
+"""Longest answer: several times what an ordinary request of the largest size gets."""
+
+MAX_SUPPORT_CHARS = 4_000_000
+"""Most characters of an answer that `support` repeats of its `passages`."""
+
+_SENTENCE_CHARS, _EVIDENCE_CHARS, _WORD_CHARS = 80, 160, 60  # JSON around the texts
+
+
+def check_answer(chars: int) -> None:
+    """Raises `TooLarge` if an answer would have more than MAX_ANSWER_CHARS, before it is built."""
+    if chars > MAX_ANSWER_CHARS:
+        raise TooLarge(
+            f"the answer would have {chars // 1_000_000} million characters; the limit is "
+            f"{MAX_ANSWER_CHARS // 1_000_000} million: send fewer or shorter texts in a request",
+            code="answer_too_large",
+        )
+
+
+def summary_chars(summary: Summary) -> int:
+    """About how many characters a summary has in an answer."""
+    return len(summary.text) + sum(
+        _SENTENCE_CHARS + len(one.text) + len(one.source or "") for one in summary.sentences
+    )
+
+
+def evaluation_chars(text: str, item: Evaluation, *, explain: bool) -> int:
+    """About how many characters the evaluation of `text` has in an answer, without `support`."""
+    sentences = item.measured.factuality.sentences
+    passages = {one.chunk_index: len(one.chunk) for one in sentences}
+    around = _SENTENCE_CHARS + (_EVIDENCE_CHARS if explain else 0)
+    words = len(item.measured.readability.difficult_words)
+    chars = len(text) + sum(passages.values()) + sum(around + len(one.text) for one in sentences)
+    return chars + words * _WORD_CHARS * (2 if explain else 1)
 
 
 def summary_out(summary: Summary) -> schemas.GenerateResponse:
@@ -31,23 +67,10 @@ def generate_out(
         return summary_out(candidates[0].summary)
     return schemas.GenerateResponse(
         **_summary_fields(candidates[0].summary),
-        candidates=_candidates_out(candidates),
+        candidates=candidates_out(candidates),
         select=select,
         weights=weights,
     )
-
-
-def chosen_out(candidates: Sequence[Candidate]) -> schemas.EvaluationOut:
-    """One result of `/evaluate`: its first candidate's, and all where there are several.
-
-    Raises:
-        ValueError: the first candidate was not scored.
-    """
-    best = candidates[0]
-    result = evaluation_out(best.summary.text, scored_of(best))
-    if len(candidates) > 1:
-        result.candidates = _candidates_out(candidates)
-    return result
 
 
 def scored_of(candidate: Candidate) -> Evaluation:
@@ -61,7 +84,8 @@ def scored_of(candidate: Candidate) -> Evaluation:
     return candidate.evaluation
 
 
-def _candidates_out(candidates: Sequence[Candidate]) -> list[schemas.CandidateOut]:
+def candidates_out(candidates: Sequence[Candidate]) -> list[schemas.CandidateOut]:
+    """Every candidate of a text, in the order given."""
     return [
         schemas.CandidateOut(
             **_summary_fields(one.summary), variant=one.variant, scores=_scores_out(one.evaluation)
@@ -100,21 +124,41 @@ def _summary_fields(summary: Summary) -> dict[str, Any]:
     }
 
 
-def evaluation_out(text: str, item: Evaluation) -> schemas.EvaluationOut:
-    """One result of `/evaluate`; `text` is the summary that was evaluated."""
+def evaluations_out(
+    texts: Sequence[str], evaluations: Sequence[Evaluation]
+) -> list[schemas.EvaluationOut]:
+    """The results of `/evaluate`; `texts` are the summaries that were evaluated."""
+    support_left = MAX_SUPPORT_CHARS
+    results = []
+    for text, item in zip(texts, evaluations, strict=True):
+        results.append(_evaluation_out(text, item, support_left))
+        support_left -= sum(len(sentence.support) for sentence in results[-1].sentences)
+    return results
+
+
+def _evaluation_out(text: str, item: Evaluation, support_left: int) -> schemas.EvaluationOut:
     measured = item.measured
+    passages: dict[int, str] = {}
+    places: dict[int, int] = {}
+    sentences = []
+    for one in measured.factuality.sentences:
+        place = places.setdefault(one.chunk_index, len(places))
+        passages[place] = one.chunk
+        support_left -= len(one.chunk)
+        support = one.chunk if support_left >= 0 else ""
+        sentences.append(
+            schemas.FactualSentence(
+                text=one.text, score=one.score, support=support, passage_index=place
+            )
+        )
     return schemas.EvaluationOut(
         generated=text,
         metrics=_by_metric(measured.values),
         targets=_by_metric(item.targets),
         errors=_by_metric(item.errors),
         loss=item.loss,
-        sentences=[
-            schemas.FactualSentence(
-                text=sentence.text, score=sentence.score, support=sentence.chunk
-            )
-            for sentence in measured.factuality.sentences
-        ],
+        sentences=sentences,
+        passages=list(passages.values()),
         difficult_words=list(measured.readability.difficult_words),
         truncated=schemas.Truncation(
             relevance_original=measured.relevance.truncated_reference,

@@ -6,17 +6,20 @@ Knows the settings' limits and the errors for them; no route, and no FastAPI.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Sequence
 from typing import Any, TypeVar
 
 from serve_app.core import schemas
 from serve_app.core.context import current_context
-from serve_app.core.errors import InvalidInput, Unavailable
+from serve_app.core.errors import InvalidInput, PlainMedError, Unavailable
 from serve_app.core.sampling import GenerationParams, SamplingOptions
 from serve_app.core.settings import Settings
 from serve_app.text.validation import require_same_length, require_text
 
 Result = TypeVar("Result")
+
+_LIBRARY_FIELD = re.compile(r"(claims|contexts|texts_generated|texts_original)\[(\d+)\]")
 
 _RETRY_AFTER = {
     "Retry-After": {
@@ -44,6 +47,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         403: "The API key does not cover this service, or the server is for its own machine alone.",
         404: "The server was started without this service.",
         413: "The body, a text or the number of texts is over a limit.",
+        415: "The body is compressed.",
         422: "A field is missing, unknown or cannot be scored; `field` names it.",
         429: "The API key has asked too often, or for too much at once.",
         500: "A metric or summary could not be computed.",
@@ -72,6 +76,22 @@ async def within(work: Awaitable[Result], settings: Settings) -> Result:
             f"no answer within {seconds:.3g} s; send fewer texts a request, or try again",
             code="timeout",
         ) from None
+
+
+def of_request(error: PlainMedError, pairs: int) -> PlainMedError:
+    """An error about a text of a library's list, with that text's field in the request.
+
+    The human texts of a request of so many pairs are scored behind the generated ones.
+    """
+    found = _LIBRARY_FIELD.fullmatch(error.field or "")
+    if found is None:
+        return error
+    index = int(found[2])
+    name = "texts_original"
+    if found[1] in ("claims", "texts_generated"):
+        name = "texts_generated" if index < pairs else "texts_human"
+    field = f"{name}[{index % max(1, pairs)}]"
+    return type(error)(error.message, field=field, code=error.code)
 
 
 def check_limits(texts: Sequence[str], field: str, settings: Settings) -> None:

@@ -40,7 +40,7 @@ def new(
 ) -> None:
     """Create a key, add its hash to FILE, and print the key: it is shown only once."""
     from serve_app.api.auth.api_keys import new_key
-    from serve_app.api.endpoints import Service
+    from serve_app.core.schemas import Service
 
     allowed = [one for one in get_args(Service) if one in (service or ())]
     if set(service or ()) - set(allowed):

@@ -219,7 +219,7 @@ def _evaluate_here(
 ) -> EvaluateResponse:
     """Scores with the models and targets of the settings, loaded now."""
     # Seconds of imports, so not before they are needed.
-    from serve_app.api.serializers import evaluation_out
+    from serve_app.api.serializers import evaluations_out
     from serve_app.core.schemas import EvaluateResponse
     from serve_app.core.settings import load_settings
     from serve_app.metrics.evaluation import evaluate
@@ -234,7 +234,7 @@ def _evaluate_here(
         _warn(warning)
     results = evaluate(suite.measure(originals, generated), loss, weights=used)
     return EvaluateResponse(
-        results=[evaluation_out(*pair) for pair in zip(generated, results, strict=True)],
+        results=evaluations_out(generated, results),
         weights=used,
         models=suite.models,
     )

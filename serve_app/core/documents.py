@@ -40,13 +40,16 @@ def has_surrogate(text: str) -> bool:
     return not text.isascii() and _SURROGATE.search(text) is not None
 
 
-def read_text(path: Path, most: int = MOST_BYTES) -> str:
+def read_text(path: Path, most: int = MOST_BYTES, *, pipes: bool = False) -> str:
     """A file's text, UTF-8 with or without a byte order mark; at most `most` bytes are read.
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is larger than `most`, or not UTF-8.
+        ValueError: it is no regular file (a pipe would be waited for), unless `pipes`; it is larger
+            than `most`, or not UTF-8.
     """
+    if not pipes and path.exists() and not path.is_file():
+        raise ValueError("it is not a regular file")
     with path.open("rb") as file:
         content = file.read(most + 1)
     if len(content) > most:
@@ -64,7 +67,7 @@ def read_input(path: Path) -> str:
         InvalidInput: it cannot be read, is larger than 1 GiB, or is not UTF-8.
     """
     try:
-        return read_text(path, 1 << 30)
+        return read_text(path, 1 << 30, pipes=True)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise InvalidInput(f"cannot read {path}: {reason}") from error

@@ -15,9 +15,13 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, Strict
 from serve_app.core.sampling import MaxNewTokens, RepeatPenalty, Seed, Temperature, TopP
 
 Text = StrictStr
+Texts = Annotated[list[Text], Field(fail_fast=True)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Numbers = Annotated[list[Number], Field(fail_fast=True)]
 Count = Annotated[StrictInt, Field(ge=1)]
 Select = Literal["loss"]
+Service = Literal["metrics", "generator"]
+"""What one server may offer; each can be deployed alone."""
 
 
 class Request(BaseModel):
@@ -39,25 +43,25 @@ ABSENT = partial(is_, None)
 class PairsRequest(Request):
     """Texts to compare, pair by pair."""
 
-    texts_original: list[Text] = Field(description="The medical originals.")
-    texts_generated: list[Text] = Field(description="One summary for each original.")
+    texts_original: Texts = Field(description="The medical originals.")
+    texts_generated: Texts = Field(description="One summary for each original.")
 
 
 class TextsRequest(Request):
     """Texts to measure alone."""
 
-    texts: list[Text] = Field(description="The texts.")
+    texts: Texts = Field(description="The texts.")
 
 
 class LossRequest(PairsRequest):
     """Pairs to compute the loss of."""
 
-    texts_human: list[Text] | None = Field(
+    texts_human: Texts | None = Field(
         None,
         description="Human summaries of the same originals; with LOSS_TARGETS=human each is its "
         "sample's target.",
     )
-    weights: list[Number] | None = Field(
+    weights: Numbers | None = Field(
         None, description="relevance, factuality, fkgl, smog, dale_chall; sum 1; default 0.2 each."
     )
 
@@ -82,7 +86,7 @@ class GenerateRequest(Sampling):
     """A text to summarise, or several."""
 
     text: Text | None = Field(None, description="The medical original; this or `texts`.")
-    texts: list[Text] | None = Field(None, description="Several originals; this or `text`.")
+    texts: Texts | None = Field(None, description="Several originals; this or `text`.")
     stream: StrictBool = Field(
         False, description="Answer with server-sent events; for one `text` without candidates."
     )
@@ -92,7 +96,7 @@ class GenerateRequest(Sampling):
     select: Select | None = Field(
         None, description="`loss`: score the candidates and answer with the best first."
     )
-    weights: list[Number] | None = Field(
+    weights: Numbers | None = Field(
         None, description="Of the loss that selects; as in `/loss`. Only with `select`."
     )
 
@@ -100,12 +104,12 @@ class GenerateRequest(Sampling):
 class EvaluateRequest(Request):
     """As `LossRequest`; without `texts_generated` the generator writes the summaries."""
 
-    texts_original: list[Text] = Field(description="The medical originals.")
-    texts_generated: list[Text] | None = Field(
+    texts_original: Texts = Field(description="The medical originals.")
+    texts_generated: Texts | None = Field(
         None, description="One summary for each original; absent: the generator writes them."
     )
-    texts_human: list[Text] | None = Field(None, description="As in `/loss`.")
-    weights: list[Number] | None = Field(None, description="As in `/loss`.")
+    texts_human: Texts | None = Field(None, description="As in `/loss`.")
+    weights: Numbers | None = Field(None, description="As in `/loss`.")
     n: Count | None = Field(
         None,
         description="Candidates the generator writes for each original; the one of least loss is "
@@ -240,7 +244,10 @@ class FactualSentence(BaseModel):
 
     text: str
     score: float
-    support: str
+    support: str = Field(
+        description="That passage; empty behind the first 4 million characters of an answer."
+    )
+    passage_index: int = Field(0, description="Its place in the result's `passages`.")
 
 
 class SpanOut(FromAttributes):
@@ -304,6 +311,9 @@ class EvaluationOut(BaseModel):
     errors: MetricValues
     loss: float
     sentences: list[FactualSentence]
+    passages: list[str] = Field(
+        [], description="Passages of the original that support sentences, each once."
+    )
     difficult_words: list[DifficultWordOut]
     truncated: Truncation
     candidates: list[CandidateOut] | None = Field(None, exclude_if=ABSENT)
@@ -335,6 +345,12 @@ class HealthResponse(BaseModel):
     components: dict[str, ComponentHealth]
     targets: dict[str, Any] | None
     warnings: list[str]
+    relevance: ComponentHealth | None = Field(
+        None, exclude_if=ABSENT, description="As in `components`; the earlier system's name."
+    )
+    factuality: ComponentHealth | None = Field(
+        None, exclude_if=ABSENT, description="As in `components`; the earlier system's name."
+    )
 
 
 class LiveResponse(BaseModel):

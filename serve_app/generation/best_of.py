@@ -185,10 +185,13 @@ async def choose(
         PlainMedError: one of them could not be scored.
     """
     places = to_score(groups)
-    evaluations = await evaluate(
-        [texts[index] for index, _ in places],
-        [summary for _, summary in places],
-        None if humans is None else [humans[index] for index, _ in places],
-        weights,
-    )
+    try:
+        evaluations = await evaluate(
+            [texts[index] for index, _ in places],
+            [summary for _, summary in places],
+            None if humans is None else [humans[index] for index, _ in places],
+            weights,
+        )
+    except InvalidInput as error:  # about a candidate, which is no field of the request
+        raise InvalidInput(error.message, code=error.code) from None
     return best_first(groups, places, evaluations)

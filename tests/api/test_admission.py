@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from starlette.datastructures import Headers
 
-from serve_app.api.middleware.admission import UNLEARNT_REQUESTS, LoadGate, load_gate
+from serve_app.api.middleware.admission import LoadGate, load_gate
 from serve_app.api.middleware.gate import CALLER_ID, ITEMS, Hooks, Refused
 from serve_app.core.context import REFUSAL_TTL_HEADER
 from serve_app.core.settings import load_settings
@@ -176,12 +176,28 @@ def test_overload_of_one_route_is_that_routes_own() -> None:
     door.enter(100, "/metrics/relevance")  # five seconds' wait, no overload there
 
 
-def test_until_a_speed_is_known_a_few_are_let_in() -> None:
-    door = Door()
-    for _ in range(UNLEARNT_REQUESTS):
-        door.enter(100)
-    with pytest.raises(Refused):
-        door.enter(100)
+@pytest.mark.parametrize(
+    ("requests", "size", "bytes_per_s"), [(60, 200, 8_600), (200, 1500, 60_000), (60, 4000, 60_000)]
+)
+def test_a_burst_on_a_fresh_server_is_let_in_and_so_is_what_follows_it(
+    requests: int, size: int, bytes_per_s: int
+) -> None:
+    door = Door(max_wait_s=60.0, crowded_wait_s=5.0, max_requests=256)
+    burst = deque(door.enter(size) for _ in range(requests))
+    while burst:
+        door.now += size / bytes_per_s
+        burst.popleft()(200)
+        door.enter(size)(200)  # somebody else, in between
+
+
+def test_a_slow_route_of_a_fresh_server_is_found_out_within_a_second() -> None:
+    door = Door(max_wait_s=10.0, max_requests=256)
+    for _ in range(20):
+        door.enter(2000)  # two seconds' work by the first guess
+    door.now += 1.0  # and nothing has been answered
+    with pytest.raises(Refused) as caught:
+        door.enter(2000)
+    assert caught.value.headers["retry-after"] == "2"  # a guess keeps nobody away for a minute
 
 
 def test_a_speed_is_learnt_anew() -> None:
@@ -261,7 +277,7 @@ def test_an_upload_that_never_ends_leaves_no_trace_in_the_speed() -> None:
 
 
 def test_a_body_of_unknown_length_counts_as_the_largest_until_it_is_there() -> None:
-    door = Door(max_bytes=8 * BODY)
+    door = Door(max_bytes=8 * BODY, max_wait_s=1e6, crowded_wait_s=1e6)
     arriving = [door.head(None) for _ in range(8)]
     with pytest.raises(Refused):
         door.head(None)

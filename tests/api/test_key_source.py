@@ -14,6 +14,7 @@ from serve_app.api.auth import key_source as source_module
 from serve_app.api.auth.api_keys import KeyEntry, dump_keys, new_key
 from serve_app.api.auth.key_source import KeySource
 from serve_app.core.documents import read_text
+from serve_app.core.errors import ConfigError
 
 
 def write(path: Path, *entries: KeyEntry) -> None:
@@ -74,3 +75,9 @@ def test_the_last_key_can_be_taken_back(tmp_path: Path) -> None:
     assert source.ring().find(made.key) is None
     write(path, made.entry)
     assert source.ring().find(made.key)
+
+
+def test_a_pipe_for_a_keys_file_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "keys.json")
+    with pytest.raises(ConfigError, match="not a regular file"):
+        KeySource(tmp_path / "keys.json", None)

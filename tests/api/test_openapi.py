@@ -47,7 +47,7 @@ async def test_what_is_odd_beside_the_body_is_refused_in_the_one_shape(case: Any
 
 
 def test_the_document_names_every_status_of_the_application() -> None:
-    always = {"200", "400", "401", "403", "404", "413", "422", "429", "500", "503"}
+    always = {"200", "400", "401", "403", "404", "413", "415", "422", "429", "500", "503"}
     for label, operation in OPERATIONS.items():
         if operation.method == "post":
             assert set(map(str, operation.responses.status_codes)) == always, label

@@ -7,6 +7,7 @@ one as well, which must be read: else the others could be refused for something 
 from __future__ import annotations
 
 import json
+import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -295,7 +296,8 @@ def cases() -> list[Case]:
             heavy = what in _SECONDS
             found.append(Case(loader, what, _file(name, content), load, says, heavy))
         found.append(Case(loader, "one GiB of zeros", _long(name, b""), load, "larger than"))
-        found.append(Case(loader, "/dev/zero", _device, load, "larger than"))
+        found.append(Case(loader, "/dev/zero", _device, load, "not a regular file"))
+        found.append(Case(loader, "a pipe nobody writes to", _pipe, load, "not a regular file"))
     found.append(Case("plainmed serve CONFIG", "a tag that runs", _tagged, load_config, "cannot"))
     tables = [(what, _file(name, content), says) for what, name, content, says in TABLES]
     csv, jsonl = _long("in.csv", b"original,summary\n"), _long("in.jsonl", b'{"original": "')
@@ -320,6 +322,11 @@ def cases() -> list[Case]:
 
 def _device(folder: Path) -> Path:
     return Path("/dev/zero")
+
+
+def _pipe(folder: Path) -> Path:
+    os.mkfifo(folder / "pipe")
+    return folder / "pipe"
 
 
 def _long(name: str, start: bytes) -> Callable[[Path], Path]:

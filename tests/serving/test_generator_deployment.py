@@ -24,6 +24,7 @@ from serve_app.generation.protocol import GenerationParams, Summary
 from serve_app.serving.deployments import generator as generator_module
 from serve_app.serving.deployments.generator import Generator
 from serve_app.serving.scheduling.fair_executor import FairExecutor
+from tests.support.backends import Clock
 from tests.support.recording import Kept
 from tests.support.servers import wait_for
 from tests.support.tiny_models import save_model
@@ -335,19 +336,6 @@ async def test_a_stream_that_has_begun_waits_for_nobodys_turn() -> None:
     go.set()
     assert [piece async for piece in pieces] == ["helps.", DONE]
     await large
-
-
-class Clock:
-    """In the place of the module `time`: moves when a test says so."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def perf_counter(self) -> float:
-        return self.now
-
-    def move(self, seconds: float) -> None:
-        self.now += seconds
 
 
 async def test_the_time_of_a_summary_is_that_in_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,8 +16,9 @@ from starlette.types import Scope
 
 from serve_app.api.auth.api_keys import KeyEntry
 from serve_app.api.auth.key_source import KeySource
-from serve_app.api.endpoints import ENDPOINTS, Service
+from serve_app.api.endpoints import ENDPOINTS
 from serve_app.api.middleware.gate import CALLER_ID, Gate, Hooks, Refused, route_path
+from serve_app.core.schemas import Service
 from serve_app.core.settings import Settings
 
 OPEN_PATHS = frozenset({"/healthz", "/livez", "/readyz", "/", ""})

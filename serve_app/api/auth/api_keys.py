@@ -20,9 +20,9 @@ from typing import Any
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from serve_app.api.endpoints import Service
 from serve_app.core.documents import parse_json
 from serve_app.core.errors import ConfigError
+from serve_app.core.schemas import Service
 
 _ID_BYTES, _SECRET_BYTES = 6, 32
 _KEY = re.compile(r"pm_([0-9a-f]{12})_([A-Za-z0-9_-]{43})")

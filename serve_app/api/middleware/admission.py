@@ -38,10 +38,11 @@ from serve_app.core.errors import RETRY_AFTER_S
 from serve_app.core.settings import Settings
 
 LEARNT_AFTER = 4
-"""Answers after which a route's measured speed is trusted."""
+"""Answers after which a route's measured speed is trusted alone."""
 
-UNLEARNT_REQUESTS = 32
-"""Most concurrent requests of a route until then."""
+FIRST_GUESS = (1000.0, 0.05)
+"""Bytes done in busy seconds, added to what is measured until then. It lets a burst on a fresh
+server in, and yields to a slow route's own time within the first second."""
 
 MAX_RETRY_S = 60.0
 """Longest Retry-After: by then replicas may have been added."""
@@ -91,12 +92,7 @@ class _RouteLoad:
         self.updated = now
 
     def wait_s(self, tenant: str, size: int) -> float:
-        """Seconds that a request of `size` bytes would wait for others.
-
-        Before the speed is known, 0 for the first few requests and infinity for more.
-        """
-        if not self._known():
-            return 0.0 if self.requests < UNLEARNT_REQUESTS else math.inf
+        """Seconds that a request of `size` bytes would wait for others."""
         own = self.pending.get(tenant, 0)
         before = sum(
             min(bytes_, own + size) for other, bytes_ in self.pending.items() if other != tenant
@@ -105,23 +101,32 @@ class _RouteLoad:
 
     def items_with(self, size: int) -> float:
         """Estimated concurrent texts with `size` more bytes; infinity before it is known."""
-        if not self._known():
+        if not self.learnt or not self.bytes_done:
             return math.inf
         return (sum(self.pending.values()) + size) * self.items_done / self.bytes_done
 
     def own_s(self, size: int) -> float:
-        """Seconds that a request of `size` bytes takes itself; 0 before it is known."""
-        return self._seconds(size) if self._known() else 0.0
+        """Seconds that a request of `size` bytes takes itself."""
+        return self._seconds(size)
 
     def bytes_in(self, seconds: float) -> float:
-        """Bytes completed in so many seconds; infinity before it is known."""
-        return seconds * self.bytes_done / self.busy_s if self._known() else math.inf
+        """Bytes completed in so many seconds."""
+        done, busy_s = self._measured()
+        return seconds * done / busy_s if busy_s else math.inf
 
-    def _known(self) -> bool:
-        return self.answered >= LEARNT_AFTER and self.bytes_done > 0
+    @property
+    def learnt(self) -> bool:
+        """Whether enough answers were measured to trust their speed."""
+        return self.answered >= LEARNT_AFTER
+
+    def _measured(self) -> tuple[float, float]:
+        if self.learnt and self.bytes_done:
+            return self.bytes_done, self.busy_s
+        return self.bytes_done + FIRST_GUESS[0], self.busy_s + FIRST_GUESS[1]
 
     def _seconds(self, size: int) -> float:
-        return size * self.busy_s / self.bytes_done
+        done, busy_s = self._measured()
+        return size * busy_s / done
 
 
 @dataclass(eq=False, slots=True)
@@ -183,18 +188,23 @@ class LoadGate:
         load = self._loads.setdefault(path, _RouteLoad(now))
         load.advance(now)
         batched = load.items_with(size) <= self._at_once.get(path, 0)
-        wait = 0.0 if batched else load.wait_s(tenant, size)
+        # The largest body is too bad a guess on top of a guessed speed.
+        guessed = declared is None and not load.learnt
+        wait = 0.0 if batched or guessed else load.wait_s(tenant, size)
         limit = self._wait_limit(load, size, now)
         full = self._requests >= self._max_requests or (
             self._requests > 0 and self._bytes + size > self._max_bytes
         )
         if full or wait > limit:
-            load.crowded_until = now + CALM_S
+            if load.learnt or full:
+                load.crowded_until = now + CALM_S
             # Larger ones wait longer too, up to the size that may wait for its own time.
             largest: float = self._max_body_bytes  # above it the answer is another
             if not full:
                 largest = max(size, min(largest, load.bytes_in(limit)))
-            later = max(RETRY_AFTER_S, math.ceil(min(wait - limit, MAX_RETRY_S)))
+            # A guess is soon replaced by a measurement.
+            longest = MAX_RETRY_S if load.learnt else RETRY_AFTER_S
+            later = max(RETRY_AFTER_S, math.ceil(min(wait - limit, longest)))
             raise Refused(
                 503,
                 "overloaded",

@@ -118,7 +118,7 @@ class BodyGate:
         self._max_bytes = max_bytes
 
     def admit(self, scope: Scope, headers: Headers) -> Hooks:
-        """See `Gate`: 400 for a body where none belongs, 413 for one over the limit."""
+        """See `Gate`: 400 for a body where none belongs, 413 over the limit, 415 if compressed."""
         declared = declared_bytes(headers)
         if scope["method"] in SAFE_METHODS and (declared or "transfer-encoding" in headers):
             raise Refused(
@@ -126,6 +126,10 @@ class BodyGate:
             )
         if declared is not None and declared > self._max_bytes:
             raise too_large(self._max_bytes)
+        if headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
+            raise Refused(
+                415, "unsupported_encoding", "send the body uncompressed, without Content-Encoding"
+            )
         return Hooks()
 
 

@@ -70,6 +70,7 @@ class _Exchange:
     Attributes:
         route: its path in metrics, logs and spans.
         stages: seconds of its stages.
+        method: as sent; HEAD is GET in the scope.
         received, sent: bytes of the bodies.
         ended: whether the whole answer was sent.
     """
@@ -79,6 +80,7 @@ class _Exchange:
     send: Send
     route: str
     stages: dict[str, float]
+    method: str
     started: float = field(default_factory=time.perf_counter)
     hooks: list[Hooks] = field(default_factory=list)
     status: int = 0
@@ -110,6 +112,8 @@ class _Exchange:
             # A browser must not take an answer for a page, whatever a text in it looks like.
             MutableHeaders(scope=message).setdefault("x-content-type-options", "nosniff")
         elif message["type"] == "http.response.body":
+            if self.method == "HEAD":
+                message = {**message, "body": b""}
             self.sent += len(message.get("body", b""))
             self.ended = not message.get("more_body", False)
         await self.send(message)
@@ -174,8 +178,12 @@ class RequestGuard:
             await self.app(scope, receive, send)
             return
         path = route_path(scope)
+        if path[:-1] in self.routes and path.endswith("/"):  # served, not redirected
+            path, scope["path"] = path[:-1], scope["path"][:-1]
         route = path if path in self.routes else "other"
-        exchange = _Exchange(scope, Headers(scope=scope), send, route, gather())
+        exchange = _Exchange(scope, Headers(scope=scope), send, route, gather(), scope["method"])
+        if exchange.method == "HEAD":  # answered as GET without the body (RFC 9110)
+            scope["method"] = "GET"
         self._count(1)
         try:
             with self._span(exchange) as span:
@@ -218,7 +226,7 @@ class RequestGuard:
                 raise BrokenOff(f"an answer ended midway: {type(error).__name__}") from None
 
     def _span(self, exchange: _Exchange) -> AbstractContextManager[Span]:
-        method = exchange.scope["method"]
+        method = exchange.method
         # Load balancers' GETs would bury the requests that compute.
         tracer = self.tracer if method == "POST" else _UNTRACED
         return tracer.span(
@@ -256,14 +264,14 @@ class RequestGuard:
         path = scope.get("root_path", "").rstrip("/") + route if route != "other" else route
         logger.info(
             "http %s %s %d %.1fms id=%s caller=%s",
-            scope["method"],
+            exchange.method,
             path,
             status,
             seconds * 1000,
             exchange.request_id,
             caller,
             extra={  # fields of their own where the log is JSON
-                "method": scope["method"],
+                "method": exchange.method,
                 "path": path,
                 "status": status,
                 "seconds": round(seconds, 4),

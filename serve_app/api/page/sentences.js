@@ -25,7 +25,7 @@ export function ofEvaluation(original, result) {
     return {
       pieces: text.length ? text : [{ text: sentence.text, mark: null }],
       score: sentence.score,
-      ...supportOf(source, passage, closest, sentence.support),
+      ...supportOf(source, passage, closest, result.passages[sentence.passage_index]),
     };
   });
 }

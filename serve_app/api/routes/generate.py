@@ -14,7 +14,7 @@ from serve_app.api.auth.api_key_gate import may_call
 from serve_app.api.backend import Backend
 from serve_app.api.middleware.gate import ERROR_CODE, ITEMS
 from serve_app.api.middleware.request_guard import logger
-from serve_app.api.serializers import generate_out, summary_out
+from serve_app.api.serializers import check_answer, generate_out, summary_chars, summary_out
 from serve_app.api.validation import ERRORS, check_count, check_texts, params_of, within
 from serve_app.core import schemas
 from serve_app.core.context import current_context
@@ -74,6 +74,7 @@ def add_generate(app: FastAPI, backend: Backend, settings: Settings) -> None:
             return await best_of.choose(backend.evaluate, texts, groups, None, weights)
 
         groups = await within(work(), settings)
+        check_answer(sum(summary_chars(one.summary) for group in groups for one in group))
         answers = [generate_out(group, body.select, weights) for group in groups]
         if body.texts is None:
             return JSONResponse(answers[0].model_dump())

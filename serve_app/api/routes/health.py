@@ -60,6 +60,8 @@ def add_health(app: FastAPI, backend: Backend, recent: RequestStats) -> None:
             components=health.components,
             targets=None if health.targets is None else _without_tables(health.targets),
             warnings=health.warnings,
+            relevance=health.components.get("Relevance"),
+            factuality=health.components.get("Factuality"),
         )
         return answer(body, health)
 

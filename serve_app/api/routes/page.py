@@ -50,14 +50,14 @@ class _Asset:
 
 
 def add_page(app: FastAPI) -> None:
-    """Adds GET and HEAD of `/` and `/page/NAME`, outside the OpenAPI document."""
+    """Adds `GET /` and `/page/NAME`, outside the OpenAPI document."""
     assets = _assets()
 
-    @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
+    @app.get("/", include_in_schema=False)
     async def index(request: Request) -> Response:
         return _answer(assets[_INDEX], request)
 
-    @app.api_route("/page/{name}", methods=["GET", "HEAD"], include_in_schema=False)
+    @app.get("/page/{name}", include_in_schema=False)
     async def asset(name: str, request: Request) -> Response:
         if name not in assets:
             raise HTTPException(404)
@@ -77,9 +77,6 @@ def _answer(asset: _Asset, request: Request) -> Response:
     headers = {**_HEADERS, "ETag": asset.etag}
     if _is_current(request.headers.get("if-none-match", ""), asset.etag):
         return Response(status_code=304, headers=headers)
-    if request.method == "HEAD":
-        headers["Content-Length"] = str(len(asset.body))
-        return Response(headers=headers, media_type=asset.media_type)
     return Response(asset.body, headers=headers, media_type=asset.media_type)
 
 

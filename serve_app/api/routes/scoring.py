@@ -5,27 +5,38 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
 
 from fastapi import FastAPI, Request
 
 from serve_app.api.auth.api_key_gate import may_call
 from serve_app.api.backend import Backend, MetricScores
-from serve_app.api.serializers import chosen_out, evaluation_out, explanations_out, scored_of
+from serve_app.api.serializers import (
+    candidates_out,
+    check_answer,
+    evaluation_chars,
+    evaluations_out,
+    explanations_out,
+    scored_of,
+    summary_chars,
+)
 from serve_app.api.validation import (
     ERRORS,
     check_count,
     check_pairs,
     check_texts,
+    of_request,
     params_of,
     within,
 )
 from serve_app.core import schemas
-from serve_app.core.errors import InvalidInput, NotAllowed
+from serve_app.core.errors import InvalidInput, NotAllowed, PlainMedError
 from serve_app.core.settings import Settings
 from serve_app.generation import best_of
 from serve_app.generation.best_of import Candidates
 from serve_app.metrics.loss import check_weights
 
+Result = TypeVar("Result")
 PairMetric = Callable[[Sequence[str], Sequence[str]], Awaitable[MetricScores]]
 
 
@@ -46,9 +57,16 @@ def add_scoring(app: FastAPI, backend: Backend, settings: Settings) -> None:
             backend.evaluate, originals, groups, body.texts_human, body.weights
         )
 
+    async def computed(work: Awaitable[Result], pairs: int) -> Result:
+        try:
+            return await within(work, settings)
+        except PlainMedError as error:
+            raise of_request(error, pairs) from None
+
     async def pair_scores(body: schemas.PairsRequest, score: PairMetric) -> MetricScores:
         check_pairs(body, settings)
-        return await within(score(body.texts_original, body.texts_generated), settings)
+        scoring = score(body.texts_original, body.texts_generated)
+        return await computed(scoring, len(body.texts_original))
 
     @app.post("/metrics/relevance", responses=ERRORS)
     async def relevance(body: schemas.PairsRequest) -> schemas.RelevanceResponse:
@@ -85,7 +103,7 @@ def add_scoring(app: FastAPI, backend: Backend, settings: Settings) -> None:
         evaluating = backend.evaluate(
             body.texts_original, body.texts_generated, body.texts_human, body.weights
         )
-        losses = [item.loss for item in await within(evaluating, settings)]
+        losses = [item.loss for item in await computed(evaluating, len(body.texts_original))]
         return losses[0] if len(losses) == 1 else losses
 
     @app.post("/evaluate", responses=ERRORS)
@@ -105,8 +123,9 @@ def add_scoring(app: FastAPI, backend: Backend, settings: Settings) -> None:
                 )
             n = check_count(body.n, len(body.texts_original), settings)
             ranked = await within(best_written(body, n), settings)
-            results = [chosen_out(group) for group in ranked]
             evaluations = [scored_of(group[0]) for group in ranked]
+            generated = [group[0].summary.text for group in ranked]
+            listed = ranked if n > 1 else []
         else:
             for field, value in (("n", body.n), ("seed", body.seed)):
                 if value is not None:
@@ -115,9 +134,16 @@ def add_scoring(app: FastAPI, backend: Backend, settings: Settings) -> None:
             evaluating = backend.evaluate(
                 body.texts_original, body.texts_generated, body.texts_human, body.weights
             )
-            evaluations = await within(evaluating, settings)
-            pairs = zip(body.texts_generated, evaluations, strict=True)
-            results = [evaluation_out(text, item) for text, item in pairs]
+            evaluations = await computed(evaluating, len(body.texts_original))
+            generated, listed = body.texts_generated, []
+        pairs = zip(generated, evaluations, strict=True)
+        check_answer(
+            sum(evaluation_chars(text, item, explain=body.explain) for text, item in pairs)
+            + sum(summary_chars(one.summary) for group in listed for one in group)
+        )
+        results = evaluations_out(generated, evaluations)
+        for result, group in zip(results, listed, strict=False):
+            result.candidates = candidates_out(group)
         if body.explain:
             gone = threading.Event()
             # Plain Python over whole texts: in a thread, so that other requests go on.
