@@ -16,7 +16,7 @@ from serve_app.core.errors import RETRY_AFTER_S, ConfigError
 from serve_app.core.schemas import Service
 from serve_app.core.settings import load_settings
 from serve_app.serving.deployments.gateway import Gateway
-from serve_app.serving.graph import DEPLOYMENTS, Service
+from serve_app.serving.graph import DEPLOYMENTS
 from serve_app.serving.observability import check_traces
 
 ANSWER_S = 5.0

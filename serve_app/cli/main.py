@@ -15,7 +15,6 @@ import typer
 from typer.core import TyperGroup
 
 from serve_app import __version__
-from serve_app.api.endpoints import Service
 from serve_app.cli.calibrate import calibrate
 from serve_app.cli.check import check
 from serve_app.cli.keys import app as keys_app
@@ -26,6 +25,7 @@ from serve_app.cli.status import status
 from serve_app.cli.targets import app as targets_app
 from serve_app.core.errors import PlainMedError
 from serve_app.core.printable import printable
+from serve_app.core.schemas import Service
 from serve_app.ops.cli import app as ops_app
 
 SERVICES = get_args(Service)

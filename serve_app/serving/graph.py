@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from serve_app.api.endpoints import Service as Service
+from serve_app.core.schemas import Service
 
 IMPORT_PATH = "serve_app.app:build"
 

@@ -147,7 +147,7 @@ def discard(out: File) -> None:
     folder = out.beside(SUFFIX)
     if _MANIFEST in _require_ours(out, folder):
         try:
-            manifest = parse_json(folder.read(_MANIFEST), halves=True)
+            manifest = parse_json(folder.read(_MANIFEST), surrogates=True)
             ModelNames.from_dict(manifest["models"])
         except _UNREADABLE as error:
             raise _not_ours(folder.name, _MANIFEST) from error
