@@ -7,13 +7,17 @@ cache.
 from __future__ import annotations
 
 import json
+import os.path
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from serve_app.core.errors import ConfigError
-from serve_app.storage.artifacts import Downloads, resolve
+from serve_app.storage.artifacts import Downloads, hub, resolve
 from serve_app.storage.artifacts.cache import safe_relative
 from serve_app.storage.artifacts.s3_fetch import UPLOAD_MANIFEST
 
@@ -48,6 +52,25 @@ def test_a_key_that_means_another_place_on_some_machine_is_refused(
 def test_no_such_name_is_a_path(name: str) -> None:
     with pytest.raises(ValueError, match=r"safe relative path|drive"):
         safe_relative(name)
+
+
+@given(st.text("a./\\@~:-\0\n ", min_size=1, max_size=12))
+@example("/etc")
+@example("refs/pr/1")
+def test_no_revision_of_the_hub_leads_out_of_the_cache(revision: str) -> None:
+    """huggingface_hub makes a path of it."""
+    asked: list[str] = []
+
+    def download(repo: str, *, revision: str, **_: Any) -> str:
+        asked.append(revision)
+        raise OSError("no network")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hub, "snapshot_download", download)
+        with tempfile.TemporaryDirectory() as folder, pytest.raises(ConfigError):
+            resolve(f"hf://org/name@{revision}", Downloads(folder))
+    for one in asked:
+        assert os.path.normpath(f"refs/{one}") == f"refs/{one}"
 
 
 def test_a_name_too_long_for_the_disk_is_an_error_that_says_where(put: Any, tmp_path: Path) -> None:
