@@ -19,7 +19,13 @@ from kubernetes.config.config_exception import ConfigException
 
 from serve_app.ops.errors import OpsError
 from serve_app.ops.release import Needs, SecretKey
-from serve_app.ops.state import READY_REVISIONS, ServiceState, cluster_names, service_state
+from serve_app.ops.state import (
+    READY_REVISIONS,
+    ServiceState,
+    cluster_names,
+    plain,
+    service_state,
+)
 
 _TIMEOUT = (10, 60)  # seconds to connect, to answer
 _FOLLOW_S = 86_400.0  # the longest silence of a followed log; the client cannot wait for ever
@@ -184,14 +190,16 @@ class Kube:
         return service_state(name, found, clusters, self._pods(name), events)
 
     def _custom(self, plural: str, name: str) -> Any:
-        where = ("ray.io", "v1", self.namespace, plural, name)
-        return self._ask(self.custom.get_namespaced_custom_object, *where)
+        return self._ask(self.custom.get_namespaced_custom_object, *self._where(plural, name))
+
+    def _where(self, plural: str, name: str) -> tuple[str, ...]:
+        return "ray.io", "v1", self.namespace, plural, name
 
     def record_ready(self, state: ServiceState) -> None:
         """Notes on the RayService that its present revision served, as the newest of all."""
-        where = ("ray.io", "v1", self.namespace, "rayservices", state.name)
         text = {READY_REVISIONS: ",".join(state.recorded())}
         body = {"metadata": {"annotations": text}}
+        where = self._where("rayservices", state.name)
         self._ask(self.custom.patch_namespaced_custom_object, *where, body)
 
     def drop_pending(self, name: str) -> None:
@@ -200,7 +208,7 @@ class Kube:
         KubeRay then compares the specification with the active cluster again, and deletes the
         other. For where both are equal (`ServiceState.redundant`): otherwise it starts anew.
         """
-        where = ("ray.io", "v1", self.namespace, "rayservices", name)
+        where = self._where("rayservices", name)
         body = {"status": {"pendingServiceStatus": None}}
         self._ask(self.custom.patch_namespaced_custom_object_status, *where, body)
 
@@ -244,7 +252,7 @@ class Kube:
         def copy(pod: str, container: str) -> None:
             for line in self._lines(pod, container, tail, follow, previous):
                 with lock:
-                    write(f"[{pod} {container}] {line}")
+                    write(f"[{pod} {container}] {plain(line)}")
 
         if not follow:
             for stream in streams:

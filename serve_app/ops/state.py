@@ -9,7 +9,7 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 REVISION = "plainmed.io/revision"
 """Annotation of a RayService: the Helm revision it was rendered for; the chart writes it."""
@@ -21,8 +21,7 @@ _EVENTS = 8
 _MOST_RECORDED = 20  # as many as Helm keeps
 
 
-@dataclass(frozen=True, slots=True)
-class ReplicaGroup:
+class ReplicaGroup(NamedTuple):
     """One deployment of a Serve application, or with an empty `deployment` the application."""
 
     application: str
@@ -31,8 +30,7 @@ class ReplicaGroup:
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class PodState:
+class PodState(NamedTuple):
     """A pod and why it is not ready (empty when it is)."""
 
     name: str
@@ -41,8 +39,7 @@ class PodState:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class EventLine:
+class EventLine(NamedTuple):
     """A recent event about one of the release's objects."""
 
     when: datetime | None
@@ -52,8 +49,7 @@ class EventLine:
     warning: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Condition:
+class Condition(NamedTuple):
     """A condition of the RayService."""
 
     status: str = ""
@@ -215,7 +211,9 @@ def service_state(
     active = status.get("activeServiceStatus") or {}
     pending = status.get("pendingServiceStatus") or {}
     conditions = {
-        item["type"]: Condition(item["status"], item.get("reason") or "", item.get("message") or "")
+        item["type"]: Condition(
+            item["status"], item.get("reason") or "", plain(item.get("message")).strip()
+        )
         for item in status.get("conditions") or []
     }
     serving = clusters.get(active.get("rayClusterName", "")) or {}
@@ -270,8 +268,7 @@ def status_lines(states: Sequence[ServiceState], width: int) -> list[str]:
         first = max((len(what) for what, _, _ in rows), default=0)
         second = max((len(told) for _, told, _ in rows), default=0)
         for what, told, detail in rows:
-            # Messages come from elsewhere; a terminal must not take orders from them.
-            text = "".join(c if c.isprintable() else " " for c in detail)
+            text = " ".join(detail.split())
             line = f"  {what:<{first}}  {told:<{second}}  {text}".rstrip()
             if len(line) <= width:
                 lines.append(line)
@@ -317,6 +314,12 @@ def _rows(state: ServiceState) -> list[tuple[str, str, str]]:
     return rows
 
 
+def plain(text: str | None) -> str:
+    """A message from elsewhere without control characters: a terminal must not obey it."""
+    kept = (c if c.isprintable() or c in "\n\t" else " " for c in text or "")
+    return "".join(kept)
+
+
 def _annotations(item: Mapping[str, Any]) -> Mapping[str, str]:
     return (item.get("metadata") or {}).get("annotations") or {}
 
@@ -332,7 +335,7 @@ def _groups(status: dict[str, Any]) -> tuple[ReplicaGroup, ...]:
         deployments = application.get("serveDeploymentStatuses") or {}
         for deployment, item in {"": application, **deployments}.items():
             told = item.get("status") or "UNKNOWN"
-            found.append(ReplicaGroup(name, deployment, told, (item.get("message") or "").strip()))
+            found.append(ReplicaGroup(name, deployment, told, plain(item.get("message")).strip()))
     return tuple(found)
 
 
@@ -343,7 +346,7 @@ def _events(name: str, events: Iterable[Any]) -> tuple[EventLine, ...]:
             item.last_timestamp or item.event_time or item.metadata.creation_timestamp,
             f"{item.involved_object.kind}/{item.involved_object.name}",
             item.reason or "",
-            (item.message or "").strip(),
+            plain(item.message).strip(),
             item.type == "Warning",
         )
         for item in events
@@ -371,4 +374,4 @@ def _pod(item: Any) -> PodState:
             reason = f"{waiting.reason}: {waiting.message or container.image}"
         elif ended is not None and ended.exit_code:
             reason = f"{ended.reason or 'Error'}: {container.name} ended with {ended.exit_code}"
-    return PodState(item.metadata.name, kind, False, reason)
+    return PodState(item.metadata.name, kind, False, plain(reason))

@@ -227,6 +227,7 @@ class Cluster:
         self.patch: dict[str, dict[str, Any]] = {}  # by release: over its RayService's status
         self.pods: dict[str, list[dict[str, Any]]] = {}  # by release: instead of a ready worker
         self.events: list[dict[str, Any]] = []
+        self.log_end = ""  # of every line of a log
         self.refuse = 0
         self.requests: list[str] = []
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
@@ -276,7 +277,7 @@ class Cluster:
             made = [one.cluster(parts[-1]) for one in self.kuberay.values()]
             return next(filter(None, made), None)
         if parts[-1] == "log":
-            return "".join(f"line {n} of {query['container'][0]}\n" for n in range(3))
+            return "".join(f"line {n} of {query['container'][0]}{self.log_end}\n" for n in range(3))
         if parts[-1] == "pods":
             release = query["labelSelector"][0].partition("=")[2]
             return {"kind": "PodList", "apiVersion": "v1", "items": self.pods_of(release)}

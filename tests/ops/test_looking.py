@@ -78,6 +78,20 @@ def test_logs_name_the_pod_of_each_line(stage: Stage, cluster: Cluster, follow: 
     assert "no pods" in refused("logs", "metrics")
 
 
+def test_no_message_or_log_line_gives_the_terminal_orders(stage: Stage, cluster: Cluster) -> None:
+    deployed(stage, cluster)
+    order = "\x1b]0;owned\x07\x9b31m"
+    cluster.log_end = order
+    cluster.broken["v2"] = f"cannot load{order}\nTraceback"
+    cluster.events = [event(GENERATOR, "Failed", order)]
+    said = done("logs", "metrics")
+    said += refused("redeploy", "generator", "--tag", "v2")
+    said += refused("status", "generator", code=1)
+    assert "cannot load" in said
+    assert "] line 0 of ray-worker ]0;owned" in said  # the rest of the line stays as it is
+    assert not set(said) & {"\x1b", "\x07", "\x9b"}
+
+
 @pytest.mark.parametrize("follow", [[], ["--follow"]])
 def test_a_log_that_breaks_off_says_so_and_the_others_go_on(
     stage: Stage, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, follow: list[str]
