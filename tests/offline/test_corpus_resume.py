@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Generator, Sequence
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -242,6 +243,30 @@ def test_a_pipeline_that_only_fails_is_given_up_and_keeps_what_is_finished(tmp_p
     log = tmp_path / "log"
     run(job, OverlapScorer(str(log)))
     assert len(log.read_text().splitlines()) == 28
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_blocks_go_through_the_tables_of_ray_as_they_do_here(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pyarrow as pa
+    import torch
+
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)  # of this whole process
+
+    rows: list[dict[str, Any]] = make_rows(11)
+    rows[2]["summary"] = "poison"
+    rows[5]["summary"] = None
+    if suffix == ".jsonl":
+        rows[7]["summary"] = "half \ud800 a character"
+    job = prepare(write_rows(tmp_path / f"in{suffix}", rows), tmp_path / "out.csv")
+    (task, _), source = job.systems[0], job.corpus.source
+    described = pa.table({"block": [json.dumps(asdict(block)) for block in job.blocks]})
+    scored = ray_engine._ScoreBlocks(OverlapScorer, task, 1)(
+        ray_engine._read(described, source, task)
+    )
+    found = [ray_engine._result_from_json(json.loads(one)) for one in scored["result"].to_pylist()]
+    assert found == list(LocalEngine(OverlapScorer()).run(source, job.blocks, task))
 
 
 # --- the journal ------------------------------------------------------------------------

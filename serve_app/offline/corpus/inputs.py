@@ -18,6 +18,7 @@ import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, BinaryIO, Literal
 
@@ -104,12 +105,12 @@ def open_input(name: str | Path, default: Format | None = None) -> Input:
                 begins = file.read(_CHUNK)
             encoding = _utf16(begins)
             if encoding is not None:
-                found = _copied(found, lambda place, out: _recoded(place, encoding, out))
+                found = _copied(found, partial(_recoded, where.name, encoding))
                 found = replace(found, notes=(f"{where.name} is read as UTF-16",))
                 with found.place.open() as file:
                     begins = file.read(_CHUNK)
             if suffix == ".json" and begins.removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"[":
-                found = _copied(found, lambda place, out: _items(where.name, place, out))
+                found = _copied(found, partial(_items, where.name))
         elif suffix == ".arrow":
             found = _copied(found, lambda place, out: _tables([(where.name, place, None)], out))
     except OSError as error:
@@ -175,13 +176,13 @@ def _utf16(begins: bytes) -> str | None:
     return "utf-16-be" if zeros == [0, 2] else None
 
 
-def _recoded(place: File, encoding: str, out: IO[bytes]) -> None:
+def _recoded(name: str, encoding: str, place: File, out: IO[bytes]) -> None:
     with io.TextIOWrapper(place.open(), encoding, newline="") as text:
         try:
             while chunk := text.read(_CHUNK):
                 out.write(chunk.encode())
         except ValueError as error:
-            raise InvalidInput(f"{place.name} is not UTF-16 text: {error}") from error
+            raise InvalidInput(f"{name} is not UTF-16 text: {error}") from error
 
 
 def _items(name: str, place: File, out: IO[bytes]) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
+from serve_app.core.printable import CONTROL
 from serve_app.metrics.loss import METRIC_NAMES, METRICS
 from serve_app.offline.report import phrases
 from serve_app.offline.report.analysis import NUMBERS, Comparison, Report, SystemReport
@@ -28,7 +29,6 @@ from serve_app.offline.report.rouge import MEASURE_NAMES, MEASURES, NOT_COMPUTED
 from serve_app.offline.report.statistics import Wins
 from serve_app.offline.svg_charts import Band, axis_span, histogram
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
 _SPECIAL = re.compile(r"([\\`*_<>|\[\]#])")
 
 
@@ -84,7 +84,7 @@ def _environment() -> Environment:
 
 def _markdown_text(text: str) -> str:
     """Text of a file as text of the Markdown: no markup, no control characters of a terminal."""
-    return _SPECIAL.sub(r"\\\1", _CONTROL.sub(" ", text))
+    return _SPECIAL.sub(r"\\\1", CONTROL.sub(" ", text))
 
 
 def _plain(value: Any) -> Any:
