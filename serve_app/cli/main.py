@@ -25,7 +25,6 @@ from serve_app.cli.status import status
 from serve_app.cli.targets import app as targets_app
 from serve_app.core.errors import PlainMedError
 from serve_app.core.printable import printable
-from serve_app.core.schemas import Service
 from serve_app.ops.cli import app as ops_app
 
 
