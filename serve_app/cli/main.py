@@ -25,10 +25,7 @@ from serve_app.cli.status import status
 from serve_app.cli.targets import app as targets_app
 from serve_app.core.errors import PlainMedError
 from serve_app.core.printable import printable
-from serve_app.core.schemas import Service
 from serve_app.ops.cli import app as ops_app
-
-SERVICES = get_args(Service)
 
 
 class Selection(StrEnum):
@@ -99,12 +96,14 @@ def serve(
 
 
 def _services(text: str | None) -> list[str] | None:
+    from serve_app.core.schemas import Service
+
     if text is None:
         return None
     names = [name.strip() for name in text.split(",")]
     for name in names:
-        if name not in SERVICES:
-            raise typer.BadParameter(f"{name!r} is not one of {', '.join(SERVICES)}")
+        if name not in get_args(Service):
+            raise typer.BadParameter(f"{name!r} is not one of {', '.join(get_args(Service))}")
     return names
 
 
@@ -208,9 +207,17 @@ def demo(
     from rich.console import Console
 
     from serve_app.cli.demo import free_port, run_demo
+    from serve_app.core.schemas import Service
 
     port = port or free_port()
-    address = ["--host", "127.0.0.1", "--port", str(port), "--services", ",".join(SERVICES)]
+    address = [
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--services",
+        ",".join(get_args(Service)),
+    ]
     command = [sys.executable, "-m", "serve_app.cli", "serve", *address]
     if config is not None:
         command.append(str(config))
