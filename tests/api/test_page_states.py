@@ -277,14 +277,13 @@ def test_a_hostile_answer_stays_text(pages: Any, url: str) -> None:
 
 
 def test_texts_that_are_not_english_are_warned_of_in_the_language_of_the_page(
-    browser: Browser,
+    pages: Any, url: str
 ) -> None:
     spanish = "La aspirina redujo el riesgo de infarto, pero aumentó las hemorragias."
-    with api_server() as url, browser_page(browser, url) as page:
-        page.locator("#original").fill(ORIGINALS[0])
-        page.locator("#summary").fill(spanish)
-        page.get_by_role("button", name="Score").click()
-        expect(page.locator("#warnings")).to_contain_text("another language (Spanish)")
-        expect(page.locator("#warnings li")).to_have_count(1)
-        page.locator("#language").select_option("es")
-        expect(page.locator("#warnings")).to_contain_text("otro idioma (español)")
+    page = pages.open(url)
+    fill(page, summary=spanish)
+    score(page)
+    expect(page.locator("#warnings")).to_contain_text("another language (Spanish)")
+    expect(page.locator("#warnings li")).to_have_count(1)
+    page.locator("#language").select_option("es")
+    expect(page.locator("#warnings")).to_contain_text("otro idioma (español)")
