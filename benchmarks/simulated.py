@@ -84,9 +84,9 @@ def application(nodes: int, seconds: float) -> Any:
         ).bind(settings, name.lower(), each)
 
     relevance, factuality = simulated("Relevance", seconds / 10), simulated("Factuality", seconds)
-    readability = graph._options(metrics.ReadabilityDeployment, "Readability", 0.1).bind(settings)
-    loss = graph._options(Loss, "Loss", 0.1).bind(settings, relevance, factuality, readability)
-    gateway = graph._options(Gateway, "Gateway", 0.1).options(user_config={"draining": False})
+    readability = graph._options(metrics.ReadabilityDeployment, "Readability").bind(settings)
+    loss = graph._options(Loss, "Loss").bind(settings, relevance, factuality, readability)
+    gateway = graph._options(Gateway, "Gateway").options(user_config={"draining": False})
     return gateway.bind(
         settings,
         Relevance=relevance, Factuality=factuality, Readability=readability, Loss=loss,

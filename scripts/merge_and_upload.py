@@ -20,7 +20,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from serve_app.core.errors import PlainMedError
 from serve_app.core.settings import load_settings
 from serve_app.training.merge import Outcome, Plan, merge_and_upload, plan_merge
-from serve_app.training.merge.lora import PROMPT
+from serve_app.training.merge.lora import PROMPT, require_dtype
 
 app = typer.Typer(add_completion=False, help=__doc__, pretty_exceptions_show_locals=False)
 
@@ -47,6 +47,7 @@ def main(
     """Merge ADAPTER with its base, check that both give the same logits, and upload."""
     console = Console(stderr=True)
     try:
+        require_dtype(dtype)
         settings = load_settings()
         plan = plan_merge(
             settings, adapter, base=base, model_name=model_name, bucket=bucket, out=out
@@ -116,8 +117,7 @@ def report(console: Console, outcome: Outcome) -> None:
             f"part of the model, such as {upload.others[0]}",
             style="yellow",
         )
-    plan = outcome.plan
-    _say(console, f"serve it with MODEL_S3_BUCKET={plan.bucket} MODEL_NAME={plan.model_name}")
+    _say(console, f"serve it with {outcome.plan.served_by}")
 
 
 def _say(console: Console, text: str, style: str = "") -> None:

@@ -16,6 +16,7 @@ from serve_app.core.errors import RETRY_AFTER_S, ConfigError
 from serve_app.core.schemas import Service
 from serve_app.core.settings import load_settings
 from serve_app.serving.deployments.gateway import Gateway
+from serve_app.serving.graph import DEPLOYMENTS
 from serve_app.serving.observability import check_traces
 
 ANSWER_S = 5.0
@@ -63,32 +64,36 @@ def build(arguments: dict[str, Any]) -> Application:
             Relevance,
         )
 
-        for name, deployment, cpus in (
-            ("Relevance", Relevance, 0.4),
-            ("Factuality", Factuality, 0.4),
-            ("Readability", ReadabilityDeployment, 0.1),
+        for name, deployment in (
+            ("Relevance", Relevance),
+            ("Factuality", Factuality),
+            ("Readability", ReadabilityDeployment),
         ):
-            nodes[name] = _options(deployment, name, cpus, longest_s).bind(settings)
-        nodes["Loss"] = _options(Loss, "Loss", 0.1, longest_s).bind(
+            nodes[name] = _options(deployment, name, longest_s).bind(settings)
+        nodes["Loss"] = _options(Loss, "Loss", longest_s).bind(
             settings, nodes["Relevance"], nodes["Factuality"], nodes["Readability"]
         )
     if "generator" in args.services:
         from serve_app.serving.deployments.generator import Generator
 
-        nodes["Generator"] = _options(Generator, "Generator", 0.4, longest_s).bind(settings)
+        nodes["Generator"] = _options(Generator, "Generator", longest_s).bind(settings)
     retry = BackpressureConfig(retry_after_s=RETRY_AFTER_S)
     # Its own gate refuses overload, in JSON and by expected wait; Serve's limit lies far above.
-    gateway = _options(Gateway, "Gateway", 0.1, longest_s).options(
+    gateway = _options(Gateway, "Gateway", longest_s).options(
         backpressure_config=retry, user_config={"draining": False}, max_ongoing_requests=4096
     )
     return gateway.bind(settings, **nodes)
 
 
-def _options(deployment: Any, name: str, num_cpus: float, longest_s: float = 30.0) -> Any:
+def _options(
+    deployment: Any, name: str, longest_s: float = 30.0, num_cpus: float | None = None
+) -> Any:
     """A deployment under its name; an update waits `longest_s` seconds for its requests to end."""
     return deployment.options(
         name=name,
-        ray_actor_options={"num_cpus": num_cpus},
+        ray_actor_options={
+            "num_cpus": DEPLOYMENTS[name].num_cpus if num_cpus is None else num_cpus
+        },
         max_ongoing_requests=256,
         max_queued_requests=-1,  # requests that the gateway let in are not refused later
         health_check_period_s=5,

@@ -26,6 +26,7 @@ from rich.panel import Panel
 from serve_app.cli.score import metrics_table
 from serve_app.client.clients import PlainMedAPIError, PlainMedClient, PlainMedConnectionError
 from serve_app.core.errors import PlainMedError, Unavailable
+from serve_app.core.printable import printable
 from serve_app.core.resources import sample_abstract
 
 HEAD_WORDS = 60
@@ -123,13 +124,17 @@ def show(client: PlainMedClient, console: Console) -> None:
     title = f"Original: an invented abstract, the first {HEAD_WORDS} of {len(words)} words"
     console.print(Panel(escape(f"{head} …"), title=title))
     count = len(summary.summary.split())
-    title = f"Summary by {escape(summary.model)}: {count} words"
-    console.print(Panel(escape(summary.summary), title=title))
+    title = f"Summary by {escape(printable(summary.model))}: {count} words"
+    console.print(Panel(escape(_shown(summary.summary)), title=title))
     console.print(metrics_table(evaluation.results[0], evaluation.weights, evaluation.models))
     console.print(
         f"The target is the mean over human-written summaries. Generated in {generated_s:.1f} s, "
         f"scored in {total_s - generated_s:.1f} s."
     )
+
+
+def _shown(text: str) -> str:
+    return "\n".join(map(printable, text.splitlines()))
 
 
 def run_demo(command: Sequence[str], url: str, timeout_s: float, console: Console) -> int:
@@ -146,11 +151,11 @@ def run_demo(command: Sequence[str], url: str, timeout_s: float, console: Consol
             show(client, console)
             console.print("Stopping the server ...")
     except PlainMedError as error:
-        console.print(f"error: {escape(str(error))}", style="red")
+        console.print(f"error: {escape(printable(str(error)))}", style="red")
         console.print(f"The end of the server's log, {log}:")
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
         end = "\n".join(lines[-_LOG_LINES:]) or "(empty)"
-        console.print(Padding(escape(end), (0, 0, 0, 2)))
+        console.print(Padding(escape(_shown(end)), (0, 0, 0, 2)))
         return 1
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -10,6 +10,7 @@ import typer
 
 from serve_app.core.atomic_write import write_text
 from serve_app.core.errors import ConfigError
+from serve_app.core.printable import printable
 
 if TYPE_CHECKING:  # so that `plainmed --help` does not load pydantic
     from serve_app.api.auth.api_keys import KeyEntry
@@ -64,6 +65,7 @@ def list_keys(file: KeysFile) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=SIMPLE_HEAD)
     for head in ("Id", "Name", "Expires", "Services", "Requests/min", "Concurrent"):
@@ -75,7 +77,7 @@ def list_keys(file: KeysFile) -> None:
             expires += " (expired)"
         table.add_row(
             one.id,
-            one.name,
+            Text(printable(one.name)),
             expires,
             "all" if one.services is None else ", ".join(one.services),
             "no limit" if one.requests_per_minute is None else str(one.requests_per_minute),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, cast, get_args
 
 import typer
 from typer.core import TyperGroup
@@ -24,9 +24,11 @@ from serve_app.cli.score import parse_weights, score
 from serve_app.cli.status import status
 from serve_app.cli.targets import app as targets_app
 from serve_app.core.errors import PlainMedError
+from serve_app.core.printable import printable
+from serve_app.core.schemas import Service
 from serve_app.ops.cli import app as ops_app
 
-SERVICES = ("metrics", "generator")
+SERVICES = get_args(Service)
 
 
 class Selection(StrEnum):
@@ -42,7 +44,7 @@ class _Group(TyperGroup):
         try:
             return super().invoke(ctx)
         except PlainMedError as error:
-            typer.echo(f"error: {error}", err=True)
+            typer.echo(f"error: {printable(str(error))}", err=True)
             raise typer.Exit(2) from None
 
 
@@ -77,12 +79,23 @@ def serve(
     services: Annotated[
         str | None, typer.Option(help="metrics, generator, or metrics,generator.")
     ] = None,
+    systemd: Annotated[
+        bool, typer.Option("--systemd", help="Print a systemd unit of this command, and exit.")
+    ] = False,
 ) -> None:
     """Serve the HTTP API on this machine until Ctrl-C or SIGTERM, then drain and stop."""
     wanted = _services(services)
-    from serve_app.serving.server import serve as run
+    from serve_app.serving import server
 
-    raise typer.Exit(run(config, host, port, wanted))
+    if not systemd:
+        raise typer.Exit(server.serve(config, host, port, wanted))
+    given = {"--host": host, "--port": port, "--services": services}
+    options = [str(part) for pair in given.items() if pair[1] is not None for part in pair]
+    command = [sys.executable, "-m", "serve_app.cli", "serve", *options]
+    if config is not None:
+        command.append(str(config.resolve()))
+    document = server.load_document(config, host=host, port=port, services=wanted)
+    typer.echo(server.systemd_unit(command, server.drain_timeout_s(document)), nl=False)
 
 
 def _services(text: str | None) -> list[str] | None:
@@ -166,16 +179,21 @@ def generate(
             items = generate_there(client, text, given, stream, best)
         for item in items:
             if isinstance(item, str):
-                typer.echo(item, nl=False)
+                typer.echo(_for_terminal(item), nl=False)
                 sys.stdout.flush()
             elif json_output:
                 typer.echo(item.model_dump_json(indent=2))
             elif item.candidates is None:
-                typer.echo("" if stream else item.summary)
+                typer.echo("" if stream else _for_terminal(item.summary))
             else:
                 Console(stderr=True).print(candidates_table(item.candidates))
                 chosen = item.candidates if select is None else item.candidates[:1]
-                typer.echo("\n\n".join(one.summary for one in chosen))
+                typer.echo(_for_terminal("\n\n".join(one.summary for one in chosen)))
+
+
+def _for_terminal(text: str) -> str:
+    """The text as it is for a file or a pipe; on a terminal without control characters."""
+    return "\n".join(map(printable, text.split("\n"))) if sys.stdout.isatty() else text
 
 
 @app.command()

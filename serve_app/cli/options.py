@@ -32,11 +32,20 @@ Workers = Annotated[
 ]
 Restart = Annotated[bool, typer.Option("--restart", help="Discard saved progress and start over.")]
 OriginalColumn = Annotated[
-    str | None, typer.Option(help="Default: original, source_text or texts_original.")
-]
-GeneratedColumn = Annotated[
     str | None,
-    typer.Option(help="Default: generated, target_text, summary or texts_generated."),
+    typer.Option(
+        help="Default: the only one of original, source_text, texts_original, original_text, "
+        "input_text, article."
+    ),
+]
+GeneratedColumns = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--generated-column",
+        help="Column of summaries; several times: one system each. Default: the only one of "
+        "generated, target_text, summary, texts_generated, generated_text, predicted_summary, "
+        "lay_summary and the like.",
+    ),
 ]
 Weights = Annotated[
     str | None,

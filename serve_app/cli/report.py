@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from serve_app.cli.options import GeneratedColumn, OriginalColumn, Weights
+from serve_app.cli.options import Weights
+from serve_app.cli.score import parse_weights, progress_bar, tell
+from serve_app.core.errors import InvalidInput
 
 if TYPE_CHECKING:
     from serve_app.metrics.suite import MetricSuite
@@ -55,6 +57,10 @@ ModelColumn = Annotated[
         help="Column with each row's system; default: model or system, where there is one."
     ),
 ]
+TextColumns = Annotated[
+    list[str] | None,
+    typer.Option(help="Column of texts in a file that does not say it: in order, one per file."),
+]
 Prefix = Annotated[str, typer.Option(help="Prefix of the score columns.")]
 TargetsFile = Annotated[
     Path | None, typer.Option(help="Targets of the loss; default: those of the settings.")
@@ -69,8 +75,8 @@ def report(
     name: Names = None,
     id_column: Id = None,
     model_column: ModelColumn = None,
-    original_column: OriginalColumn = None,
-    generated_column: GeneratedColumn = None,
+    original_column: TextColumns = None,
+    generated_column: TextColumns = None,
     prefix: Prefix = "",
     targets: TargetsFile = None,
     weights: Weights = None,
@@ -106,7 +112,14 @@ def report(
         raise typer.BadParameter("--references is for --suite biolaysumm")
     outputs = _Outputs(out, markdown, json_file)
     outputs.check()
-    columns = Columns(id_column, model_column, original_column, generated_column, prefix)
+    columns = [
+        Columns(id_column, model_column, original, generated, prefix)
+        for original, generated in zip(
+            _per_file(original_column, files, "--original-column"),
+            _per_file(generated_column, files, "--generated-column"),
+            strict=True,
+        )
+    ]
     if suite is None:
         systems = read_systems(files, name or (), columns)
         loaded = _loaded(models and any(one.has_texts for one in systems))
@@ -125,10 +138,10 @@ def report(
             notes = choices.loss.targets.made_with_other_models(loaded.models)
         choices = replace(choices, suite=scores, notes=tuple(notes))
     if loaded is not None:
-        typer.echo("the models read the worst examples; --no-models leaves that out", err=True)
+        tell("the models read the worst examples; --no-models leaves that out")
         choices = replace(choices, reader=SuiteReader(loaded))
     _finish(systems, choices, outputs)
-    typer.echo(f"the report is in {out}", err=True)
+    tell(f"the report is in {out}")
 
 
 def compare(
@@ -152,8 +165,21 @@ def compare(
     outputs = _Outputs(None, markdown, json_file)
     outputs.check()
     columns = Columns(id_column, model_column, prefix=prefix)
-    systems = read_systems(files, name or (), columns)
+    systems = read_systems(files, name or (), columns, texts=False)
     _finish(systems, _choices(targets, weights, id_column, 0), outputs)
+
+
+def _per_file(
+    columns: Sequence[str] | None, files: Sequence[str], option: str
+) -> Sequence[str | None]:
+    """The column in each file."""
+    if not columns:
+        return [None] * len(files)
+    if len(columns) != len(files):
+        raise InvalidInput(
+            f"{len(columns)} {option} for {len(files)} files; give it once per file, in order"
+        )
+    return columns
 
 
 @dataclass(frozen=True)
@@ -184,7 +210,6 @@ def _loaded(wanted: bool) -> MetricSuite | None:
 def _choices(
     targets: Path | None, weights: str | None, id_column: str | None, worst: int
 ) -> Choices:
-    from serve_app.cli.score import parse_weights
     from serve_app.core.settings import load_settings
     from serve_app.metrics.loss import LossFunction, Targets
     from serve_app.offline.report.analysis import Choices
@@ -199,7 +224,6 @@ def _score(
     """Scores a suite's predictions, with a progress bar on a terminal."""
     from rich.console import Console
 
-    from serve_app.cli.score import progress_bar
     from serve_app.offline.report.biolaysumm import score_submissions
 
     with progress_bar(Console(stderr=True)) as progress:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,7 +18,7 @@ import typer
 from serve_app.cli.options import (
     Address,
     Engine,
-    GeneratedColumn,
+    GeneratedColumns,
     OriginalColumn,
     Restart,
     Url,
@@ -25,6 +26,7 @@ from serve_app.cli.options import (
     Workers,
 )
 from serve_app.core.errors import InvalidInput, PlainMedError
+from serve_app.core.printable import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -41,11 +43,18 @@ def score(
     table: Annotated[
         str | None,
         typer.Argument(
-            help="A .csv, .jsonl or .parquet file with a pair per row: a path or s3://BUCKET/KEY.",
+            help="A .csv, .tsv, .jsonl, .json or .parquet file with a pair per row, also with .gz: "
+            "a path or s3://BUCKET/KEY. Or a folder of such files, or one saved by datasets.",
             metavar="INPUT",
         ),
     ] = None,
-    out: Annotated[str | None, typer.Option(help="File for the rows with their scores.")] = None,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            help="File for the rows with their scores: .csv, .jsonl or .parquet. With {column} in "
+            "its name, one file per --generated-column."
+        ),
+    ] = None,
     url: Url = None,
     engine: Annotated[
         Engine,
@@ -55,7 +64,7 @@ def score(
     workers: Workers = None,
     restart: Restart = False,
     original_column: OriginalColumn = None,
-    generated_column: GeneratedColumn = None,
+    generated_column: GeneratedColumns = None,
     prefix: Annotated[str, typer.Option(help="Prefix of the new columns' names.")] = "",
     batch_size: Annotated[int, typer.Option(help="Pairs per batch.", min=1, max=1024)] = 16,
     weights: Weights = None,
@@ -89,31 +98,75 @@ def score(
     from rich.console import Console
 
     from serve_app.client.clients import PlainMedClient
-    from serve_app.offline.corpus import ScoreJob
 
-    job = ScoreJob.prepare(
-        str(table),
-        str(out),
-        original=original_column,
-        generated=generated_column,
-        prefix=prefix,
-        batch_size=batch_size,
-    )
+    jobs = prepare_jobs(str(table), str(out), original_column, generated_column, prefix, batch_size)
+    failed = 0
     with ExitStack() as stack:
         if url is None:
-            choice = with_models(job, numbers, engine, address, workers)
+            choice = with_models(jobs[0], numbers, engine, address, workers)
         else:
             choice = on_server(stack.enter_context(PlainMedClient(url)), url, numbers)
-        try:
-            outcome = run_job(job, choice, restart, Console(stderr=True))
-        except KeyboardInterrupt:
-            typer.echo("stopped; give the same command to go on with the rest", err=True)
-            raise
-    scored = outcome.rows - outcome.failed
-    typer.echo(f"{scored} of {outcome.rows} rows scored, written to {out}", err=True)
-    if outcome.failed:
-        typer.echo(f"{outcome.failed} rows have no score; see their column {prefix}error", err=True)
+        for job in jobs:
+            try:
+                outcome = run_job(job, choice, restart, Console(stderr=True))
+            except KeyboardInterrupt:
+                tell("stopped; give the same command to go on with the rest")
+                raise
+            what = "rows" if len(job.systems) == 1 else "summaries"
+            scored = outcome.rows - outcome.failed
+            tell(f"{scored} of {outcome.rows} {what} scored, written to {job.out.name}")
+            if outcome.failed:
+                columns = " and ".join(f"{before}error" for _, before in job.systems)
+                tell(f"{outcome.failed} {what} have no score; see their column {columns}")
+            failed += outcome.failed
+    if failed:
         raise typer.Exit(1)
+
+
+def tell(text: str) -> None:
+    """Prints a line on standard error, control characters of names and texts escaped."""
+    typer.echo(printable(text), err=True)
+
+
+def prepare_jobs(
+    table: str,
+    out: str,
+    original: str | None,
+    generated: Sequence[str] | None,
+    prefix: str,
+    batch_size: int,
+) -> list[ScoreJob]:
+    """One job, or one for each column of summaries where the output's name has `{column}`.
+
+    Says which columns are scored, and what was chosen in reading the input.
+
+    Raises:
+        InvalidInput: see `ScoreJob.prepare`.
+    """
+    from serve_app.core.settings import load_settings
+    from serve_app.offline.corpus import ScoreJob
+    from serve_app.offline.corpus.reader import GENERATED_COLUMNS, scan
+
+    prepare = partial(
+        ScoreJob.prepare,
+        original=original,
+        prefix=prefix,
+        batch_size=batch_size,
+        language_check=load_settings().language_check,
+    )
+    if "{column}" in out:
+        corpus = scan(table)
+        wanted = generated or [corpus.column(None, GENERATED_COLUMNS, "--generated-column")]
+        names = {one: out.replace("{column}", one.replace("/", "_")) for one in wanted}
+        jobs = [prepare(corpus, names[one], generated=one) for one in wanted]
+    else:
+        jobs = [prepare(table, out, generated=generated or None)]
+    for note in jobs[0].corpus.notes:
+        tell(note)
+    tasks = [task for job in jobs for task, _ in job.systems]
+    summaries = ", ".join(repr(task.generated) for task in tasks)
+    tell(f"scoring the summaries in {summaries} against the originals in {tasks[0].original!r}")
+    return jobs
 
 
 def parse_weights(text: str | None) -> list[float] | None:
@@ -135,7 +188,7 @@ def parse_weights(text: str | None) -> list[float] | None:
 
 
 def _warn(text: str) -> None:
-    typer.echo(f"warning: {text}", err=True)
+    tell(f"warning: {text}")
 
 
 # --- one pair ---------------------------------------------------------------------------
@@ -192,6 +245,7 @@ def metrics_table(
 ) -> Table:
     """The five metrics of one summary beside their targets, and the loss."""
     from rich.table import Table
+    from rich.text import Text
 
     from serve_app.metrics.loss import METRIC_NAMES
 
@@ -204,7 +258,7 @@ def metrics_table(
     for (metric, label), weight in zip(METRIC_NAMES.items(), weights, strict=True):
         numbers = (result.metrics, result.targets, result.errors)
         cells = [f"{getattr(one, metric):.4f}" for one in numbers]
-        table.add_row(label, *cells, f"{weight:g}", models.get(metric, ""))
+        table.add_row(label, *cells, f"{weight:g}", Text(printable(models.get(metric, ""))))
     return table
 
 
@@ -274,7 +328,7 @@ def run_job(job: ScoreJob, choice: Choice, restart: bool, console: Console) -> O
         PlainMedError: what went wrong; finished blocks are kept.
     """
     with progress_bar(console) as progress:
-        bar = progress.add_task("scoring", total=job.corpus.rows)
+        bar = progress.add_task("scoring", total=job.corpus.rows * len(job.systems))
 
         def started(done: int, total: int) -> None:
             progress.update(bar, completed=done, total=total)
@@ -325,7 +379,12 @@ class _ServerScorer:
             else:
                 self.models = ModelNames(answer.models)
                 return [
-                    RowScores(tuple(getattr(one.metrics, name) for name in METRICS), one.loss)
+                    RowScores(
+                        tuple(getattr(one.metrics, name) for name in METRICS),
+                        one.loss,
+                        # A server of an earlier version does not say it.
+                        language=getattr(one, "language", None),
+                    )
                     for one in answer.results
                 ]
         return [self._lost] * len(originals)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from serve_app.core.printable import printable
+
 if TYPE_CHECKING:
     from serve_app.client.clients import PlainMedClient
 
@@ -43,7 +45,7 @@ def status(
         try:
             found = client.status()
         except (PlainMedAPIError, PlainMedConnectionError) as error:
-            typer.echo(f"error: {error}\n{advice(error)}", err=True)
+            typer.echo(f"error: {printable(str(error))}\n{advice(error)}", err=True)
             raise typer.Exit(2) from None
     if json_output:
         typer.echo(found.model_dump_json(indent=2))
@@ -68,6 +70,7 @@ def _watch(client: PlainMedClient, seconds: float) -> None:
             try:
                 shown = screen(client.base_url, client.status())
             except (PlainMedAPIError, PlainMedConnectionError) as error:
-                shown = Group(Text(f"error: {error}", style="red"), Text(advice(error)))
+                text = Text(f"error: {printable(str(error))}", style="red")
+                shown = Group(text, Text(advice(error)))
             live.update(shown, refresh=True)
             time.sleep(seconds)

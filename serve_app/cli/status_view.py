@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from serve_app.client.clients import PlainMedAPIError, PlainMedConnectionError
+from serve_app.core.printable import printable
 from serve_app.core.schemas import Rates, StatusResponse
 
 
@@ -23,11 +26,12 @@ def advice(error: PlainMedAPIError | PlainMedConnectionError) -> str:
 
 
 def screen(url: str, found: StatusResponse) -> RenderableType:
-    """The whole answer for a terminal."""
+    """The whole answer for a terminal; control characters in it are shown, not sent."""
+    found = StatusResponse.model_validate(_shown(found.model_dump()))
     ready = found.status == "ready"
     head = Text.assemble(
         (found.status, "bold green" if ready else "bold red"),
-        f"  PlainMed {found.version} at {url}, services: {', '.join(found.services)}",
+        f"  PlainMed {found.version} at {printable(url)}, services: {', '.join(found.services)}",
     )
     warnings = [Text(f"warning: {one}", style="yellow") for one in found.warnings]
     gateways = "gateway" if found.gateways_heard == 1 else "gateways"
@@ -36,6 +40,14 @@ def screen(url: str, found: StatusResponse) -> RenderableType:
         f"{found.tokens_per_s:.1f} tokens/s written"
     )
     return Group(head, _targets(found), *warnings, _deployments(found), rates, _routes(found))
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {_shown(key): _shown(one) for key, one in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_shown(one) for one in value]
+    return printable(value) if isinstance(value, str) else value
 
 
 def _targets(found: StatusResponse) -> Text:
@@ -55,7 +67,7 @@ def _deployments(found: StatusResponse) -> Table:
     for name, one in found.deployments.items():
         whole = one.replicas_ready >= one.replicas_wanted > 0
         count = Text(f"{one.replicas_ready}/{one.replicas_wanted}", "" if whole else "bold red")
-        table.add_row(name, count, one.model or "", one.device or "")
+        table.add_row(Text(name), count, Text(one.model or ""), Text(one.device or ""))
     return table
 
 
@@ -65,7 +77,7 @@ def _routes(found: StatusResponse) -> Table:
     for name in ("Requests", "a second", "Refused/s", "Failed/s", "p50 s", "p99 s"):
         table.add_column(name, justify="right", no_wrap=True)
     for route, rates in found.routes.items():
-        table.add_row(route, *_numbers(rates))
+        table.add_row(Text(route), *_numbers(rates))
     table.add_row("all", *_numbers(found.total), style="bold")
     return table
 

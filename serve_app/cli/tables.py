@@ -10,6 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from serve_app.core.printable import printable
 from serve_app.core.schemas import CandidateOut
 from serve_app.core.settings import Settings
 from serve_app.metrics.loss import METRIC_NAMES
@@ -33,7 +34,7 @@ def candidates_table(candidates: Sequence[CandidateOut]) -> Table:
             numbers = [""] * (1 + len(METRIC_NAMES))
         words = one.summary.split()
         # Of the text, not the column: the column shrinks to what the terminal leaves it.
-        begins = Text(" ".join(words[:12]), no_wrap=True, overflow="ellipsis")
+        begins = Text(printable(" ".join(words[:12])), no_wrap=True, overflow="ellipsis")
         table.add_row(str(one.variant), *numbers, str(len(words)), begins)
     return table
 

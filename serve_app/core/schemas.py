@@ -158,6 +158,12 @@ class Usage(FromAttributes):
 
     prompt_tokens: int
     completion_tokens: int
+    reasoning_characters: int = Field(
+        0,
+        exclude_if=lambda value: not value,
+        description="Length of the model's reasoning, which is no part of the summary; its tokens "
+        "are among `completion_tokens`.",
+    )
 
 
 class Replaced(BaseModel):

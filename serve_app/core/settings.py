@@ -340,7 +340,7 @@ class Settings(BaseSettings):
         """The engine, with `auto` resolved."""
         if self.generator != "auto":
             return self.generator
-        return "transformers" if self.generator_reference else "extractive"
+        return "transformers" if self.model_path or self.model_name else "extractive"
 
     @property
     def generator_at_once(self) -> int:

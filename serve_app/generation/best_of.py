@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from serve_app.core.errors import InvalidInput, MetricFailed
-from serve_app.generation.protocol import GenerationParams, Summary
+from serve_app.generation.protocol import GenerationParams, Summary, require_words
 from serve_app.metrics.evaluation import Evaluation
 from serve_app.text.validation import has_word
 
@@ -92,32 +92,23 @@ def grouped(summaries: Sequence[Summary], n: int) -> list[Candidates]:
     """The summaries written for `jobs`, in its order, as the candidates of each text.
 
     Raises:
-        MetricFailed: `generation_failed`, where a text lacks a candidate.
+        PlainMedError: `generation_failed`, where a text lacks a candidate, or none of its
+            candidates has a word.
     """
     if len(summaries) % n:
         raise MetricFailed(
             f"the generator gave {len(summaries)} summaries where each text has {n} candidates",
             code="generation_failed",
         )
-    return [
-        [Candidate(variant, summary) for variant, summary in enumerate(summaries[at : at + n])]
-        for at in range(0, len(summaries), n)
-    ]
+    groups = [summaries[at : at + n] for at in range(0, len(summaries), n)]
+    for index, group in enumerate(groups):
+        if not any(has_word(summary.text) for summary in group):
+            require_words(group[0], f" of text {index}" if len(groups) > 1 else "")
+    return [[Candidate(*pair) for pair in enumerate(group)] for group in groups]
 
 
 def to_score(groups: Sequence[Candidates]) -> list[ScoredPair]:
-    """The summaries to score, each with its text's index; equal candidates of a text once.
-
-    Raises:
-        MetricFailed: `generation_failed`, where no candidate of a text has a word.
-    """
-    for index, group in enumerate(groups):
-        if not any(has_word(one.summary.text) for one in group):
-            raise MetricFailed(
-                f"no candidate for text {index} has a word, so there is none to choose; ask for "
-                "more of them, or for a higher temperature",
-                code="generation_failed",
-            )
+    """The summaries to score, each with its text's index; equal candidates of a text once."""
     pairs = ((index, one.summary.text) for index, group in enumerate(groups) for one in group)
     return list(dict.fromkeys(pair for pair in pairs if has_word(pair[1])))
 

@@ -18,7 +18,7 @@ def load_generator(settings: Settings, *, wait_s: float = 60.0) -> Generator:
             the targets or another setting is wrong.
         PlainMedError: the server of the openai engine is not up, or refuses us.
     """
-    # Imported where needed: each engine brings libraries that the other can do without.
+    # Imported where needed: each engine brings libraries that the others do without.
     if settings.generator_engine == "transformers":
         return _transformers(settings)
     if settings.generator_engine == "openai":
@@ -30,10 +30,12 @@ def _transformers(settings: Settings) -> Generator:
     from serve_app.generation.causal.engine import TransformersGenerator
 
     if settings.generator_reference is None:
+        cause = "GENERATOR is transformers, but there is no model"
+        if settings.model_name:
+            cause = f"MODEL_NAME is {settings.model_name}, but MODEL_S3_BUCKET is not set"
         raise ConfigError(
-            "GENERATOR is transformers, but there is no model: set MODEL_PATH to a directory or an "
-            "s3:// or hf:// reference, or MODEL_NAME and MODEL_S3_BUCKET, or set GENERATOR to "
-            "extractive"
+            f"{cause}: set MODEL_PATH to a directory or an s3:// or hf:// reference, or MODEL_NAME "
+            "and MODEL_S3_BUCKET, or set GENERATOR to extractive"
         )
     return TransformersGenerator.from_reference(
         settings.generator_reference,
@@ -80,7 +82,7 @@ def _extractive(settings: Settings) -> Generator:
     from serve_app.metrics.suite import MetricSuite
     from serve_app.text.glossary import Glossary
 
-    # The targets first: a wrong file is told at once, not after the models have loaded.
+    # The targets first: a wrong file is reported at once, not after the models have loaded.
     loss = LossFunction.of(settings)
     return ExtractiveGenerator(
         MetricSuite.from_settings(settings),

@@ -7,12 +7,18 @@ from it.
 from __future__ import annotations
 
 import re
+import resource
+import sys
 import threading
+import time
 import uuid
 from itertools import pairwise
 from typing import Any
 
+import jinja2
+
 from serve_app.core.errors import ConfigError
+from serve_app.generation.text_stream import TAG_TOKEN, ends_in_reasoning
 
 # Control tokens of the Llama, ChatML, Phi, Gemma, Mistral and Llama-2 families.
 _CONTROL = re.compile(
@@ -20,6 +26,13 @@ _CONTROL = re.compile(
     r"|</?s>|<(?:bos|eos|pad|unk)>|<(?:start|end)_of_turn>"
     r"|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_RESULTS|TOOL_CALLS)\]|<</?SYS>>"
 )
+
+
+TEMPLATE_S = 5.0
+"""Processor time that a chat template may take to render one prompt."""
+
+TEMPLATE_MIB = 512
+"""Memory that it may take."""
 
 
 class Prompter:
@@ -52,6 +65,10 @@ class Prompter:
         self._frame = self._encode(self._before + self._after, first=True)
         self.overhead = len(self._frame)
         """Tokens the prompt takes around the text."""
+        self.reasons = ends_in_reasoning(self._after)
+        """Whether the prompt opens the model's reasoning, so that its output begins with it."""
+        added = tokenizer.added_tokens_decoder.items()
+        self._tags = {i: one.content for i, one in added if TAG_TOKEN.fullmatch(one.content)}
 
     def encode(self, text: str) -> list[int]:
         """The token ids of the whole prompt around `text`.
@@ -77,7 +94,16 @@ class Prompter:
         return len(self._encode(text, first=False))
 
     def decode(self, ids: list[int]) -> str:
-        """The text of `ids` without special tokens."""
+        """The text of `ids` without special tokens, but with the tags of reasoning."""
+        if self._tags.keys().isdisjoint(ids):
+            return self._decode(ids)
+        borders = [at for at, token in enumerate(ids) if token in self._tags]
+        pieces = [self._decode(ids[: borders[0]])]
+        for at, stop in pairwise([*borders, len(ids)]):
+            pieces += [self._tags[ids[at]], self._decode(ids[at + 1 : stop])]
+        return "".join(pieces)
+
+    def _decode(self, ids: list[int]) -> str:
         with self._lock:
             decoded: str = self._tokenizer.decode(
                 ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
@@ -132,6 +158,65 @@ def _messages(system_prompt: str, content: str) -> list[dict[str, str]]:
     return [*system, {"role": "user", "content": content}]
 
 
+def render_chat(tokenizer: Any, messages: list[dict[str, str]], **options: Any) -> str:
+    """What the tokenizer's chat template makes of the messages, as text.
+
+    A template is code of the model's author. Transformers runs it in a sandbox, but without bounds:
+    loops in loops, doubled strings and powers never end. So the time and memory of the code are
+    checked at each of its lines, and products that a single line could not finish are refused.
+
+    Args:
+        tokenizer: a transformers tokenizer with a chat template.
+        messages: roles and contents.
+        options: of `apply_chat_template`.
+
+    Raises:
+        Exception: whatever the template raises; `TimeoutError` or `MemoryError` over the bounds.
+    """
+    template = tokenizer.chat_template
+    if isinstance(template, str):
+        _refuse_products(template)
+    ends = time.thread_time() + TEMPLATE_S
+    most = _peak_mib() + TEMPLATE_MIB
+
+    def check(frame: Any, event: str, argument: Any) -> Any:
+        if time.thread_time() > ends:
+            raise TimeoutError(f"it did not end within {TEMPLATE_S:g} s of processor time")
+        if _peak_mib() > most:
+            raise MemoryError(f"it took more than {TEMPLATE_MIB} MiB")
+        return check
+
+    outer = sys.gettrace()
+    sys.settrace(check)
+    try:
+        return str(tokenizer.apply_chat_template(messages, tokenize=False, **options))
+    finally:
+        sys.settrace(outer)
+
+
+def _peak_mib() -> float:
+    """The most memory this process has had."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
+def _refuse_products(template: str) -> None:
+    """Raises `ValueError` for a power, and for a product without a small number in it."""
+    tokens = [
+        (kind, value)
+        for _, kind, value in jinja2.Environment().lex(template)  # noqa: S701 - renders nothing
+        if kind != "whitespace"
+    ]
+    for (_, first), before, (kind, value), after in zip(
+        [("", ""), *tokens], tokens, tokens[1:], [*tokens[2:], ("", "")], strict=False
+    ):
+        if kind != "operator" or value not in ("*", "**") or before[1] in ("(", ","):
+            continue
+        small = [one[0] == "integer" and len(one[1]) <= 4 for one in (before, after)]
+        if value == "**" or not (small[1] or (small[0] and first != "*")):
+            raise ValueError(f"it multiplies without a bound ({before[1]} {value} {after[1]})")
+
+
 def _render_chat(tokenizer: Any, system_prompt: str, user_prefix: str) -> tuple[str, str]:
     """What the template writes before and after the text of the user message."""
     marker = f"text{uuid.uuid4().hex}"
@@ -140,9 +225,7 @@ def _render_chat(tokenizer: Any, system_prompt: str, user_prefix: str) -> tuple[
     problem = "it drops or repeats the text"
     for messages in attempts:
         try:
-            rendered: str = tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True
-            )
+            rendered = render_chat(tokenizer, messages, add_generation_prompt=True)
         except Exception as error:  # the model's author wrote the template: it can raise anything
             problem = str(error) or type(error).__name__
             continue

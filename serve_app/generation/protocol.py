@@ -7,9 +7,18 @@ from collections.abc import Generator as PyGenerator
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
+from serve_app.core.errors import PlainMedError
 from serve_app.core.sampling import GenerationParams
+from serve_app.text.validation import has_word
 
-__all__ = ["GenerationParams", "Generator", "PieceIterator", "Summary", "SummarySentence"]
+__all__ = [
+    "GenerationParams",
+    "Generator",
+    "PieceIterator",
+    "Summary",
+    "SummarySentence",
+    "require_words",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +51,8 @@ class Summary:
         completion_tokens: tokens written; 0 for engines without tokens.
         sentences: per-sentence provenance where the engine knows it, else empty.
         truncated: True if part of the input was not read.
+        reasoning_characters: length of the model's reasoning, which is no part of the text; its
+            tokens are among the completion tokens.
     """
 
     text: str
@@ -51,6 +62,25 @@ class Summary:
     completion_tokens: int = 0
     sentences: tuple[SummarySentence, ...] = field(default=())
     truncated: bool = False
+    reasoning_characters: int = 0
+
+
+def require_words(summary: Summary, text: str = "") -> None:
+    """Raises `PlainMedError` (`generation_failed`) where a finished summary has no word.
+
+    Args:
+        summary: what an engine returned.
+        text: names the text among several, such as ` of text 2`.
+    """
+    if summary.finish_reason not in ("stop", "length") or has_word(summary.text):
+        return
+    length = summary.reasoning_characters
+    reasoning = f"its reasoning (length {length}) and " if length else ""
+    raise PlainMedError(
+        f"{summary.model} wrote {reasoning}no summary{text} (finish reason "
+        f"{summary.finish_reason}); raise max_new_tokens, or try again",
+        code="generation_failed",
+    )
 
 
 PieceIterator: TypeAlias = PyGenerator["str | Summary", None, None]
@@ -86,7 +116,7 @@ class Generator(Protocol):
         cancelled: Callable[[int], bool] | None = None,
         tenant: str | None = None,
     ) -> list[Summary]:
-        """One summary for each text.
+        """One summary for each text; without a word, where the model wrote none.
 
         Args:
             texts: originals.
@@ -119,5 +149,6 @@ class Generator(Protocol):
 
         Raises:
             InvalidInput: as `generate`; raised by the call, before the first piece is asked for.
+            PlainMedError: `generation_failed`, in the place of a summary without a word.
         """
         ...

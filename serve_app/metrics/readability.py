@@ -176,7 +176,7 @@ def readability(text: str, field: str = "texts") -> Readability:
     `dale_chall_readability_score` for every text.
 
     Args:
-        text: English text with at least one letter or digit.
+        text: English text with at least one letter.
         field: the request field an error names.
 
     Raises:

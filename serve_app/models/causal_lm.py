@@ -6,8 +6,11 @@ whose base is found and loaded with it. Serving and merging load adapters by the
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import logging
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,18 +25,25 @@ from serve_app.core.documents import read_json
 from serve_app.core.errors import ConfigError
 from serve_app.models.pretrained import has_tokenizer, require_known_ids, token_limit
 from serve_app.models.verification import (
+    holds_model,
     read_config,
     refusing,
     require_finite,
     require_fitting,
     require_sound_files,
+    without_adapter,
 )
-from serve_app.storage.artifacts import Downloads, resolve
+from serve_app.storage.artifacts import Downloads, require_reference, resolve
 
 logger = logging.getLogger(__name__)
 
 _ADAPTER = "adapter_config.json"
 _BASE_OPTION = "MODEL_BASE (--base of merge_and_upload)"
+_QUANTISED = re.compile(
+    r"(-unsloth)?-(bnb-[48]bit|(gptq|awq)(-int[48])?|gguf|exl2|hqq|nf4|fp8(-dynamic)?|[48]bit"
+    r"|int[48]|w[48]a\d+)$",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +63,14 @@ class Adapted:
         model: peft's model in eval mode, on the CPU.
         tokenizer: the adapter's, else the base's.
         added: ids of the tokens the base had no row for.
+        untied: whether input and output shared a table, and no longer do.
         warnings: what to look at; the model can be used all the same.
     """
 
     model: Any
     tokenizer: Any
     added: list[int]
+    untied: bool
     warnings: list[str]
 
 
@@ -88,6 +100,8 @@ def load_causal_model(
     if not directory.is_dir():
         raise ConfigError(f"{directory} is a file; a causal model is a directory")
     if (directory / _ADAPTER).is_file():
+        if holds_model(directory):
+            logger.warning("%s holds a model too; its adapter is used, and not that", directory)
         adapted = load_adapted(directory, find_base(directory, base_reference, downloads), dtype)
         for warning in adapted.warnings:
             logger.warning("%s: %s", directory, warning)
@@ -126,9 +140,10 @@ def load_config(directory: Path) -> Any:
 def _load_model(directory: Path, config: Any, dtype: torch.dtype) -> Any:
     require_sound_files(directory)
     require_fitting(AutoModelForCausalLM, config, directory)
-    with refusing(f"cannot load the causal model in {directory}"):
+    what = f"cannot load the causal model in {directory}"
+    with refusing(what), without_adapter(directory) as whole:
         model, info = AutoModelForCausalLM.from_pretrained(
-            directory, config=config, dtype=dtype, output_loading_info=True, trust_remote_code=False
+            whole, config=config, dtype=dtype, output_loading_info=True, trust_remote_code=False
         )
     if "past_key_values" not in inspect.signature(model.forward).parameters:
         raise ConfigError(
@@ -205,15 +220,50 @@ def find_base(adapter: Path, given: str | None = None, downloads: Downloads | No
         downloads: see `resolve`.
 
     Raises:
-        ConfigError: it is not named, not there, or a bare hub name: nothing is downloaded
-            that was not asked for by a hf:// or s3:// reference.
+        ConfigError: it is not named, not there, quantised, or a bare hub name: nothing is
+            downloaded that was not asked for by a hf:// or s3:// reference.
     """
-    named = named_base(adapter, given)
+    found = _local_base(adapter, named := named_base(adapter, given))
+    if found is None:
+        with _explaining_base(adapter, named):
+            return resolve(named, downloads)
+    return found
+
+
+def check_base(adapter: Path, given: str | None = None, downloads: Downloads | None = None) -> str:
+    """The reference of an adapter's base, once it is known that `find_base` would find it.
+
+    Raises:
+        ConfigError: as `find_base`, or what is on this machine is no base; downloads nothing.
+    """
+    found = _local_base(adapter, named := named_base(adapter, given))
+    if found is None:
+        with _explaining_base(adapter, named):
+            require_reference(named, downloads)
+    else:
+        _require_whole_numbers(found, load_config(found))
+    return named
+
+
+def _local_base(adapter: Path, named: str) -> Path | None:
     for candidate in (adapter / named, Path(named).expanduser()):
         if candidate.is_dir():
             return candidate
+    quantised = _QUANTISED.search(named.partition("@")[0].rstrip("/"))
+    if quantised is not None:
+        plain = named[: quantised.start()]
+        raise ConfigError(
+            f"the base model {named!r} of the LoRA adapter {adapter} is quantised, and adapters "
+            f"are merged with unquantised weights; set {_BASE_OPTION} to the model it was made "
+            f"from, such as {plain if '://' in plain else f'hf://{plain}'}, or to its directory"
+        )
+    return None
+
+
+@contextlib.contextmanager
+def _explaining_base(adapter: Path, named: str) -> Iterator[None]:
     try:
-        return resolve(named, downloads)
+        yield
     except ConfigError as error:
         hint = ""
         if "://" not in named:
@@ -222,6 +272,16 @@ def find_base(adapter: Path, given: str | None = None, downloads: Downloads | No
             f"the base model {named!r} of the LoRA adapter {adapter} is not there: "
             f"{error.message}{hint}"
         ) from error
+
+
+def _require_whole_numbers(base: Path, config: Any) -> None:
+    quantised = getattr(config, "quantization_config", None)
+    if quantised:
+        kind = quantised.get("quant_method") if isinstance(quantised, dict) else "in some way"
+        raise ConfigError(
+            f"the base model in {base} is quantised ({kind}), and adapters are merged with "
+            f"unquantised weights; set {_BASE_OPTION} to the model it was made from"
+        )
 
 
 def load_adapted(adapter: Path, base: Path, dtype: torch.dtype) -> Adapted:
@@ -239,7 +299,9 @@ def load_adapted(adapter: Path, base: Path, dtype: torch.dtype) -> Adapted:
     settings = require_adapter(adapter)
     require_sound_files(adapter)
     tokenizer = load_tokenizer(adapter if has_tokenizer(adapter) else base)
-    model = _load_model(base, load_config(base), dtype)
+    config = load_config(base)
+    _require_whole_numbers(base, config)
+    model = _load_model(base, config, dtype)
     rows = model.get_input_embeddings().num_embeddings
     trained = _trained_rows(adapter, model)
     wanted = max(rows, len(tokenizer)) if trained is None else trained
@@ -248,7 +310,9 @@ def load_adapted(adapter: Path, base: Path, dtype: torch.dtype) -> Adapted:
             f"the adapter {adapter} has rows for {wanted} tokens, but its tokenizer has "
             f"{len(tokenizer)}; use the tokenizer it was trained with"
         )
-    added, warnings = list(range(rows, len(tokenizer))), []
+    added, warnings = list(range(rows, len(tokenizer))), list[str]()
+    if (base / _ADAPTER).is_file():
+        warnings.append(f"the base {base.name} holds an adapter too, which is left out")
     if wanted != rows:
         with torch.random.fork_rng():
             torch.manual_seed(0)  # rows nobody trained are drawn: the same ones each time
@@ -258,55 +322,79 @@ def load_adapted(adapter: Path, base: Path, dtype: torch.dtype) -> Adapted:
             f"the adapter holds no trained rows for the {len(added)} tokens its tokenizer adds; "
             "they are what transformers draws for new tokens"
         )
-    if trained is not None and not settings.get("ensure_weight_tying"):
-        _untie(model)
+    untied = trained is not None and not settings.get("ensure_weight_tying") and _untie(model)
     with refusing(f"the LoRA adapter {adapter} does not fit its base {base}"):
         adapted = PeftModel.from_pretrained(model, str(adapter), low_cpu_mem_usage=True).eval()
     require_finite(adapted.state_dict(), adapter, "train the adapter again, or fetch it again")
-    return Adapted(adapted, tokenizer, added, warnings)
+    return Adapted(adapted, tokenizer, added, untied, warnings)
 
 
 def merge(adapted: Adapted, adapter: Path) -> Any:
     """The base with the adapter's changes added to its weights.
 
+    Tables that were shared before and came out the same are shared again.
+
     Raises:
         ConfigError: that is not possible, or gives weights that are no numbers.
     """
     with refusing(f"cannot merge the LoRA adapter {adapter} with its base"):
-        return adapted.model.merge_and_unload(safe_merge=True)
+        model = adapted.model.merge_and_unload(safe_merge=True)
+    output, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
+    if adapted.untied and torch.equal(output.weight, embeddings.weight):
+        output.weight = embeddings.weight
+        _say_tied(model, True)
+    return model
 
 
-def _untie(model: Any) -> None:
-    """Gives the output its own table where it shares the input's, and keeps it so when saved.
+def _untie(model: Any) -> bool:
+    """Gives the output its own table where it shares the input's; whether it did.
 
     The adapter trained one table, and left the other as it was: merged into a shared one, it
     would change both.
     """
     output, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
-    if output is not None and output.weight is embeddings.weight:
-        output.weight = torch.nn.Parameter(embeddings.weight.detach().clone())
-        model.config.get_text_config().tie_word_embeddings = False
-        model.config.tie_word_embeddings = False
+    if output is None or output.weight is not embeddings.weight:
+        return False
+    output.weight = torch.nn.Parameter(embeddings.weight.detach().clone())
+    _say_tied(model, False)
+    return True
+
+
+def _say_tied(model: Any, tied: bool) -> None:
+    model.config.get_text_config().tie_word_embeddings = tied
+    model.config.tie_word_embeddings = tied
 
 
 def _trained_rows(adapter: Path, model: Any) -> int | None:
     """Tokens that embeddings in the adapter's weights have rows for; None: it has none."""
     names = {module: name for name, module in model.named_modules()}
-    embeddings = names[model.get_input_embeddings()]
-    output = model.get_output_embeddings()
-    head = names.get(output) if output is not None else None
-    axes = {f"{embeddings}.weight": 0, f"{embeddings}.lora_embedding_A": 1}
-    if head is not None:
-        axes |= {f"{head}.weight": 0, f"{head}.lora_B.weight": 0}
-    weights = adapter / "adapter_model.safetensors"
-    if not weights.is_file():
-        return None
-    with refusing(f"cannot read {weights}"), safe_open(weights, framework="pt") as file:
-        for key in file.keys():  # noqa: SIM118 - not a dictionary
+    axes = {}
+    for module, lora in (
+        (model.get_input_embeddings(), {"lora_embedding_A": 1}),
+        (model.get_output_embeddings(), {"lora_B.weight": 0}),
+    ):
+        if module is not None:
+            for part, axis in ({"weight": 0, "base_layer.weight": 0} | lora).items():
+                axes[f".{names[module]}.{part}"] = axis
+    with refusing(f"cannot read the weights in {adapter}"):
+        for key, shape in _shapes(adapter):
             for ending, axis in axes.items():
-                if key.endswith(f".{ending}"):
-                    return int(file.get_slice(key).get_shape()[axis])
+                if key.endswith(ending):
+                    return shape[axis]
     return None
+
+
+def _shapes(adapter: Path) -> list[tuple[str, tuple[int, ...]]]:
+    """Names and shapes of an adapter's weights; none are kept in memory."""
+    path = adapter / "adapter_model.safetensors"
+    if path.is_file():
+        with safe_open(path, framework="pt") as file:
+            return [(key, tuple(file.get_slice(key).get_shape())) for key in file.keys()]  # noqa: SIM118
+    path = adapter / "adapter_model.bin"
+    if not path.is_file():
+        return []
+    weights = torch.load(path, map_location="cpu", weights_only=True)
+    return [(key, tuple(value.shape)) for key, value in weights.items()]
 
 
 def context_of(config: Any, tokenizer: Any) -> int | None:

@@ -21,6 +21,7 @@ from serve_app.models.verification import (
     refusing,
     require_fitting,
     require_sound_files,
+    without_adapter,
 )
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -76,13 +77,14 @@ def load_pretrained(directory: Path, what: str) -> tuple[PreTrainedModel, list[s
         require_sound_files(directory, CheckpointError)
         config = read_config(directory, CheckpointError)
         require_fitting(AutoModel, config, directory, CheckpointError)
-        encoder, info = AutoModel.from_pretrained(
-            directory,
-            attn_implementation="sdpa",
-            dtype=torch.float32,
-            output_loading_info=True,
-            trust_remote_code=False,
-        )
+        with without_adapter(directory) as whole:
+            encoder, info = AutoModel.from_pretrained(
+                whole,
+                attn_implementation="sdpa",
+                dtype=torch.float32,
+                output_loading_info=True,
+                trust_remote_code=False,
+            )
     return encoder, sorted(info["missing_keys"])
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import re
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -287,6 +288,24 @@ class _FewSteps(TorchFunctionMode):
                 "belongs to the weights"
             )
         return function(*args, **(kwargs or {}))
+
+
+@contextmanager
+def without_adapter(directory: Path) -> Iterator[Path]:
+    """The directory without an adapter's files, which transformers would load on the model."""
+    if not (directory / _ADAPTER).is_file():
+        yield directory
+        return
+    with tempfile.TemporaryDirectory(prefix="plainmed-base-") as links:
+        for path in directory.iterdir():
+            if not path.name.startswith("adapter_"):
+                Path(links, path.name).symlink_to(path.absolute())
+        yield Path(links)
+
+
+def holds_model(directory: Path) -> bool:
+    """Whether transformers would find a model's weights in a directory."""
+    return any((directory / name).is_file() for name in _WEIGHTS)
 
 
 def weight_bytes(place: Path) -> int:

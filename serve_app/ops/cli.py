@@ -38,7 +38,7 @@ def _verbs(options: Options) -> Iterator[Verbs]:
         from serve_app.ops.runner import Runner
         from serve_app.ops.verbs import Verbs
     except ModuleNotFoundError as error:
-        if error.name not in ("kubernetes", "boto3", "rich"):
+        if error.name not in ("kubernetes", "boto3"):
             raise
         raise OpsError(
             f"the ops commands need {error.name}; run `make ops`, or pip install 'plainmed[ops]'"
@@ -152,10 +152,13 @@ def destroy(verbs: Verbs) -> None:
 def rollback(
     verbs: Verbs,
     revision: Annotated[
-        int | None, typer.Option(help="Helm's revision number. Default: the one before.", min=1)
+        int | None,
+        typer.Option(
+            help="Helm's revision number. Default: the last other one that was ready.", min=1
+        ),
     ] = None,
 ) -> None:
-    """Back to an earlier revision, image and model included; without downtime."""
+    """Back to a revision that served, image and model included; ends an upgrade that hangs."""
     if revision is not None and verbs.options.target is Target.ALL:
         raise typer.BadParameter("--revision is of one release; name metrics or generator")
     verbs.rollback(revision)
@@ -181,7 +184,7 @@ def _resize(verbs: Verbs, specs: Specs) -> None:
 
 @_command()
 def status(verbs: Verbs) -> None:
-    """Conditions, applications, replicas, pods and recent events, in one table.
+    """Conditions, applications, replicas, pods and recent events.
 
     Exit status 1 if a service is neither ready nor stopped.
     """

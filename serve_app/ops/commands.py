@@ -48,6 +48,14 @@ def helm_upgrade(release: Release, options: Options) -> Arguments:
     return ["helm", "upgrade", "--install", *where, *keep, *files, *release.settings()]
 
 
+def helm_suspend(release: Release, options: Options) -> Arguments:
+    """Stops or restores a release with the values that Helm has stored, whatever files say now."""
+    where: Arguments = [release.name, options.chart, *_on(options.cluster), *_APPLY]
+    keep = ["--reuse-values", "--history-max", "20"]
+    changed = release.suspension() + (release.model() if options.model_name else [])
+    return ["helm", "upgrade", *where, *keep, *changed]
+
+
 def helm_rollback(
     release: str, context: str, revision: str | None = None, namespace: str = NAMESPACE
 ) -> Arguments:

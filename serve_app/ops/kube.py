@@ -1,6 +1,7 @@
 """What the ops commands ask of a Kubernetes cluster, through the official client.
 
-It changes one object, our namespace: made and labelled before a release, deleted at the very end.
+It changes our namespace (made and labelled before a release, deleted at the very end) and, of a
+RayService, the record of revisions that served and a cluster under construction that is not needed.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from kubernetes.config.config_exception import ConfigException
 
 from serve_app.ops.errors import OpsError
 from serve_app.ops.release import Needs, SecretKey
-from serve_app.ops.state import ServiceState, service_state
+from serve_app.ops.state import READY_REVISIONS, ServiceState, cluster_names, service_state
 
 _TIMEOUT = (10, 60)  # seconds to connect, to answer
 _FOLLOW_S = 86_400.0  # the longest silence of a followed log; the client cannot wait for ever
@@ -175,10 +176,33 @@ class Kube:
 
     def state(self, name: str) -> ServiceState:
         """The state of a release's RayService, with pods and recent events."""
-        where = ("ray.io", "v1", self.namespace, "rayservices", name)
-        found = self._ask(self.custom.get_namespaced_custom_object, *where)
+        found = self._custom("rayservices", name)
+        clusters = {
+            cluster: self._custom("rayclusters", cluster) for cluster in cluster_names(found)
+        }
         events = self._items(self.core.list_namespaced_event, self.namespace)
-        return service_state(name, found, self._pods(name), events)
+        return service_state(name, found, clusters, self._pods(name), events)
+
+    def _custom(self, plural: str, name: str) -> Any:
+        where = ("ray.io", "v1", self.namespace, plural, name)
+        return self._ask(self.custom.get_namespaced_custom_object, *where)
+
+    def record_ready(self, state: ServiceState) -> None:
+        """Notes on the RayService that its present revision served, as the newest of all."""
+        where = ("ray.io", "v1", self.namespace, "rayservices", state.name)
+        text = {READY_REVISIONS: ",".join(state.recorded())}
+        body = {"metadata": {"annotations": text}}
+        self._ask(self.custom.patch_namespaced_custom_object, *where, body)
+
+    def drop_pending(self, name: str) -> None:
+        """Takes the cluster under construction out of a RayService's status.
+
+        KubeRay then compares the specification with the active cluster again, and deletes the
+        other. For where both are equal (`ServiceState.redundant`): otherwise it starts anew.
+        """
+        where = ("ray.io", "v1", self.namespace, "rayservices", name)
+        body = {"status": {"pendingServiceStatus": None}}
+        self._ask(self.custom.patch_namespaced_custom_object_status, *where, body)
 
     def _pods(self, release: str) -> list[Any]:
         selector = f"app.kubernetes.io/instance={release}"

@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
-from ipaddress import ip_network
+from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_network
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -25,10 +25,16 @@ _FORMS = {
     "model_name": (r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", "letters, digits, dots and hyphens"),
     "model_bucket": _BUCKET,
     "state_bucket": _BUCKET,
+    "region": (r"[a-z]{2}(-[a-z]+)+-\d", "an AWS region, such as eu-west-1"),
     "tag": (r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}", "an image tag"),
     "base_digest": (r"sha256:[0-9a-f]{64}", "sha256: and 64 hexadecimal digits"),
 }
 """Options of free text: the pattern of each, and the pattern in words."""
+_INSIDE = [ip_network(text) for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16")]
+_INSIDE += [ip_network("100.64.0.0/10"), ip_network("fc00::/7")]
+"""Private ranges, which --public takes in any number."""
+_MOST_PUBLIC = {4: 2**24, 6: 2**108}
+"""Most public addresses that --public takes by IP version: a /8, a /20."""
 _SHOWN = {"model_name": "MODEL_NAME", "model_bucket": "MODEL_S3_BUCKET"}
 
 
@@ -207,22 +213,22 @@ class Options:
         """Address ranges of --public; empty: inside the VPC only; None: as the release has it.
 
         Raises:
-            OpsError: a range is malformed, or is the whole Internet.
+            OpsError: a range is malformed, or they hold too much of the Internet together.
         """
         if self.public is None or self.public == "none":
             return None if self.public is None else ()
-        ranges = tuple(part.strip() for part in self.public.split(","))
-        for part in ranges:
-            try:
-                network = ip_network(part)
-            except ValueError as error:
-                raise OpsError(f"--public: {error}; write 198.51.100.0/24") from None
-            if network.prefixlen == 0:
+        try:
+            networks = [ip_network(part.strip()) for part in self.public.split(",")]
+        except ValueError as error:
+            raise OpsError(f"--public: {error}; write 198.51.100.0/24") from None
+        for version, most in _MOST_PUBLIC.items():
+            public: list[Any] = [n for n in networks if n.version == version and not _inside(n)]
+            if sum(network.num_addresses for network in collapse_addresses(public)) > most:
                 raise OpsError(
-                    "--public: refusing the whole Internet: a key is all that callers need; name "
-                    "ranges"
+                    "--public: refusing so much of the Internet (more than a /8 of IPv4 or a /20 "
+                    "of IPv6 together): a key is all that callers need; name your own ranges"
                 )
-        return ranges
+        return tuple(map(str, networks))
 
     @property
     def cluster(self) -> str:
@@ -261,12 +267,17 @@ class Options:
         """--region, else the region in the environment's file.
 
         Raises:
-            OpsError: the file names none.
+            OpsError: the file names none, or no region of AWS.
         """
         found = self.region or _assigned("region", self.variables)
-        if found is None:
-            raise OpsError(f"{self.variables} names no region; add it, or pass --region")
+        if found is None or re.fullmatch(_FORMS["region"][0], found) is None:
+            raise OpsError(f"{self.variables} names no region; correct it, or pass --region")
         return found
+
+
+def _inside(network: IPv4Network | IPv6Network) -> bool:
+    same = [one for one in _INSIDE if one.version == network.version]
+    return any(network.subnet_of(one) for one in same)  # type: ignore[arg-type]  # one version
 
 
 def _assigned(name: str, file: Path) -> str | None:

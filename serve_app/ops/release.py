@@ -7,7 +7,7 @@ Knows the chart's value names, and no command.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -45,37 +45,49 @@ class Release:
 
     def settings(self) -> list[str]:
         """Arguments of `helm upgrade` that set this release's values."""
-        exact: dict[str, Any] = {"services": [self.service], "suspend": self.suspend}
-        texts = {
-            "image.repository": self.repository,
-            "image.tag": self.tag,
-            "aws.region": self.region,
-        }
-        if self.model_name and self.model_bucket:
-            texts["generator.model.name"] = self.model_name
-            texts["generator.model.bucket"] = self.model_bucket
-        late: dict[str, Any] = {}
+        image = {"image.repository": self.repository, "image.tag": self.tag}
+        exposed: list[str] = []
         if self.public_ranges:
-            texts["service.nlb.scheme"] = "internet-facing"
-            late["service.loadBalancerSourceRanges"] = list(self.public_ranges)
+            exposed = _texts({"service.nlb.scheme": "internet-facing"})
+            exposed += _jsons({"service.loadBalancerSourceRanges": list(self.public_ranges)})
         # `parse` reads these back; the chart lets `global` through and ignores it.
-        late["global.ops"] = {"profile": self.profile.value, "specs": self.specs.value}
-        arguments = [*_json_settings(exact)]
-        for name, text in texts.items():
-            arguments += ["--set-string", f"{name}={text}"]
-        return [*arguments, *_json_settings(late)]
+        marks = {"profile": self.profile.value, "specs": self.specs.value}
+        return [
+            *_jsons({"services": [self.service]}),
+            *self.suspension(),
+            *_texts(image | {"aws.region": self.region}),
+            *self.model(),
+            *exposed,
+            *_jsons({"global.ops": marks}),
+        ]
+
+    def suspension(self) -> list[str]:
+        """The part of `settings` that stops the release or lets it run."""
+        return _jsons({"suspend": self.suspend})
+
+    def model(self) -> list[str]:
+        """The part of `settings` that names the model; empty without one."""
+        if not self.model_name or not self.model_bucket:
+            return []
+        model = {"name": self.model_name, "bucket": self.model_bucket}
+        return _texts({f"generator.model.{key}": value for key, value in model.items()})
 
 
-def _json_settings(values: Mapping[str, Any]) -> list[str]:
+def _jsons(values: Mapping[str, Any]) -> list[str]:
     return [w for k, v in values.items() for w in ("--set-json", f"{k}={json.dumps(v)}")]
+
+
+def _texts(values: Mapping[str, str]) -> list[str]:
+    return [word for k, v in values.items() for word in ("--set-string", f"{k}={v}")]
 
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """A release as Helm has it: its state, and what it holds where that can be read."""
+    """A release as Helm has it: its state, all values set on it, and the ones we know."""
 
     status: str
     revision: int
+    values: Mapping[str, Any]
     release: Release | None
 
     @property
@@ -110,13 +122,26 @@ class Needs:
     redis_password: SecretKey | None = None
 
 
-def needs(release: Release, chart: Path) -> Needs:
-    """What a release's values files make its pods need."""
+def file_values(release: Release, chart: Path) -> list[Mapping[str, Any]]:
+    """The contents of a release's values files, over the chart's defaults."""
+    return [*default_values(chart), *(_read(chart / name) for name in release.files)]
+
+
+def default_values(chart: Path) -> list[Mapping[str, Any]]:
+    """The chart's defaults."""
+    return [_read(chart / "values.yaml")]
+
+
+def _read(file: Path) -> Mapping[str, Any]:
+    return yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+
+
+def needs(layers: Iterable[Mapping[str, Any]]) -> Needs:
+    """What a release's values, the later over the earlier, make its pods need."""
     keys: dict[str, Any] = {}
     tolerance: dict[str, Any] = {}
     password: dict[str, Any] = {}
-    for name in ("values.yaml", *release.files):
-        values = yaml.safe_load((chart / name).read_text(encoding="utf-8")) or {}
+    for values in layers:
         keys |= values.get("apiKeys") or {}
         tolerance |= values.get("gcsFaultTolerance") or {}
         password |= (values.get("gcsFaultTolerance") or {}).get("redisPassword") or {}
@@ -145,7 +170,7 @@ def parse(service: str, text: str) -> Recorded:
 
     repository, tag = at("image", "repository"), at("image", "tag")
     if not repository or not tag:
-        return Recorded(status, revision, None)
+        return Recorded(status, revision, values, None)
     release = Release(
         service=service,
         repository=repository,
@@ -158,7 +183,7 @@ def parse(service: str, text: str) -> Recorded:
         public_ranges=tuple(map(str, at("service", "loadBalancerSourceRanges") or ())),
         suspend=bool(at("suspend")),
     )
-    return Recorded(status, revision, release)
+    return Recorded(status, revision, values, release)
 
 
 def wanted(options: Options, service: str, held: Release | None, region: str) -> Release:

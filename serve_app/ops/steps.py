@@ -8,9 +8,10 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any
 
 import yaml
@@ -20,11 +21,23 @@ from serve_app.ops.aws import Aws
 from serve_app.ops.errors import OpsError, problems_error
 from serve_app.ops.kube import Kube
 from serve_app.ops.options import NAMESPACE, Options, Profile, release_name
-from serve_app.ops.release import Recorded, Release, needs, parse, wanted
+from serve_app.ops.release import (
+    Needs,
+    Recorded,
+    Release,
+    default_values,
+    file_values,
+    needs,
+    parse,
+    wanted,
+)
 from serve_app.ops.runner import Runner
+from serve_app.ops.state import ServiceState
 
 Confirm = Callable[[str, str], bool]
 """Shows a text and asks for the cluster's name; whether it was typed."""
+Stored = Mapping[str, Mapping[str, Any]]
+"""The values that Helm has stored of releases, by name."""
 TERRAFORM_HINT = "Correct what the message above names and run the same command again."
 _INSTALL = {
     "aws": "the AWS CLI v2 (kubeconfig takes its tokens from it)",
@@ -34,6 +47,9 @@ _INSTALL = {
     "terraform": "Terraform 1.11 or later",
 }
 _POLL_S = 5.0  # between two looks at a service that is not ready yet
+# KubeRay sends a Serve configuration after it has read the applications' states, and reads them
+# again 2 s later: a state counts once it has held for so long.
+_HOLD_S = 10.0
 
 
 class Steps:
@@ -111,11 +127,16 @@ class Steps:
             return f"Helm {said} is too old: Helm 4 is needed for server-side apply; upgrade it"
         return None
 
-    def check_releases(self, releases: list[Release]) -> None:
-        """Raises where a release to be started lacks its model, API keys or Redis."""
+    def check_releases(self, releases: list[Release], stored: Stored | None = None) -> None:
+        """Raises where a release to be started lacks its model, API keys or Redis.
+
+        Args:
+            releases: to be started, or suspended.
+            stored: the values of releases that keep theirs, by name; others take their files'.
+        """
         starting = [release for release in releases if not release.suspend]
+        needed = [needs(self._values(release, stored or {})) for release in starting]
         if self.runner.dry_run:
-            needed = [needs(release, self.options.chart) for release in starting]
             said = [str(need.api_keys) for need in needed]
             said += [
                 f"Redis {n.redis}, secret {n.redis_password and n.redis_password.secret}"
@@ -135,15 +156,19 @@ class Steps:
                     release.model_bucket, release.model_name, merged=merged
                 )
                 problems += [found] if found else []
-        problems += self._missing(starting) if starting else []
+        problems += self._missing(needed) if needed else []
         if problems:
             raise problems_error(problems, unchanged="no release")
 
-    def _missing(self, releases: list[Release]) -> list[str]:
-        """A problem for everything that pods of these releases would wait for in vain."""
+    def _values(self, release: Release, stored: Stored) -> list[Mapping[str, Any]]:
         chart = self.options.chart
-        found = [p for r in releases for p in self.kube.problems(needs(r, chart))]
-        return list(dict.fromkeys(found))
+        if release.name in stored:
+            return [*default_values(chart), stored[release.name]]
+        return file_values(release, chart)
+
+    def _missing(self, needed: list[Needs]) -> list[str]:
+        """A problem for everything that pods would wait for in vain."""
+        return list(dict.fromkeys(p for need in needed for p in self.kube.problems(need)))
 
     def check_cluster_first(self) -> None:
         """As `check_releases`, for a deploy to a cluster that exists: before anything changes.
@@ -157,7 +182,7 @@ class Steps:
         except OpsError:
             return  # not in the kubeconfig yet
         shown = [wanted(self.options, s, None, self.region) for s in self.options.target.services]
-        if found := self._missing(shown):
+        if found := self._missing([needs(file_values(r, self.options.chart)) for r in shown]):
             raise problems_error(found)
 
     def confirmed(self, text: str) -> None:
@@ -345,11 +370,20 @@ class Steps:
         for repository, target in sorted({(r.repository, r.profile.image) for r in releases}):
             self._image(repository, tag, target)
         for release in releases:
-            self._upgrade(release)
+            command = commands.helm_upgrade(release, self.options)
+            self._change(release.name, command, stopped=release.suspend)
 
-    def each_release(self, change: Callable[[Release], Release]) -> None:
-        """Changes the releases that exist; the others are named and left."""
-        changed = []
+    def each_release(
+        self, change: Callable[[Release], Release], *, keep_values: bool = False
+    ) -> None:
+        """Changes the releases that exist; the others are named and left.
+
+        Args:
+            change: gives the wanted release.
+            keep_values: keep all values that Helm has stored, but for `suspend` and the model;
+                otherwise the profile's files are read anew.
+        """
+        changed, stored = [], {}
         for service in self.options.target.services:
             recorded = self.held(service)
             if recorded is None:
@@ -361,73 +395,123 @@ class Steps:
                     f"ops`; run `plainmed ops deploy {service}`, which takes it over"
                 )
             changed.append(change(recorded.release))
+            if keep_values and not self.runner.dry_run:
+                stored[release_name(service)] = recorded.values
         if not changed:
             self.runner.note("nothing to do")
-        self.check_releases(changed)
+        self.check_releases(changed, stored)
+        command = commands.helm_suspend if keep_values else commands.helm_upgrade
         for release in changed:
-            self._upgrade(release)
+            self._change(release.name, command(release, self.options), stopped=release.suspend)
 
     def earlier_revision(self, name: str) -> str:
-        """The newest revision before the present one that was not a stop.
+        """The last revision that was ready, but for the present one.
 
         Raises:
             OpsError: there is none.
         """
         shown = [{"revision": "REVISION", "status": "superseded"}, {"revision": "PRESENT"}]
-        text = self.runner.read(
-            commands.helm_history(name, self.options.cluster), placeholder=json.dumps(shown)
-        )
-        revisions = json.loads(text) if text else []
-        for item in reversed(revisions[:-1]):
-            # One that failed never served; one that was cut off is no whole set of values.
-            if item["status"] not in ("superseded", "deployed"):
-                continue
-            revision = str(item["revision"])
-            values = self.runner.read(
-                commands.helm_values(name, self.options.cluster, revision), placeholder="{}"
+        history = commands.helm_history(name, self.options.cluster)
+        text = self.runner.read(history, placeholder=json.dumps(shown))
+        if self.runner.dry_run:
+            self.runner.note(
+                "would go to the last revision that was ready, but for the present one"
             )
-            if not json.loads(values or "{}").get("suspend"):
-                return revision
-        raise OpsError(
-            f"{name} has no earlier revision that served; nothing was changed. What there is: "
-            f"helm history {name} --kube-context {self.options.cluster} --namespace {NAMESPACE}"
-        )
+            return "REVISION"
+        # One that failed never served; one that was cut off is no whole set of values.
+        kept = [
+            str(item["revision"])
+            for item in (json.loads(text) if text else [])[:-1]
+            if item["status"] in ("superseded", "deployed")
+        ]
+        state = self.kube.state(name)
+        found = [one for one in state.ready_revisions if one != state.revision and one in kept]
+        if not state.ready_revisions and kept:
+            served = (one for one in reversed(kept) if not self._suspended(name, one))
+            found = list(islice(served, 1))
+            self.runner.note(
+                f"{name}: nothing recorded which revision was ready (an earlier PlainMed deployed "
+                "it); taking the newest that was not a stop"
+            )
+        if not found:
+            raise OpsError(
+                f"{name} has no earlier revision that served; nothing was changed. What there is: "
+                f"{' '.join(map(str, history[:-2]))}"
+            )
+        return found[-1]
 
-    def _upgrade(self, release: Release) -> None:
-        self.runner.run(
-            commands.helm_upgrade(release, self.options),
-            hint="What ran before still runs; correct the cause and run the same command again.",
-        )
-        self.wait(release.name, stopped=release.suspend)
+    def _suspended(self, name: str, revision: str) -> bool:
+        command = commands.helm_values(name, self.options.cluster, revision)
+        return bool(json.loads(self.runner.read(command, placeholder="{}") or "{}").get("suspend"))
+
+    def _change(self, name: str, command: commands.Arguments, *, stopped: bool | None) -> None:
+        """Runs a Helm command on a release and waits; see `wait`."""
+        if not self.runner.dry_run:
+            self._record(self.kube.state(name))  # an earlier wait may have been cut off
+        self.runner.run(command, hint="Correct the cause and run the same command again.")
+        self.wait(name, stopped=stopped)
+
+    def _record(self, state: ServiceState) -> None:
+        """Records a revision that serves, for `earlier_revision`."""
+        if state.ready and state.revision and state.ready_revisions[-1:] != (state.revision,):
+            self.kube.record_ready(state)
 
     def wait(self, name: str, *, stopped: bool | None) -> None:
-        """Waits until the release is ready (or stopped; None: whichever it asks for)."""
+        """Waits until the release is ready (or stopped; None: whichever it asks for).
+
+        Raises:
+            OpsError: it cannot become ready, in Serve's or KubeRay's words; or time is up.
+        """
         if self.runner.dry_run:
             self.runner.note(f"would wait until {name} is {'stopped' if stopped else 'ready'}")
             return
-        until = time.monotonic() + self.options.timeout_s
-        last = ""
+        began = time.monotonic()
+        last, held, since = "", "", began
         while True:
-            state = self.kube.state(name)
+            state, now = self.kube.state(name), time.monotonic()
             if state.summary != last:
                 last = state.summary
                 self.runner.note(f"{name}: {last}")
-            if state.stopped if (state.suspend if stopped is None else stopped) else state.ready:
-                return
-            if time.monotonic() > until:
-                raise OpsError(
-                    f"{name} is not {'stopped' if state.suspend else 'ready'} after "
-                    f"{self.options.timeout_s:g} s:{state.why_not_ready}\nWhat served before "
-                    "still serves. docs/operations.md, Troubleshooting, goes by symptom; then run "
-                    f"the same command again, or `plainmed ops rollback {name.rpartition('-')[2]}`"
+            if state.redundant:
+                self.runner.note(
+                    f"{name}: KubeRay builds the version that serves a second time; dropping that"
                 )
+                self.kube.drop_pending(name)
+            stop = state.suspend if stopped is None else stopped
+            found = "done" if (state.stopped if stop else state.ready) else state.failure
+            if found != held:
+                held, since = found, now
+            if found and (state.stopped or now - since >= _HOLD_S):
+                break
+            if now - began > self.options.timeout_s:
+                held, found = "", f" after {self.options.timeout_s:g} s:"
+                break
             time.sleep(_POLL_S)
+        if held == "done":
+            self._record(state)
+            return
+        why = f": {held}" if held else found
+        raise OpsError(
+            f"{name} is not {'stopped' if stop else 'ready'}{why}{state.why_not_ready}\n"
+            f"{state.consequence} docs/operations.md, Troubleshooting, goes by symptom; then run "
+            f"the same command again{self._or_rollback(state)}"
+        )
+
+    def _or_rollback(self, state: ServiceState) -> str:
+        if set(state.ready_revisions) <= {state.revision}:
+            return ""  # nothing to go back to
+        return f", or `plainmed ops rollback {state.name.rpartition('-')[2]}`"
 
     def uninstall(self, everything: bool) -> None:
         """Removes the target's releases; for everything, the namespace with its volumes too."""
-        for service in self.options.target.services:
+        for name in map(release_name, self.options.target.services):
+            if not self.runner.dry_run and self.kube.state(name).keeps_state:
+                self.runner.note(
+                    f"{name} keeps Ray's state in Redis, which a job of KubeRay's deletes first: "
+                    "that takes up to 300 s, or leaves it there if the Redis does not answer"
+                )
             self.runner.run(
-                commands.helm_uninstall(release_name(service), self.options.cluster),
+                commands.helm_uninstall(name, self.options.cluster),
                 hint="Run the same command again; what is gone already is skipped.",
             )
         if not everything:

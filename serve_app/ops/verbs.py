@@ -6,15 +6,14 @@ images carry their commit, and a release that a cut-off Helm left locked is repa
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
-
-from rich.console import Console
 
 from serve_app.ops import commands
 from serve_app.ops.errors import OpsError
-from serve_app.ops.options import NAMESPACE, PORTS, Specs, Target, release_name
+from serve_app.ops.options import PORTS, Specs, Target, release_name
 from serve_app.ops.release import Release, wanted
-from serve_app.ops.state import status_table
+from serve_app.ops.state import status_lines
 from serve_app.ops.steps import TERRAFORM_HINT, Steps
 
 _CLUSTER = ("helm", "aws")  # kubeconfig takes its tokens from the AWS CLI
@@ -82,7 +81,7 @@ class Verbs(Steps):
     def stop(self) -> None:
         """Suspends the releases."""
         self._releases()
-        self.each_release(lambda held: replace(held, suspend=True))
+        self.each_release(lambda held: replace(held, suspend=True), keep_values=True)
 
     def restore(self) -> None:
         """Takes the suspension back."""
@@ -90,7 +89,8 @@ class Verbs(Steps):
         self.each_release(
             lambda held: replace(
                 wanted(self.options, held.service, held, self.region), suspend=False
-            )
+            ),
+            keep_values=True,
         )
         self.endpoints()
 
@@ -107,11 +107,8 @@ class Verbs(Steps):
         # All first: with two releases, neither goes back where one cannot.
         numbers = {n: str(revision) if revision else self.earlier_revision(n) for n in names}
         for name, number in numbers.items():
-            self.runner.run(
-                commands.helm_rollback(name, self.options.cluster, number),
-                hint=f"See the revisions: helm history {name} --namespace {NAMESPACE}",
-            )
-            self.wait(name, stopped=None)
+            command = commands.helm_rollback(name, self.options.cluster, number)
+            self._change(name, command, stopped=None)
 
     def destroy(self) -> None:
         """Removes releases; for all, the whole environment but the model and state buckets."""
@@ -149,7 +146,8 @@ class Verbs(Steps):
                 )
             return True
         states = [self.kube.state(name) for name in names]
-        Console().print(status_table(states))
+        for line in status_lines(states, shutil.get_terminal_size().columns):
+            self.runner.echo(line)
         return all(state.ready or state.stopped for state in states)
 
     def endpoints(self) -> None:

@@ -3,4 +3,4 @@
 Knows batching, replicas, health and retries; knows no maths.
 """
 
-__all__ = ["deployments", "proxy", "remote_calls", "scheduling", "server"]
+__all__ = ["deployments", "graph", "machine", "proxy", "remote_calls", "scheduling", "server"]

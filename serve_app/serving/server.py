@@ -6,11 +6,13 @@ gateways drain first, and Ray stops only once every accepted request is answered
 
 from __future__ import annotations
 
+import getpass
 import os
 import signal
 import sys
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +21,17 @@ from pydantic import ValidationError
 from serve_app.api.auth.exposure import check_exposure, listened_on
 from serve_app.core.documents import read_yaml
 from serve_app.core.errors import ConfigError
+from serve_app.core.ray_folder import ray_folder
 from serve_app.core.settings import load_settings
+from serve_app.serving.graph import DEPLOYMENTS, IMPORT_PATH, built, least_resources
+from serve_app.serving.machine import fitting_cpus, reserved
 from serve_app.serving.proxy.middleware import CALLBACK
 
 APP_NAME = "plainmed"
 START_TIMEOUT_S = 600.0
 TELL_TIMEOUT_S = 10.0
+STOP_S = 60.0
+"""What stopping takes beside the drain: telling the gateways, and ending Ray."""
 _POLL_S = 0.25
 
 
@@ -43,7 +50,7 @@ def load_document(
         ConfigError: the file cannot be read or is no Serve config with one application, or others
             could reach the address and there are no API keys.
     """
-    document: dict[str, Any] = {"applications": [{"import_path": "serve_app.app:build"}]}
+    document: dict[str, Any] = {"applications": [{"import_path": IMPORT_PATH}]}
     if config_path is not None:
         try:
             document = read_yaml(config_path)
@@ -67,9 +74,16 @@ def load_document(
             http[key] = given
         elif key.upper() in os.environ or key not in http:
             http[key] = default
+    if not isinstance(http["port"], int):
+        raise ConfigError("the Serve config: http_options.port must be a number")
     check_exposure(settings, listened_on(http["host"]))
     # Set now, since the drain tells the gateways by changing it.
     _gateway(application)["user_config"] = {"draining": False}
+    if application.get("import_path") == IMPORT_PATH:
+        # Serve refuses options of deployments that are not built.
+        unbuilt = DEPLOYMENTS.keys() - built(application)
+        deployments = application["deployments"]
+        application["deployments"] = [one for one in deployments if one.get("name") not in unbuilt]
     return document
 
 
@@ -84,9 +98,10 @@ def _gateway(application: dict[str, Any]) -> dict[str, Any]:
     deployments = application.setdefault("deployments", [])
     if not isinstance(deployments, list):
         raise ConfigError("the Serve config: deployments must be a list")
-    for deployment in deployments:
-        if _mapping(deployment, "each of deployments").get("name") == "Gateway":
-            return deployment
+    entries = [_mapping(one, "each of deployments") for one in deployments]
+    for entry in entries:
+        if entry.get("name") == "Gateway":
+            return entry
     deployments.append({"name": "Gateway"})
     return deployments[-1]
 
@@ -106,7 +121,16 @@ def serve(
     # A cluster of its own unless one is named: another Ray on this machine must neither be joined
     # nor, at the end, lose its applications.
     address = os.environ.get("RAY_ADDRESS", "local")
-    _prepare_environment(address == "local")
+    if address != "local":
+        return _serve(document, address)
+    http = document["http_options"]
+    with reserved(listened_on(http["host"]), http["port"]):
+        return _serve(document, address)
+
+
+def _serve(document: dict[str, Any], address: str) -> int:
+    own_ray = address == "local"
+    _prepare_environment(own_ray)
 
     import ray  # here, so that a bad config is reported at once
     from ray import serve as ray_serve
@@ -116,11 +140,12 @@ def serve(
     try:
         config = ServeDeploySchema.model_validate(document)
     except ValidationError as error:
-        raise ConfigError(f"{config_path} is not a Serve config: {error}") from None
+        raise ConfigError(f"this is not a Serve config: {error}") from None
+    options = _own_ray(document) if own_ray else {}
 
     stop = threading.Event()
     _on_stop_signals(stop)
-    ray.init(address, namespace="serve", log_to_driver=False, configure_logging=True)
+    context = ray.init(address, namespace="serve", log_to_driver=False, **options)
     _on_stop_signals(stop)  # again: Ray's own handlers would end the process during the drain
     try:
         client = serve_start(
@@ -137,17 +162,55 @@ def serve(
             http = document["http_options"]
             url = f"http://{http['host']}:{http['port']}"
             print(f"PlainMed is serving on {url} (API at {url}/docs)", flush=True)
+            if session := context.address_info.get("session_dir"):
+                print(f"Logs are in {session}/logs/serve", flush=True)
+            if context.dashboard_url:
+                print(f"Ray's dashboard is on http://{context.dashboard_url}", flush=True)
         stop.wait()
         print("draining ...", flush=True)
         _gateway(document["applications"][0])["user_config"] = {"draining": True}
         client.deploy_apps(ServeDeploySchema.model_validate(document))
         _wait_until_draining()
-        settings = load_settings(**document["applications"][0]["args"].get("settings", {}))
-        _wait_until_drained(settings.drain_timeout_s)
+        _wait_until_drained(drain_timeout_s(document))
         return 0
     finally:
         ray_serve.shutdown()
         ray.shutdown()
+
+
+def drain_timeout_s(document: Mapping[str, Any]) -> float:
+    """DRAIN_TIMEOUT_S of a Serve config from `load_document`."""
+    return load_settings(**document["applications"][0]["args"].get("settings", {})).drain_timeout_s
+
+
+def systemd_unit(command: Sequence[str], drain_s: float) -> str:
+    """A systemd unit that runs `command` as the present user in the present folder.
+
+    >>> print(systemd_unit(["/bin/plainmed", "serve", "100%.yaml"], 30).splitlines()[6])
+    ExecStart="/bin/plainmed" "serve" "100%%.yaml"
+    """
+    escapes = str.maketrans({"\\": "\\\\", '"': '\\"', "%": "%%", "$": "$$"})
+    line = " ".join(f'"{part.translate(escapes)}"' for part in command)
+    return f"""\
+[Unit]
+Description=PlainMed
+Wants=network-online.target
+After=network-online.target
+
+[Service]
+ExecStart={line}
+WorkingDirectory={str(Path.cwd()).replace("%", "%%")}
+User={getpass.getuser()}
+# Settings, one NAME=VALUE a line:
+EnvironmentFile=-/etc/plainmed.env
+# SIGTERM for PlainMed alone, which drains and then stops Ray: systemd's default stops both at once.
+KillMode=mixed
+TimeoutStopSec={drain_s + STOP_S:.0f}
+Restart=on-failure
+
+[Install]
+WantedBy=multi-user.target
+"""
 
 
 def _prepare_environment(own_ray: bool) -> None:
@@ -160,6 +223,27 @@ def _prepare_environment(own_ray: bool) -> None:
     # ever needed at once, so with forty threads a process grows for hours (docs/reliability.md).
     os.environ.setdefault("MALLOC_ARENA_MAX", "2")
     os.environ.setdefault(*CALLBACK)
+
+
+def _own_ray(document: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of `ray.init` for a Ray of our own: as many CPUs as the replicas ask for, in a
+    folder that only this user can read.
+
+    Raises:
+        ConfigError: the machine is too small for the config, or the folder is another user's.
+    """
+    from ray._private.accelerators import NvidiaGPUAcceleratorManager
+    from ray._private.utils import get_num_cpus
+
+    options: dict[str, Any] = {"_temp_dir": ray_folder()}
+    application = document["applications"][0]
+    if application.get("import_path") == IMPORT_PATH:
+        machine = {
+            "CPU": get_num_cpus(),
+            "GPU": NvidiaGPUAcceleratorManager.get_current_node_num_accelerators(),
+        }
+        options["num_cpus"] = fitting_cpus(least_resources(application), machine)
+    return options
 
 
 def _on_stop_signals(stop: threading.Event) -> None:

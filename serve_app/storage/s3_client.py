@@ -49,15 +49,15 @@ UNREACHABLE = (
     ReadTimeoutError,
 )
 BROKEN = (IncompleteReadError, ResponseStreamingError, FlexibleChecksumError, *UNREACHABLE)
-FAILURES = (BotoCoreError, ClientError, Boto3Error, ValueError)
-"""What boto3 raises; ValueError where the endpoint is not a URL."""
-
+FAILURES = (BotoCoreError, ClientError, Boto3Error, ValueError, OSError)
+"""What boto3 raises; ValueError: the endpoint is not a URL; OSError: there is no token file."""
 _NO_CREDENTIALS = (
     NoCredentialsError,
     PartialCredentialsError,
     CredentialRetrievalError,
     TokenRetrievalError,
 )
+_STS = ("AssumeRole", "GetRoleCredentials", "GetSessionToken", "GetFederationToken")
 _BUCKET = "s3:ListBucket on bucket {bucket!r} and "
 _PERMISSIONS = {
     "fetch": _BUCKET + "s3:GetObject on the key",
@@ -185,7 +185,17 @@ def explained(error: Exception, doing: str, url: str, kind: Kind = ConfigError) 
         error = error.__context__ if isinstance(error.__context__, Exception) else error
     bucket = url.removeprefix("s3://").partition("/")[0]
     code = error_code(error)
-    if isinstance(error, _NO_CREDENTIALS):
+    if isinstance(error, OSError) and error.filename:
+        cause = (
+            f"cannot read {error.filename}: {error.strerror}; if it is the web identity token, "
+            "give the pod a service account with a role, or correct AWS_WEB_IDENTITY_TOKEN_FILE"
+        )
+    elif isinstance(error, ClientError) and error.operation_name.startswith(_STS):
+        cause = (
+            f"AWS refuses the role ({code} from {error.operation_name}); check the role's name "
+            "(AWS_ROLE_ARN) and that its trust policy allows this service account or user"
+        )
+    elif isinstance(error, _NO_CREDENTIALS):
         cause = (
             "no usable AWS credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, "
             "AWS_PROFILE, or give the machine or pod a role"

@@ -11,7 +11,7 @@ import csv
 import io
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from serve_app.core.documents import read_text
@@ -19,8 +19,10 @@ from serve_app.core.errors import ConfigError
 from serve_app.core.resources import RESOURCES
 
 _REQUIRED = ("term", "plain", "kind")
-_OPTIONAL = ("plural_term", "plural_plain")
-_KINDS = ("noun", "verb", "adjective", "adverb", "phrase", "keep")
+_PLURAL = ("plural_term", "plural_plain")
+_OPTIONAL = (*_PLURAL, "context")
+_CONTEXTS = ("after", "not after", "before", "not before", "near", "text")
+_KINDS = ("noun", "verb", "adjective", "modifier", "adverb", "phrase", "keep")
 
 # A word with a hyphen, slash, dot or apostrophe inside is one token, so that no term is found
 # inside `placebo-controlled`, `pain/nausea` or `www.hypertension.org`.
@@ -32,6 +34,8 @@ _JOINERS = frozenset("-‐‑–/@_&+")
 _APOSTROPHES = frozenset("'’")
 
 _WORD = re.compile(r"[^\W_]+")
+_LAST_WORD = re.compile(r"([^\W_]+)[\s-]+\Z")
+_NEXT_WORD = re.compile(r"[\s-]+([^\W_]+)")
 _ARTICLE = re.compile(r"(?<![^\W_])(an?|An?|AN)(\s+)\Z")
 _BEFORE_A_SENTENCE = frozenset(" \t\r\n\"'“‘([*–—-")
 _OPENING_QUOTE = re.compile(r"(?<!\w)['‘](?=\w)")
@@ -65,7 +69,7 @@ def _words(listing: str) -> frozenset[str]:
 # Words that mark a plain form as head-first: `removal of the womb`.
 _HEAD_FIRST = _words(
     "of in with that to for from by on at about after before who which during between "
-    "around inside outside born up under"
+    "around inside outside born up under without"
 )
 _GERUND_FIRST = _words("trouble feeling stopping choosing coughing taking waking")
 _PREFIXES = _words("non quasi pseudo anti pre post sub semi")
@@ -92,11 +96,15 @@ class Form:
     Attributes:
         term: as in the table; with a capital letter, an abbreviation.
         plain: its replacement.
-        kind: noun, verb, adjective, adverb, phrase, or keep (never replaced).
+        kind: noun, verb, adjective, modifier (a noun in the place of an adjective), adverb,
+            phrase, or keep (never replaced).
         plural: True for the plural of a noun.
         countable: True for a noun that has a plural.
         head_first: the plain form's main word precedes its modifiers, so that it can neither
             modify another noun nor take a possessive.
+        context: where the term has this sense: by `after` (the words one of which must stand
+            before it), `not after`, `before`, `not before`, `near` (words that must not be within
+            six words) and `text` (phrases that the text must not have anywhere).
     """
 
     term: str
@@ -105,6 +113,7 @@ class Form:
     plural: bool
     countable: bool
     head_first: bool
+    context: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,8 +209,9 @@ class Glossary:
     """Medical terms and their plain forms. Immutable once built, so safe in threads."""
 
     def __init__(self, forms: Mapping[str, Form]) -> None:
+        forms = {key: _with_plain_context(form, forms) for key, form in forms.items()}
         self._forms = {key: form for key, form in forms.items() if form.kind != "keep"}
-        adjectives = (form.plain for form in forms.values() if form.kind == "adjective")
+        adjectives = (one.plain for one in forms.values() if one.kind in ("adjective", "modifier"))
         self._attributes = frozenset(plain.rpartition(" ")[2] for plain in adjectives)
         self._root = _Node()
         for key, form in forms.items():
@@ -215,10 +225,11 @@ class Glossary:
         """Reads a glossary file; the packaged one by default.
 
         The file is UTF-8 CSV with the columns `term`, `plain`, `kind` (noun, verb, adjective,
-        adverb, phrase, or keep: a phrase never to be touched, its own plain form) and,
-        optionally, `plural_term` and `plural_plain` for nouns that can be counted. A noun
-        without them stands for a mass and is left alone after `a` or `an`. A term written with
-        a capital letter (`RCT`) is matched with exactly those capitals.
+        modifier: a noun in the place of an adjective, adverb, phrase, or keep: a phrase never to
+        be touched, its own plain form) and, optionally, `plural_term` and `plural_plain` for nouns
+        that can be counted, and `context` (see `Form`). A noun without a plural stands for a mass
+        and is left alone after `a` or `an`. A term written with a capital letter (`RCT`) is
+        matched with exactly those capitals.
 
         Raises:
             ConfigError: the file cannot be read, or a row is wrong; names line and column.
@@ -269,6 +280,7 @@ class Glossary:
         'A study with groups chosen by chance of high blood pressure.'
         """
         tokens = tokens_of(text)
+        lowered, has = text.lower(), dict[str, bool]()
         pieces: list[str] = []
         done: list[Replacement] = []
         last = index = 0
@@ -284,7 +296,11 @@ class Glossary:
             hit = _Hit(form, text, before, tokens, index, index + count)
             # A term that cannot be replaced stays whole: its parts mean less than it does.
             index += count
-            found = self._replacement(hit)
+            for phrase in form.context.get("text", ()):
+                if phrase not in has:
+                    has[phrase] = phrase in lowered
+            elsewhere = any(has[phrase] for phrase in form.context.get("text", ()))
+            found = None if elsewhere else self._replacement(hit)
             if found is not None:
                 pieces += [_with_article(text[last:start], found.plain), found.plain]
                 done.append(found)
@@ -296,7 +312,7 @@ class Glossary:
         form, text, start, end = hit.form, hit.text, hit.first.start, hit.last.end
         if form.kind == "keep" or not _is_whole_word(hit) or not _is_grammatical(hit):
             return None
-        if form.kind == "noun" and self._shares_noun(hit):
+        if not _is_in_context(hit) or (form.kind == "noun" and self._shares_noun(hit)):
             return None
         plain = _cased(form, text, start, end)
         if plain is None or _is_explained_after(form, text, end):
@@ -304,7 +320,7 @@ class Glossary:
         if _is_explained_before(form, hit.before):
             return None
         before, after = hit.before[-_LONGEST_TERM:], text[end : end + _LONGEST_TERM]
-        if self._makes_term(before, plain, after):
+        if _doubles_word(before, plain, after) or self._makes_term(before, plain, after):
             return None
         if text[end : end + 1] in _APOSTROPHES and _wants_s(hit, plain):
             # participants' -> people's
@@ -364,15 +380,61 @@ def _is_whole_word(hit: _Hit) -> bool:
     return not (hit.before[-1:].isspace() and previous in _PREFIXES)
 
 
+def _is_in_context(hit: _Hit) -> bool:
+    """Whether the words around the term say that it has the sense of its plain form."""
+    context = hit.form.context
+    previous = tokens_of(hit.before[-_LONGEST_TERM:])[-1:]
+    following = hit.tokens[hit.stop : hit.stop + 1]
+    first = previous[0].key.split("-")[-1] if previous else ""
+    last = following[0].key.split("-")[0] if following else ""
+    nearby = hit.tokens[max(0, hit.index - 6) : hit.index] + hit.tokens[hit.stop : hit.stop + 6]
+    return (
+        ("after" not in context or first in context["after"])
+        and ("before" not in context or last in context["before"])
+        and first not in context.get("not after", ())
+        and last not in context.get("not before", ())
+        and not any(token.key in context.get("near", ()) for token in nearby)
+    )
+
+
+def _with_plain_context(form: Form, forms: Mapping[str, Form]) -> Form:
+    """The form with the plain forms of the words that keep it: a second pass meets those."""
+    ends = {"not after": -1, "not before": 0}
+    context = dict(form.context)
+    for name, end in ends.items():
+        plains = [forms[word].plain for word in context.get(name, ()) if word in forms]
+        context[name] = (*context.get(name, ()), *(plain.split()[end] for plain in plains))
+    return replace(form, context=context)
+
+
+def _doubles_word(before: str, plain: str, after: str) -> bool:
+    """Whether the plain form repeats a neighbour: `dummy treatment` + ` treatment`."""
+    words = _WORD.findall(plain.lower())
+    previous, following = _LAST_WORD.search(before), _NEXT_WORD.match(after)
+    # A line that begins with a capital letter is another one: a text after its heading.
+    return (
+        previous is not None
+        and previous[1].lower() == words[0]
+        and not ("\n" in previous[0] and plain[0].isupper())
+    ) or (
+        following is not None
+        and following[1].lower() == words[-1]
+        and not ("\n" in following[0] and following[1][0].isupper())
+    )
+
+
 def _is_grammatical(hit: _Hit) -> bool:
     """Whether the plain form fits grammatically between the words around the term."""
     form, text, last = hit.form, hit.text, hit.last
     if form.kind == "noun" and not form.countable and _ARTICLE.search(hit.before):
         return False
     if form.kind == "noun" and form.countable and not form.plural:
-        alone = hit.stop == len(hit.tokens) or hit.tokens[hit.stop].key in _FOLLOWERS
+        after = text[last.end : hit.tokens[hit.stop].start] if hit.stop < len(hit.tokens) else ""
+        alone = not after.isspace() or hit.tokens[hit.stop].key in _FOLLOWERS
         if alone and is_abbreviation(form.term) and _COUNTED.search(hit.before):
             return False
+    if form.kind == "modifier" and not _precedes_noun(hit):
+        return False
     if form.kind not in ("noun", "adverb") or not form.head_first:
         return True
     after = text[last.end : last.end + 1]
@@ -385,6 +447,16 @@ def _is_grammatical(hit: _Hit) -> bool:
     if not gap.isspace() or ("\n" in gap and text[following.start].isupper()):
         return True
     return following.key in _FOLLOWERS or following.key[0].isdigit()
+
+
+def _precedes_noun(hit: _Hit) -> bool:
+    """Whether a noun follows that a modifier can belong to: `was cardiac` has none."""
+    following = hit.tokens[hit.stop : hit.stop + 3]
+    if not following or hit.text[hit.last.end : following[0].start].strip():
+        return False
+    if following[0].key in ("and", "or"):
+        following = following[2:]
+    return bool(following) and following[0].key not in _FOLLOWERS
 
 
 def _wants_s(hit: _Hit, plain: str) -> bool:
@@ -480,11 +552,11 @@ def _read_forms(file: Iterable[str], source: Path) -> Iterator[tuple[str, Form]]
 
 def _forms_of(row: Mapping[str, str], where: str) -> Iterator[Form]:
     cells = {name: " ".join((row.get(name) or "").split()) for name in (*_REQUIRED, *_OPTIONAL)}
-    term, plain, kind, plural_term, plural_plain = cells.values()
+    term, plain, kind, plural_term, plural_plain, _ = cells.values()
     wrong = {f"{name} is empty": name in _REQUIRED and not cell for name, cell in cells.items()}
     wrong[f"kind: {kind!r} is none of {', '.join(_KINDS)}"] = kind not in _KINDS
     wrong["plain: a kept phrase is its own plain form"] = kind == "keep" and plain != term
-    for name, other in (_OPTIONAL, _OPTIONAL[::-1]):
+    for name, other in (_PLURAL, _PLURAL[::-1]):
         wrong[f"{name}: only nouns have a plural"] = bool(cells[name]) and kind != "noun"
         wrong[f"{name} is empty and {other} is not"] = bool(cells[other]) and not cells[name]
     for name in ("term", "plural_term"):
@@ -493,6 +565,23 @@ def _forms_of(row: Mapping[str, str], where: str) -> Iterator[Form]:
     for message, holds in wrong.items():
         if holds:
             raise ConfigError(f"{where}: column {message}")
-    yield Form(term, plain, kind, False, bool(plural_term), _is_head_first(plain))
+    context = _context_of(cells["context"], where)
+    yield Form(term, plain, kind, False, bool(plural_term), _is_head_first(plain), context)
     if plural_term:
-        yield Form(plural_term, plural_plain, kind, True, True, _is_head_first(plural_plain))
+        head_first = _is_head_first(plural_plain)
+        yield Form(plural_term, plural_plain, kind, True, True, head_first, context)
+
+
+def _context_of(cell: str, where: str) -> dict[str, tuple[str, ...]]:
+    """The clauses `name: words` of a cell, separated by `;`; phrases of `text` by `|`."""
+    context = {}
+    for clause in filter(None, map(str.strip, cell.lower().split(";"))):
+        name, _, listing = (part.strip() for part in clause.partition(":"))
+        if name not in _CONTEXTS or not listing:
+            raise ConfigError(
+                f"{where}: column context: {clause!r} is no clause; write NAME: WORDS with one of "
+                f"{', '.join(_CONTEXTS)}"
+            )
+        items = listing.split("|") if name == "text" else listing.split()
+        context[name] = tuple(item.strip() for item in items)
+    return context

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 from serve_app.core.documents import has_surrogate
 from serve_app.core.errors import InvalidInput
 
-_WORD = re.compile(r"[^\W_]")
-
 
 def has_word(text: str) -> bool:
-    """Whether the text holds a letter or digit of any script."""
-    return _WORD.search(text) is not None
+    """Whether the text holds a letter of any script: numbers alone are no text to read."""
+    return any(map(str.isalpha, text))
 
 
 def require_text(text: str, field: str) -> None:
@@ -21,7 +18,8 @@ def require_text(text: str, field: str) -> None:
     if not text.strip():
         raise InvalidInput("the text is empty", field=field, code="empty_text")
     if not has_word(text):
-        raise InvalidInput("the text has no word", field=field, code="no_words")
+        message = "the text has no word; numbers and symbols alone cannot be scored"
+        raise InvalidInput(message, field=field, code="no_words")
     if not text.isascii() and has_surrogate(text):
         raise InvalidInput(
             "the text has a lone surrogate; send valid Unicode", field=field, code="invalid_unicode"

@@ -100,3 +100,14 @@ def test_a_file_whose_owner_cannot_be_kept_is_left_as_it_is(
     assert said.startswith("error: cannot write")
     assert file.read_bytes() == before
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_keys_name_cannot_steer_the_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    file = tmp_path / "keys.json"
+    assert run("new", str(file), "--name", "[red]a\x1b[2J\x9b")[0] == 0
+    listed = run("list", str(file))[1]
+    assert r"[red]a\x1b[2J\x9b" in listed
+    assert "\x1b" not in listed

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from serve_app import __version__
+from serve_app.cli.main import _for_terminal
 from serve_app.core.settings import Settings
 from tests.support.command import plainmed, refused
 
@@ -98,3 +101,45 @@ def test_a_bad_setting_is_one_line_and_no_traceback() -> None:
 def test_serve_refuses_what_it_cannot_serve(tmp_path: Path) -> None:
     assert "'loss' is not one of metrics, generator" in refused("serve", "--services", "loss")
     assert "missing.yaml" in refused("serve", tmp_path / "missing.yaml")
+
+
+def test_a_systemd_unit_ends_the_main_process_alone_and_waits_for_the_drain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """systemd's default, SIGTERM to every process, would end Ray in the middle of the drain."""
+    monkeypatch.setenv("DRAIN_TIMEOUT_S", "100")
+    config = tmp_path / "50% of $it.yaml"
+    config.write_text("applications: [{import_path: 'serve_app.app:build'}]\n")
+    shown = plainmed("serve", config, "--services", "metrics", "--port", 9001, "--systemd")
+    assert shown.exit_code == 0, shown.output
+    lines = shown.stdout.splitlines()
+    assert "KillMode=mixed" in lines
+    (stop,) = (line for line in lines if line.startswith("TimeoutStopSec="))
+    assert int(stop.partition("=")[2]) > 100
+    (run,) = (line for line in lines if line.startswith("ExecStart="))
+    assert run.endswith(f'"--port" "9001" "--services" "metrics" "{tmp_path}/50%% of $$it.yaml"')
+    assert "--systemd" not in run
+    if analyze := shutil.which("systemd-analyze"):
+        unit = tmp_path / "plainmed.service"
+        unit.write_text(shown.stdout)
+        done = subprocess.run(
+            [analyze, "verify", unit], capture_output=True, text=True, check=False
+        )
+        assert str(unit) not in done.stderr
+        assert "plainmed.service" not in done.stderr
+
+
+def test_a_systemd_unit_of_what_cannot_be_served_is_refused(tmp_path: Path) -> None:
+    assert "missing.yaml" in refused("serve", tmp_path / "missing.yaml", "--systemd")
+
+
+ESCAPE = "\x1b[2J\x9b31m"
+
+
+def test_a_summary_cannot_steer_the_terminal_and_is_unchanged_in_a_pipe(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    text = f"Aspirin{ESCAPE}\nhelps."
+    assert _for_terminal(text) == text
+    monkeypatch.setattr("sys.stdout", SimpleNamespace(isatty=lambda: True))
+    assert _for_terminal(text) == "Aspirin\\x1b[2J\\x9b31m\nhelps."

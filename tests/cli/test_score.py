@@ -130,7 +130,11 @@ def test_columns_can_be_named_and_new_ones_prefixed(tmp_path: Path, url: str) ->
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("in.txt", b"x", r"in\.txt: the name must end in \.parquet, \.csv or \.jsonl"),
+        (
+            "in.txt",
+            b"x",
+            r"in\.txt: the name must end in \.csv, \.tsv",
+        ),
         ("in.csv", b"", "there are no rows"),
         ("in.csv", b"original,generated\n", "there are no rows"),
         ("in.csv", b"a,b\n1,2\n", "none of the columns original, source_text.*there are: a, b;"),
@@ -174,6 +178,46 @@ def test_wrong_arguments_of_score_are_refused_before_any_work(table: Path, tmp_p
     assert "cannot read" in refused("score", tmp_path / "none.csv", "--out", out)
     assert "METRICS_API_URL" in refused("score", table, "--out", out, "--url", "nowhere")
     assert not out.exists()
+
+
+def test_the_columns_and_what_was_chosen_are_said(tmp_path: Path, url: str) -> None:
+    source = tmp_path / "in.csv"
+    source.write_text("input_text;predicted_summary\nA long text.;A text.\n", encoding="utf-16")
+    result = plainmed("score", source, "--out", tmp_path / "out.csv", "--url", url)
+    assert result.exit_code == 0
+    said = result.stderr
+    assert "scoring the summaries in 'predicted_summary' against the originals in" in said
+    assert "'input_text'" in said
+    assert "is read as UTF-16" in said
+    assert "is read with semicolons between its cells" in said
+
+
+def test_several_columns_are_scored_into_one_file_or_into_several(tmp_path: Path, url: str) -> None:
+    source = tmp_path / "in.csv"
+    source.write_text("original,target_text,x,y/z\nA long text.,A human text.,A text.,A long.\n")
+    assert "several columns could be meant" not in refused(
+        "score", source, "--out", tmp_path / "o.csv", "--generated-column", "none"
+    )
+    columns = ("--generated-column", "x", "--generated-column", "y/z", "--url", url)
+    result = plainmed("score", source, "--out", tmp_path / "one.jsonl", *columns)
+    assert "2 of 2 summaries scored" in result.stderr
+    (row,) = read_jsonl(tmp_path / "one.jsonl")
+    assert row["x_fkgl"] == readability("A text.").fkgl
+    assert row["y/z_fkgl"] == readability("A long.").fkgl
+    result = plainmed("score", source, "--out", tmp_path / "of-{column}.jsonl", *columns)
+    assert result.exit_code == 0
+    (first,), (second,) = (read_jsonl(tmp_path / f"of-{one}.jsonl") for one in ("x", "y_z"))
+    assert (first["generated_column"], second["generated_column"]) == ("x", "y/z")
+    assert (first["loss"], second["loss"]) == (row["x_loss"], row["y/z_loss"])
+
+
+def test_a_failed_row_of_one_system_names_its_column(tmp_path: Path, url: str) -> None:
+    source = tmp_path / "in.csv"
+    source.write_text("original,x,y\nA long text.,A text.,\n")
+    columns = ("--generated-column", "x", "--generated-column", "y", "--url", url)
+    result = plainmed("score", source, "--out", tmp_path / "out.csv", *columns)
+    assert result.exit_code == 1
+    assert "1 summaries have no score; see their column x_error and y_error" in result.stderr
 
 
 # --- score: one pair --------------------------------------------------------------------

@@ -115,3 +115,35 @@ def test_watching_asks_again_also_of_a_server_that_is_away(
 
 def test_watching_prints_no_json() -> None:
     assert plainmed("status", "http://127.0.0.1:1", "--watch", "2", "--json").exit_code == 2
+
+
+ESCAPE = "\x1b[2J\x9b31m"
+
+
+class Hostile(Served):
+    """Names of models, targets and warnings hold control characters and markup."""
+
+    async def health(self) -> Health:
+        known = await super().health()
+        components = {"Factuality": Component(True, f"{ESCAPE}[bold]m[/]", f"c{ESCAPE}")}
+        targets = {**(known.targets or {}), "file": f"a{ESCAPE}.json", "corpus": f"b{ESCAPE}"}
+        return Health(components, targets, [f"w{ESCAPE}"], known.replicas)
+
+
+def test_a_servers_names_cannot_steer_the_terminal() -> None:
+    with api_server(Hostile()) as url:
+        shown = plainmed("status", url).stdout
+        assert json.loads(plainmed("status", url, "--json").stdout)["warnings"] == [f"w{ESCAPE}"]
+    assert "\x1b" not in shown
+    assert "\x9b" not in shown
+    assert "[bold]m[/]" in shown
+    assert r"w\x1b[2J\x9b31m" in shown
+
+
+def test_an_error_of_a_server_cannot_either() -> None:
+    body = {"error": {"code": "x", "message": f"no{ESCAPE}", "field": None}}
+    with ScriptedServer([Answer(400, json.dumps(body).encode())]) as server:
+        result = plainmed("status", server.url)
+    assert result.exit_code == 2
+    assert r"no\x1b[2J\x9b31m" in result.stderr
+    assert "\x1b" not in result.stderr

@@ -7,63 +7,121 @@ import json
 import os
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.support.helm_releases import pods, render
+from tests.support.helm_releases import RELEASES, objects, pods, render
 
 # --- the readiness probe, run as the kubelet would --------------------------------------
 
 
 class _Pod(http.server.BaseHTTPRequestHandler):
-    """A pod's API whose two health routes answer what the test says."""
+    """A pod's routes, each with the status and body that the test says."""
 
-    status: dict[str, int]
+    answers: dict[str, tuple[int, str]]
 
     def do_GET(self) -> None:
-        self.send_response(self.status[self.path])
+        status, body = self.answers[self.path]
+        if self.path.startswith("/api/serve") != ("Authorization" in self.headers):
+            status, body = 401, "the token is for the dashboard alone"
+        self.send_response(status)
         self.end_headers()
+        self.wfile.write(body.encode())
 
     def log_message(self, *arguments: object) -> None:
         """Quiet."""
 
 
+APPLICATIONS = "/api/serve/applications/"
+
+
 @pytest.fixture
-def pod_api() -> Iterator[tuple[int, dict[str, int]]]:
-    status = {"/-/healthz": 503, "/readyz": 503}
-    handler = type("Handler", (_Pod,), {"status": status})
+def pod_api() -> Iterator[tuple[int, dict[str, tuple[int, str]]]]:
+    answers = {
+        "/api/healthz": (200, "success"),
+        APPLICATIONS: (200, '{"applications": {}}'),
+        "/-/healthz": (503, ""),
+        "/readyz": (404, "Path '/readyz' not found."),
+    }
+    handler = type("Handler", (_Pod,), {"answers": answers})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    yield server.server_address[1], status
+    yield server.server_address[1], answers
     server.shutdown()
     server.server_close()
 
 
-def test_a_worker_becomes_ready_with_the_application_and_stays_so_without_a_replica(
-    pod_api: tuple[int, dict[str, int]], tmp_path: Path
-) -> None:
-    port, status = pod_api
-    text = render("plainmed", ["cpu"], {"serve": {"port": port}})["rayservice.yaml"]
-    template = pods([yaml.safe_load(text)])["metrics"]
+Probe = Callable[[], subprocess.CompletedProcess[str]]
+
+
+def _probe(profile: str, group: str, port: int, tmp_path: Path) -> Probe:
+    """A pod's readiness probe, with the ports and files of the test for those of a pod."""
+    text = render("plainmed", [profile], {"serve": {"port": port}})["rayservice.yaml"]
+    template = pods([yaml.safe_load(text)])[group]
     command = template["spec"]["containers"][0]["readinessProbe"]["exec"]["command"]
     # In a pod /tmp is the container's own; here the marker goes to the test's folder.
-    command[-1] = command[-1].replace("/tmp/.plainmed", f"{tmp_path}/.plainmed")
+    for real, here in (("/tmp/.plainmed", f"{tmp_path}/.plainmed"), ("8265", str(port))):
+        command[-1] = command[-1].replace(real, here)
+    command[-1] = command[-1].replace("52365", str(port))
+    environment = os.environ | {"RAY_AUTH_TOKEN": "the-clusters"}
+    return lambda: subprocess.run(
+        command, capture_output=True, timeout=20, check=False, env=environment, text=True
+    )
 
-    def ready() -> bool:
-        return subprocess.run(command, capture_output=True, timeout=20, check=False).returncode == 0
 
-    assert not ready()  # nothing is up
-    status["/-/healthz"] = 200
-    assert not ready()  # the proxy is up, the models are loading
-    status["/readyz"] = 200
-    assert ready()
-    status["/readyz"] = 503
-    assert ready()  # a replica was lost: requests wait for its replacement
-    status["/-/healthz"] = 503
-    assert not ready()  # the proxy is gone or draining
+def test_a_worker_becomes_ready_with_the_application_and_stays_so_without_a_replica(
+    pod_api: tuple[int, dict[str, tuple[int, str]]], tmp_path: Path
+) -> None:
+    port, answers = pod_api
+    probe = _probe("cpu", "metrics", port, tmp_path)
+    assert probe().returncode == 1  # nothing is up
+    answers["/-/healthz"] = (200, "success")
+    assert probe().returncode == 1  # the proxy is up, the models are loading
+    answers["/readyz"] = (200, "{}")
+    assert probe().returncode == 0
+    answers["/readyz"] = (503, "{}")
+    assert probe().returncode == 0  # a replica was lost: requests wait for its replacement
+    answers["/-/healthz"] = (503, "")
+    assert probe().returncode == 1  # the proxy is gone or draining
+
+
+def test_a_head_that_serves_waits_for_the_application_once_it_was_given_one(
+    pod_api: tuple[int, dict[str, tuple[int, str]]], tmp_path: Path
+) -> None:
+    port, answers = pod_api
+    probe = _probe("dev", "head", port, tmp_path)
+    assert probe().returncode == 0  # KubeRay gives an application only to a head that is ready
+    answers[APPLICATIONS] = (200, '{"applications": {"plainmed": {"docs_path": null}}}')
+    assert probe().returncode == 1
+    answers["/-/healthz"] = (200, "success")
+    answers["/readyz"] = (503, '{"waiting": ["Generator"]}')
+    broken = probe()
+    assert broken.returncode == 1
+    assert "503" in broken.stdout
+    assert '"waiting": ["Generator"]' in broken.stdout
+    answers["/readyz"] = (200, "{}")
+    assert probe().returncode == 0
+    answers["/readyz"] = (503, "{}")
+    assert probe().returncode == 0
+    answers["/api/healthz"] = (500, "")
+    assert probe().returncode == 1
+
+
+def test_every_pod_that_takes_requests_asks_the_application_and_no_other_does() -> None:
+    for name in RELEASES:
+        templates = pods(objects(name))
+        for group, template in templates.items():
+            probe = template["spec"]["containers"][0]["readinessProbe"]
+            serves = group != "head" or set(templates) == {"head"}
+            assert ("/readyz" in str(probe)) == serves, (name, group)
+    in_place = {"upgradeStrategy": {"type": "None"}}
+    text = render("plainmed", ["dev"], in_place)["rayservice.yaml"]
+    head = pods([yaml.safe_load(text)])["head"]["spec"]["containers"][0]
+    # There a wrong Serve config is corrected in the same cluster, which needs a head that is ready.
+    assert head["readinessProbe"]["httpGet"]["path"] == "/api/healthz"
 
 
 # --- the drain before a pod stops, run as the kubelet would -----------------------------

@@ -94,3 +94,87 @@ def test_two_worker_groups_keep_each_service_on_its_own() -> None:
     assert selectors["Gateway"] is None
     assert selectors["Generator"] == labels["generator"]
     assert selectors["Relevance"] == labels["metrics"]
+
+
+# --- what a change does to the running cluster -----------------------------------------
+
+
+def _marks(values: dict[str, Any], profile: str = "cpu") -> tuple[str | None, str]:
+    """The hash in the head's annotations, and the Serve configuration."""
+    service = yaml.safe_load(render("plainmed", [profile], values)["rayservice.yaml"])
+    head = service["spec"]["rayClusterConfig"]["headGroupSpec"]["template"]
+    mark = (head["metadata"].get("annotations") or {}).get("plainmed.io/serve-config")
+    return mark, service["spec"]["serveConfigV2"]
+
+
+def _deployment(name: str, **fields: Any) -> dict[str, Any]:
+    return {"serve": {"deployments": {name: fields}}}
+
+
+RESTARTS = [
+    {"serve": {"settings": {"loss_steepness": "legacy"}}},
+    {"serve": {"settings": {"model_path": "/no/such"}}},
+    {"serve": {"logLevel": "DEBUG"}},
+    {"serve": {"port": 9000}},
+    {"services": ["metrics"]},
+    _deployment("Relevance", ray_actor_options={"num_cpus": 2}),
+    _deployment("Generator", max_replicas_per_node=1),
+    {
+        "serve": {
+            "extraApplications": [
+                {"name": "b", "route_prefix": "/b", "import_path": "a:b", "args": {"c": 1}}
+            ]
+        }
+    },
+]
+IN_PLACE = [
+    _deployment("Readability", num_replicas=3),
+    _deployment("Generator", autoscaling_config={"min_replicas": 2, "max_replicas": 3}),
+    _deployment("Factuality", user_config={"batch_chars": 16000, "batch_wait_s": 0.01}),
+    _deployment("Gateway", max_ongoing_requests=8, max_queued_requests=8),
+    _deployment("Loss", health_check_period_s=5, health_check_timeout_s=9),
+    _deployment("Loss", graceful_shutdown_timeout_s=5, graceful_shutdown_wait_loop_s=1),
+]
+
+
+@pytest.mark.parametrize("values", RESTARTS, ids=str)
+def test_a_change_that_restarts_replicas_makes_a_second_cluster(values: dict[str, Any]) -> None:
+    (mark, config), (other, changed) = _marks({}), _marks(values)
+    assert config != changed
+    assert mark is not None
+    assert mark != other
+
+
+@pytest.mark.parametrize("values", IN_PLACE, ids=str)
+def test_scaling_changes_the_running_cluster(values: dict[str, Any]) -> None:
+    (mark, config), (other, changed) = _marks({}), _marks(values)
+    assert config != changed
+    assert mark == other
+
+
+def test_the_fields_changed_in_place_restart_no_replica_by_serves_own_rules() -> None:
+    from ray.serve._private.config import DeploymentConfig, DeploymentOptionUpdateType
+
+    changed = {name for values in IN_PLACE for name in _fields(values)}
+    text = (ROOT / "helm/plainmed/templates/_serve.tpl").read_text(encoding="utf-8")
+    listed = next(line for line in text.splitlines() if "$field := list" in line)
+    assert set(listed.split('"')[1::2]) == changed
+    for name in changed:
+        extra = DeploymentConfig.model_fields[name].json_schema_extra
+        assert isinstance(extra, dict)
+        assert extra["update_type"] is not DeploymentOptionUpdateType.HeavyWeight, name
+
+
+def _fields(values: dict[str, Any]) -> set[str]:
+    return {name for fields in values["serve"]["deployments"].values() for name in fields}
+
+
+def test_an_upgrade_in_place_has_no_mark_that_would_ask_for_a_second_cluster() -> None:
+    values: dict[str, Any] = {"upgradeStrategy": {"type": "None"}, "podAnnotations": {"a": "b"}}
+    assert _marks(values)[0] is None
+    assert _marks({"podAnnotations": {"a": "b"}})[0] == _marks({})[0]
+
+
+def test_a_rayservice_says_which_revision_it_is() -> None:
+    service = next(item for item in objects("cpu-metrics") if item["kind"] == "RayService")
+    assert service["metadata"]["annotations"]["plainmed.io/revision"] == "1"

@@ -143,7 +143,7 @@ def test_no_secret_is_a_setting_of_the_serve_config() -> None:
 
 
 def test_a_release_name_too_long_for_kuberay_is_refused() -> None:
-    with pytest.raises(helm.HelmError, match="47 at most"):
+    with pytest.raises(helm.HelmError, match="at most 47"):
         render("a" * 45, [], {})
 
 
@@ -203,3 +203,35 @@ def test_an_unknown_key_is_refused_at_every_depth() -> None:
     # Kubernetes' own node affinity is passed on as it is.
     assert {p for p in taken if p[-1] not in OWN_KEYS} == {("head", "affinity", "nodeAffinity")}
     assert len(taken) >= 10
+
+
+@pytest.mark.parametrize("name", ["7plainmed", "a.b", "plainmed.v2", "Plainmed", "plainmed-"])
+def test_a_name_that_kubernetes_would_refuse_is_refused_at_render_time(name: str) -> None:
+    with pytest.raises(helm.HelmError, match="no DNS-1035 label"):
+        render(name, [], KEYS)
+    with pytest.raises(helm.HelmError, match="fullnameOverride"):
+        render("plainmed", [], {**KEYS, "fullnameOverride": name})
+
+
+@pytest.mark.parametrize("name", ["a..b", ".a", "a.", "A", "a_b", "a.-b"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "apiKeys.secretName",
+        "auth.secretName",
+        "gcsFaultTolerance.redisPassword.secretName",
+        "head.priorityClassName",
+        "modelCache.claimName",
+        "serviceAccount.name",
+        "ingress.className",
+        "secretEnv.HF_TOKEN.secretName",
+    ],
+)
+def test_the_name_of_another_object_is_checked_too(path: str, name: str) -> None:
+    value: Any = name
+    for key in reversed(path.split(".")):
+        value = {key: value}
+    if path.startswith("secretEnv"):
+        value["secretEnv"]["HF_TOKEN"]["key"] = "token"
+    with pytest.raises(helm.HelmError, match=path.replace(".", "/")):
+        render("plainmed", [], value)

@@ -119,6 +119,10 @@ TABLES: list[tuple[str, str, str | bytes, str]] = [
     ("unchanged, CSV", "in.csv", "original,summary\na,b\n", ""),
     ("unchanged, JSON lines", "in.jsonl", _ROWS, ""),
     ("nested 100,000 deep", "in.jsonl", "[" * 100_000, "line 1 is not JSON"),
+    ("a list nested 100,000 deep", "in.json", "[" * 100_000, "in.json: "),
+    ("a list that does not end", "in.json", "[" + _ROWS.strip() + ",", "item 2 is not JSON"),
+    ("a page of the web, .gz", "in.csv.gz", "<html>404</html>" * 50, "cannot be unpacked"),
+    ("a page of the web, Arrow", "in.arrow", "<html>404</html>" * 50, "cannot be read as Arrow"),
     ("half of a Parquet file", "in.parquet", b"PAR1" + bytes(100), "not a Parquet file"),
     ("a page of the web", "in.parquet", "<html>404</html>" * 50, "not a Parquet file"),
 ]

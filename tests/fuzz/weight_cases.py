@@ -150,6 +150,8 @@ _OTHERS: list[tuple[tuple[str, ...], str, Change, str]] = [
         "q_proj is 1e.09; at most 10000"),
     (ADAPTERS, "factors without the others", tensors("adapter_model.safetensors", make.half),
         "lora_B.* hold no plain numbers"),
+    (ADAPTERS, "one number as embeddings",
+        tensors("adapter_model.safetensors", make.lone_embedding), "cannot read the weights in"),
     (ADAPTERS, "a scale of NaN", adapter_config(lora_alpha=float("nan")), "lora_alpha is nan"),
     (RESUME, "a pickle that would run",
         training(lambda content, folder: content.update(progress=Bomb(folder))), _RUN),

@@ -307,6 +307,11 @@ def half(content: dict[str, Any]) -> None:
     without(*[name for name in content if "lora_B" in name])(content)
 
 
+def lone_embedding(content: dict[str, Any]) -> None:
+    """One number as an adapter's table of embeddings."""
+    content["base_model.model.model.embed_tokens.weight"] = torch.tensor(1.0)
+
+
 def wide_factors(content: dict[str, Any]) -> None:
     """Two thin matrices in 0.2 MB, whose product would take 9 GB."""
     name = "base_model.encoder.layer.0.output.dense.weight"

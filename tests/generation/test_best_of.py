@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from serve_app.api.app import create_app
 from serve_app.api.middleware.request_guard import Traffic
-from serve_app.core.errors import InvalidInput, MetricFailed
+from serve_app.core.errors import InvalidInput, MetricFailed, PlainMedError
 from serve_app.core.settings import load_settings
 from serve_app.generation import best_of
 from serve_app.generation.best_of import Candidate
@@ -97,8 +97,8 @@ def test_a_candidate_without_a_word_comes_last_without_scores() -> None:
 
 
 def test_no_candidate_with_a_word_is_an_error_that_names_the_text() -> None:
-    with pytest.raises(MetricFailed, match="text 1") as caught:
-        best_of.to_score([group("a", ""), group("", "...")])
+    with pytest.raises(PlainMedError, match="no summary of text 1") as caught:
+        best_of.grouped([Summary(text, "m") for text in ("a", "", "", "...")], 2)
     assert caught.value.code == "generation_failed"
 
 
@@ -334,6 +334,7 @@ class Mute(LightBackend):
         return [Summary("", "m") for _ in texts]
 
 
-async def test_candidates_without_a_word_are_an_error_and_not_the_callers() -> None:
-    response = await post("/generate", {"text": "A cat.", "n": 2, "select": "loss"}, Mute())
+@pytest.mark.parametrize("more", [{}, {"n": 2}, {"n": 2, "select": "loss"}])
+async def test_a_summary_without_a_word_is_an_error_and_not_an_empty_answer(more) -> None:
+    response = await post("/generate", {"text": "A cat.", **more}, Mute())
     assert (response.status_code, response.json()["error"]["code"]) == (500, "generation_failed")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import textwrap
 from dataclasses import replace
 
 import numpy as np
@@ -308,12 +309,41 @@ def test_of_a_long_original_both_ends_are_read_and_the_rest_reported(engine, mon
         )
 
 
-def test_a_long_original_of_fragments_still_has_a_summary(engine, monkeypatch) -> None:
+def test_of_a_long_original_with_fragments_at_both_ends_the_sentences_between_are_used(
+    engine, monkeypatch
+) -> None:
     monkeypatch.setattr(engine_module, "MOST_PASSAGES", 2)
     text = "Group 1. Group 2. The pain was less common in both. Group 3. Group 4."
     (summary,) = engine.generate([text], [DEFAULT])
     assert summary.truncated
-    assert {one.source for one in summary.sentences} <= {"Group 1.", "Group 4."}
+    assert summary.text == "The pain was less common in both."
+
+
+@pytest.mark.parametrize("width", [40, 72])
+def test_a_hard_wrapped_original_has_the_same_summary(engine, summaries, width: int) -> None:
+    """So signs, subjects and numbers stay where they were, whatever copied the text."""
+    for original, summary in zip(ABSTRACTS, summaries, strict=True):
+        lines = "\n\n".join(
+            textwrap.fill(part, width, break_on_hyphens=False)
+            for part in re.split(r"\n(?=[A-Z' ]+:)", original)
+        )
+        (wrapped,) = engine.generate([lines], [DEFAULT])
+        assert wrapped.text == summary.text
+
+
+def test_every_number_stands_beside_the_same_word_as_in_the_source(summaries) -> None:
+    number = re.compile(r"\S*\d\S*(?:\s+\S+)?")
+    for original, summary in zip(ABSTRACTS, summaries, strict=True):
+        flat = " ".join(original.split())
+        for sentence in summary.sentences:
+            assert all(found in flat for found in number.findall(undone(sentence)))
+
+
+def test_tags_of_the_original_do_not_reach_the_summary(engine) -> None:
+    text = "<p>Pain <b>fell</b> in both groups.</p><p>Nobody died of the drug.</p>"
+    (summary,) = engine.generate([text], [DEFAULT])
+    assert summary.text == "Pain fell in both groups. Nobody died of the drug."
+    assert all((one.source or "") in text for one in summary.sentences)
 
 
 def test_a_sentence_that_refers_back_costs_more_alone(suite) -> None:
@@ -344,6 +374,16 @@ def test_bad_arguments_are_refused(suite, bad: dict[str, int]) -> None:
 def test_the_transformers_engine_without_a_model_says_what_to_set() -> None:
     with pytest.raises(ConfigError, match="MODEL_PATH"):
         load_generator(load_settings(generator="transformers"))
+
+
+def test_a_model_name_without_its_bucket_is_refused_naming_both() -> None:
+    """It used to serve the extractive engine without a word."""
+    for generator in ("auto", "transformers"):
+        settings = load_settings(model_name="org__run", generator=generator)
+        with pytest.raises(ConfigError, match=r"MODEL_NAME.*MODEL_S3_BUCKET"):
+            load_generator(settings)
+    chosen = load_settings(model_name="org__run", generator="extractive")
+    assert chosen.generator_engine == "extractive"
 
 
 def test_a_wrong_model_or_targets_file_is_named_before_anything_loads() -> None:

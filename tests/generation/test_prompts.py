@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from serve_app.core.errors import ConfigError
+from serve_app.generation import prompts
 from serve_app.generation.causal.engine import split_windows
 from serve_app.generation.prompts import Prompter
 from tests.support.tiny_models import (
@@ -24,6 +26,7 @@ from tests.support.tiny_models import (
 )
 
 SYSTEM, PREFIX = "You rewrite medical text.", "Summarise:\n\n"
+LOOP = "{% for a in range(60) %}{% set s.x = STEP %}{% endfor %}"
 TEXT = "The trial included 120 adults (38.5 °C)."
 
 
@@ -101,6 +104,33 @@ def test_a_template_without_a_system_role_gets_it_in_the_user_message(template: 
 def test_a_template_that_cannot_hold_a_text_is_an_error(template: str) -> None:
     with pytest.raises(ConfigError, match="chat template"):
         prompter(make_tokenizer(template))
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+        "{% macro f(n) %}{% for a in range(9) %}{{ f(n) }}{% endfor %}{% endmacro %}{{ f(1) }}",
+        "{% set s = namespace(x='ab') %}" + LOOP.replace("STEP", "s.x ~ s.x"),
+        "{% set s = namespace(x=9) %}" + LOOP.replace("STEP", "s.x * s.x"),
+        "{% set s = namespace(x=9) %}" + LOOP.replace("STEP", "s.x * 1 * s.x"),
+        "{{ 9**9**9**9 }}",
+        "{{ 'a' * 99999999999 }}",
+    ],
+)
+def test_a_template_that_would_never_end_is_an_error(
+    template: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prompts, "TEMPLATE_S", 0.3)
+    monkeypatch.setattr(prompts, "TEMPLATE_MIB", 64)
+    with pytest.raises(ConfigError, match="chat template"):
+        prompter(make_tokenizer(template + CHAT_TEMPLATE))
+    assert sys.gettrace() is None or "check" not in repr(sys.gettrace())
+
+
+def test_a_template_may_multiply_by_a_small_number_and_take_arguments() -> None:
+    template = "{{ '-' * 20 }}{% if 2 * messages|length > 1 %}" + CHAT_TEMPLATE + "{% endif %}"
+    assert prompter(make_tokenizer(template)).overhead > 0
 
 
 def test_without_a_template_prompt_prefix_and_text_follow_each_other() -> None:

@@ -42,7 +42,6 @@ HAND_WRITTEN = [
     "The cat sat on the mat.",
     "Cat.",
     "a",
-    "7",
     "One two. Three four. Five six.",
     "One two three. Four five six. Seven eight nine.",
     "One two three! Four five six? Seven eight nine",
@@ -103,6 +102,14 @@ def test_the_library_does_not_import_the_reference() -> None:
 @pytest.mark.parametrize("text", HAND_WRITTEN, ids=range(len(HAND_WRITTEN)))
 def test_hand_written_text_scores_as_the_reference(text: str) -> None:
     assert_equals_reference(text)
+
+
+@pytest.mark.parametrize("text", ["7", "123 456 789", "1,204 (95 %)", "½ ² Ⅷ", "٣٤ ५६"])
+def test_numbers_alone_are_counted_as_the_reference_counts_but_not_scored(text: str) -> None:
+    assert tuple(ReadabilityCounts.of(text).scores()) == expected(text)
+    with pytest.raises(InvalidInput) as caught:
+        readability(text)
+    assert caught.value.code == "no_words"
 
 
 def test_all_1200_published_values_are_reproduced(shared_data: Path) -> None:

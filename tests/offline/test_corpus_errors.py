@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from serve_app.core.errors import ConfigError, InvalidInput
-from serve_app.offline.corpus import RowScores, ScoreJob, parquet, reader
+from serve_app.offline.corpus import RowScores, ScoreJob, parquet, reader, text_rows
 from tests.support.corpus_runs import left, prepare, run
 from tests.support.corpus_tools import OverlapScorer, make_rows, write_rows
 from tests.support.corpus_tools import read_rows as read_file
@@ -99,8 +99,8 @@ def test_a_malformed_file_is_named_to_the_row(
 def test_the_lines_of_a_row_count_together(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr(reader, "LONGEST_ROW", 1 << 20)
-    line = "word " * 20_000 + "\n"
+    monkeypatch.setattr(text_rows, "LONGEST_ROW", 1 << 20)
+    line = "The adults in this study took the drug. " * 2_500 + "\n"
     rows = [{"original": line * 5, "summary": "b"}] * 20  # half of what a row may have, each
     assert prepare(write_rows(tmp_path / name, rows), tmp_path / "out.csv").corpus.rows == 20
     (tmp_path / "in.csv").write_text(f'original,summary\na,b\n"{line * 11}",b\n')

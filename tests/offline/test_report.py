@@ -241,6 +241,54 @@ def test_no_control_character_of_a_file_reaches_the_terminal(tmp_path: Path) -> 
     assert r"\[31mred \<b\>" in result.stdout
 
 
+def test_compare_says_which_textstat_the_grades_are_of(tmp_path: Path) -> None:
+    files = [write(tmp_path / "others.csv", scored(3, texts=False))]
+    shown = plainmed("compare", *files, "--targets", TARGETS).stdout
+    assert "those of textstat 0.7.4; other versions of textstat differ by up to 6" in shown
+    assert "The files of others do not say which they are of." in shown
+    ours = [{**row, "generated_column": "generated"} for row in scored(3)]
+    shown = plainmed("compare", write(tmp_path / "a.csv", ours), "--targets", TARGETS).stdout
+    assert "textstat 0.7.4" in shown
+    assert "do not say" not in shown
+
+
+def test_the_version_of_textstat_in_a_report_is_the_one_the_metrics_equal() -> None:
+    from importlib.metadata import version
+
+    from serve_app.offline.report.phrases import TEXTSTAT
+
+    assert version("textstat") == TEXTSTAT  # the tests of readability compare with it
+
+
+def test_a_column_of_texts_goes_with_its_file(tmp_path: Path) -> None:
+    files = []
+    for name, text in (("a", "one"), ("b", "two")):
+        rows = [{**row, "x": text, "y": f"{text} {text}"} for row in scored(2)]
+        files.append(write(tmp_path / f"{name}.csv", rows))
+    command = ("report", *files, "--out", tmp_path / "r.html", "--no-models", "--targets", TARGETS)
+    said = refused(*command, "--generated-column", "x")
+    assert "1 --generated-column for 2 files; give it once per file" in said
+    columns = ("--generated-column", "x", "--generated-column", "y")
+    result = plainmed(*command, *columns, "--json", tmp_path / "r.json")
+    assert result.exit_code == 0
+    document = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
+    assert [one["column"] for one in document["systems"]] == ["x", "y"]
+    assert [one["lengths"]["generated"]["mean"] for one in document["systems"]] == [1, 2]
+
+
+def test_no_escape_of_a_file_name_or_a_cell_reaches_the_terminal(tmp_path: Path) -> None:
+    path = write(tmp_path / "a\x1b]0;b.csv", [{**scored(1)[0], "fkgl": "\x1b[31mred"}])
+    for command in (
+        ("compare", path),
+        ("compare", tmp_path / "none\x1b[2J.csv"),
+        ("score", path, "--out", tmp_path / "o.csv", "--original-column", "\x1b[1m"),
+    ):
+        result = plainmed(*command)
+        assert result.exit_code == 2
+        assert "\x1b" not in result.output
+        assert "\\x1b" in result.output
+
+
 @pytest.mark.usefixtures("in_process")
 def test_report_reads_the_worst_examples_with_the_models_of_the_settings(tmp_path: Path) -> None:
     files = [write(tmp_path / f"{name}.csv", scored(3, seed)) for seed, name in enumerate("ab")]

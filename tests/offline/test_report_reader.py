@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ from serve_app.core.errors import InvalidInput
 from serve_app.metrics.loss import METRICS
 from serve_app.offline.report.reader import Columns, read_systems
 from serve_app.offline.report.systems import SAME_ORIGINAL, System, choose_column, pair
+from tests.support.corpus_runs import prepare, run
+from tests.support.corpus_tools import make_rows
 from tests.support.report_files import failed, scored, write
 from tests.support.texts import GENERATED, ORIGINALS
 
@@ -43,12 +47,187 @@ def test_every_format_gives_the_same_numbers_and_counts_failures(
     assert [one.generated for one in system.texts([7, 0])] == [GENERATED[5 % 4], GENERATED[0]]
 
 
-def test_a_cell_that_is_no_number_fails_its_row_by_name(tmp_path: Path) -> None:
+@pytest.mark.parametrize("cell", ["", "  ", "nan", "NaN", "NA", "n/a", "null", "None", "<NA>"])
+def test_a_number_that_is_not_there_fails_its_row_by_name(tmp_path: Path, cell: str) -> None:
     rows = scored(3)
-    rows[1] |= {"error_code": None, "fkgl": "about nine", "smog": float("nan")}
+    rows[1] |= {"error_code": None, "fkgl": cell, "smog": float("nan")}
     (system,) = read_systems([write(tmp_path / "a.csv", rows)])
     assert system.failures == {"no fkgl, smog": 1}
     assert system.scored.tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("cell", "hint"),
+    [
+        ("9,5", True),
+        ("1.234,5", True),
+        ("1,234.5", True),
+        ("12 345", True),
+        ("12\u202f345,6", True),
+        ("1'234", True),
+        ("about nine", False),
+        ("inf", False),
+        ("-Infinity", False),
+        ("True", False),
+        ("2026-01-01", False),
+        ("1_000", False),
+        ("9.5 %", False),
+        ("٩", False),
+    ],
+)
+def test_a_cell_that_is_no_number_is_named_and_nothing_is_compared(
+    tmp_path: Path, cell: str, hint: bool
+) -> None:
+    rows = scored(3)
+    rows[1]["fkgl"] = cell
+    with pytest.raises(InvalidInput) as caught:
+        read_systems([write(tmp_path / "a.csv", rows)])
+    assert "a.csv: row 2, column fkgl: " in caught.value.message
+    assert repr(cell) in caught.value.message
+    assert ("decimal point" in caught.value.message) == hint
+
+
+@pytest.mark.parametrize(
+    "cell", [True, float("inf"), dt.date(2026, 1, 1), [1.5], {"a": 1}], ids=lambda cell: str(cell)
+)
+def test_a_value_of_another_type_is_no_number(tmp_path: Path, cell: Any) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = {name: [row[name] for row in scored(2)] for name in METRICS}
+    pq.write_table(pa.table({**columns, "fkgl": [cell, cell]}), tmp_path / "a.parquet")
+    with pytest.raises(InvalidInput, match=r"row 1, column fkgl: .* is no number"):
+        read_systems([tmp_path / "a.parquet"])
+
+
+def test_decimals_and_integers_of_parquet_are_numbers(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns: dict[str, Any] = {name: [row[name] for row in scored(2)] for name in METRICS}
+    columns |= {"fkgl": [Decimal("9.50"), None], "smog": [8, 9]}
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    (system,) = read_systems([tmp_path / "a.parquet"])
+    assert system.values[0, 2:4].tolist() == [9.5, 8]
+    assert system.failures == {"no fkgl": 1}
+
+
+# --- the texts that were scored, and no others ------------------------------------------
+
+
+def job(source: Path, out: Path, *columns: str) -> Path:
+    run(prepare(source, out, generated=columns))
+    return out
+
+
+def two_models(folder: Path) -> Path:
+    rows = [
+        {**row, "target_text": "A human text.", "model_a": row["summary"], "model_b": "B text."}
+        for row in make_rows(4)
+    ]
+    rows[2]["model_a"] = ""
+    return write(folder / "in.jsonl", [{**row, "summary": "Another text."} for row in rows])
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_the_report_shows_the_text_that_was_scored_and_no_other(
+    tmp_path: Path, ending: str
+) -> None:
+    out = job(two_models(tmp_path), tmp_path / f"out.{ending}", "model_a")
+    (system,) = read_systems([out])
+    found = [one.generated for one in system.texts(range(4))]
+    assert found == [row["summary"] if at != 2 else None for at, row in enumerate(make_rows(4))]
+    assert (system.column, system.by_plainmed) == ("model_a", True)
+
+
+def test_an_option_that_is_not_what_was_scored_is_refused(tmp_path: Path) -> None:
+    out = job(two_models(tmp_path), tmp_path / "out.csv", "model_a")
+    assert read_systems([out], columns=Columns(generated="model_a"))[0].column == "model_a"
+    with pytest.raises(InvalidInput, match=r"row 1 was scored on the column 'model_a', not on"):
+        read_systems([out], columns=Columns(generated="target_text"))
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_columns_scored_together_are_systems_of_one_file(tmp_path: Path, ending: str) -> None:
+    out = job(two_models(tmp_path), tmp_path / f"out.{ending}", "model_a", "model_b")
+    one, two = read_systems([out])
+    assert [one.name, two.name] == ["model_a", "model_b"]
+    assert (one.failures, two.failures) == ({"empty_text": 1}, {})
+    assert two.texts([0])[0].generated == "B text."
+    assert pair_all([one, two]).count == 3
+    named = read_systems([out], ["mine"])
+    assert [system.name for system in named] == ["mine model_a", "mine model_b"]
+    (alone,) = read_systems([out], columns=Columns(prefix="model_b_"))
+    assert (alone.name, alone.column) == ("out", "model_b")
+
+
+def test_files_scored_on_other_columns_can_be_joined_line_by_line(tmp_path: Path) -> None:
+    source = two_models(tmp_path)
+    parts = [job(source, tmp_path / f"{name}.jsonl", name) for name in ("model_a", "model_b")]
+    whole = tmp_path / "both.jsonl"
+    whole.write_text("".join(part.read_text() for part in parts))
+    (system,) = read_systems([whole])
+    assert [one.generated for one in system.texts([0, 4])] == [
+        make_rows(1)[0]["summary"],
+        "B text.",
+    ]
+    assert system.column == "model_a, model_b"
+
+
+def test_where_the_scored_column_is_not_known_the_report_asks_and_compare_goes_on(
+    tmp_path: Path,
+) -> None:
+    rows = [{**row, "target_text": "A human text."} for row in scored(3)]
+    path = write(tmp_path / "a.csv", rows)
+    with pytest.raises(InvalidInput, match="could be: generated, target_text; name it with"):
+        read_systems([path])
+    (system,) = read_systems([path], columns=Columns(generated="target_text"))
+    assert system.texts([0])[0].generated == "A human text."
+    (system,) = read_systems([path], texts=False)
+    assert np.isnan(system.words[:, 1]).all()
+    assert system.by_plainmed is False
+
+
+def test_an_empty_summary_never_shows_another_column(tmp_path: Path) -> None:
+    rows = scored(2)
+    rows[1] |= {"generated": ""}
+    (system,) = read_systems([write(tmp_path / "a.csv", rows)])
+    assert [one.generated for one in system.texts([0, 1])] == [GENERATED[0], None]
+
+
+# --- ids --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (1, 1.0),
+        ("1", "1.0"),
+        (7, " 7.00 "),
+        ("-3", -3.0),
+        (dt.date(2026, 1, 2), "2026-01-02 00:00:00"),
+        (dt.date(2026, 1, 2), dt.datetime(2026, 1, 2)),
+        ("2026-01-02", "2026-01-02T00:00:00.000"),
+    ],
+)
+def test_an_id_is_the_same_whoever_wrote_it(tmp_path: Path, one: Any, other: Any) -> None:
+    files = []
+    for name, value in (("a", one), ("b", other)):
+        rows = [{**scored(1)[0], "doc_id": value}]
+        ending = "csv" if isinstance(value, str) else "parquet"
+        files.append(write(tmp_path / f"{name}.{ending}", rows))
+    assert pair_all(read_systems(files)).count == 1
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("01", "1"), ("1e3", "1000"), ("1.5", "1.50"), ("", "")]
+)
+def test_ids_that_are_written_as_names_stay_apart(tmp_path: Path, one: str, other: str) -> None:
+    files = [
+        write(tmp_path / f"{name}.csv", [{**scored(1)[0], "doc_id": value}, scored(2)[1]])
+        for name, value in (("a", one), ("b", other))
+    ]
+    assert pair_all(read_systems(files)).count == 1  # the second row alone
 
 
 def test_results_of_evaluate_are_read_with_their_sentences_and_truncation(tmp_path: Path) -> None:

@@ -63,4 +63,5 @@ def deployed(stage: Stage, cluster: Cluster, *words: str) -> None:
         stage.restore(_deployed[words])
         client("s3").create_bucket(Bucket=STATE_BUCKET)
         cluster.namespace = yaml.safe_load((ROOT / "k8s" / "namespace.yaml").read_text())
+        cluster.settle()
     stage.forget_calls()

@@ -42,6 +42,7 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, aws: None) -> Stage:
     made = Stage(tmp_path)
     monkeypatch.setenv("PATH", str(made.bin))
     monkeypatch.setattr(steps, "_POLL_S", 0.02)
+    monkeypatch.setattr(steps, "_HOLD_S", 0.03)
     monkeypatch.setattr(kube, "_POLL_S", 0.02)
     return made
 

@@ -1,21 +1,27 @@
 """A stage for the ops commands: fake programs, and a Kubernetes API on a real socket.
 
 The fake programs are executables on PATH. Each appends its argument list to one log, and fails
-where a test said so. `helm` keeps releases as Helm does (status, revision, values), in files; the
-API server makes RayServices, pods and Services of those files, so that a verb sees what it did.
+where a test said so. `helm` keeps releases as Helm does (status, revisions, values), in files. The
+API server makes RayServices, RayClusters, pods and Services of those files as KubeRay 1.7 does:
+each look at a RayService is one of its reconciliations.
 """
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import http.server
 import json
 import sys
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import yaml
+
+from tests.support.paths import ROOT
 
 PROGRAM = """#!{python} -IS
 import json, os, pathlib, signal, sys, time
@@ -35,7 +41,7 @@ for line in failures.read_text().splitlines() if failures.exists() else []:
             os.kill(os.getppid(), signal.SIGINT)  # as Ctrl-C, which the whole terminal gets
             time.sleep(5)
         if name == "helm" and "upgrade" in words:
-            release = words[words.index("--install") + 1]
+            release = next(w for w in words[1:] if w[0] != "-")
             file = stage / "releases" / (release + ".json")
             empty = dict(version=0, config=dict(), history=dict())
             old = json.loads(file.read_text()) if file.exists() else empty
@@ -51,6 +57,12 @@ def put(config, path, value):
         config = config.setdefault(key, dict())
     config[keys[-1]] = value
 
+def merge(base, over):
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(base.get(key), dict)
+        base[key] = merge(base[key], value) if both else value
+    return base
+
 if name == "helm" and words[0] == "version":
     said = answers / "helm-version"
     print(said.read_text() if said.exists() else "v4.0.1")
@@ -61,30 +73,37 @@ elif name == "helm" and words[0] == "status":
         sys.exit(1)
     print(file.read_text())
 elif name == "helm" and words[0] == "upgrade":
-    release = words[words.index("--install") + 1]
+    release = next(w for w in words[1:] if w[0] != "-")
     file = stage / "releases" / (release + ".json")
     old = json.loads(file.read_text()) if file.exists() else dict(version=0, history=dict())
     if old.get("info", dict()).get("status", "").startswith("pending-"):
         print("Error: another operation is in progress", file=sys.stderr)
         sys.exit(1)
-    config = dict()
+    if not old["version"] and "--install" not in words:
+        print("Error: UPGRADE FAILED: no deployed releases", file=sys.stderr)
+        sys.exit(1)
+    config = json.loads(json.dumps(old["config"])) if "--reuse-values" in words else dict()
     for i, word in enumerate(words):
-        if word == "--set-string":
+        if word == "--values":
+            file_values = stage / "values" / os.path.basename(words[i + 1])
+            config = merge(config, json.loads(file_values.read_text()))
+        elif word == "--set-string":
             put(config, *words[i + 1].split("=", 1))
         elif word == "--set-json":
             key, _, value = words[i + 1].partition("=")
             put(config, key, json.loads(value))
     version = old["version"] + 1
     file.write_text(json.dumps(dict(
-        name=release, version=version, info=dict(status="deployed"), config=config,
-        history=old["history"] | {{str(version): config}})))
+        name=release, version=version, info=dict(status="deployed"), config=config, content=version,
+        history=old["history"] | {{str(version): [config, version]}})))
 elif name == "helm" and words[0] == "rollback":
     file = stage / "releases" / (words[1] + ".json")
     old = json.loads(file.read_text())
     if words[2].isdigit():
-        old["config"] = old["history"][words[2]]
+        # The manifest of that revision, with the number it was rendered with.
+        old["config"], old["content"] = old["history"][words[2]]
     old["info"], old["version"] = dict(status="deployed"), old["version"] + 1
-    old["history"][str(old["version"])] = old["config"]
+    old["history"][str(old["version"])] = [old["config"], old["content"]]
     file.write_text(json.dumps(old))
 elif name == "helm" and words[0] == "history":
     file = stage / "releases" / (words[1] + ".json")
@@ -96,7 +115,7 @@ elif name == "helm" and words[0] == "history":
         for r in revisions]))
 elif name == "helm" and words[:2] == ["get", "values"]:
     old = json.loads((stage / "releases" / (words[2] + ".json")).read_text())
-    print(json.dumps(old["history"][words[words.index("--revision") + 1]]))
+    print(json.dumps(old["history"][words[words.index("--revision") + 1]][0]))
 elif name == "helm" and words[0] == "uninstall":
     (stage / "releases" / (words[1] + ".json")).unlink(missing_ok=True)
 elif name == "terraform" and "init" in words and (answers / "outputs-after-init").exists():
@@ -114,14 +133,21 @@ elif name == "git" and "status" in words:
 """
 
 
+@functools.cache
+def _values(file: Path) -> Any:
+    return yaml.safe_load(file.read_text(encoding="utf-8"))
+
+
 class Stage:
     """Everything outside the process that the ops commands meet, but AWS (which moto plays)."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.bin = folder / "bin"
-        for part in ("bin", "releases", "answers"):
+        for part in ("bin", "releases", "answers", "values"):
             (folder / part).mkdir()
+        for file in (ROOT / "helm" / "plainmed").glob("values-*.yaml"):
+            (folder / "values" / file.name).write_text(json.dumps(_values(file)))
         for name in ("helm", "terraform", "docker", "aws", "git"):
             self.add_program(name)
         repository = "123456789012.dkr.ecr.us-east-1.amazonaws.com/plainmed-dev"
@@ -195,6 +221,9 @@ class Cluster:
         self.redis_ready = True
         self.redis_secret: dict[str, Any] | None = {"data": {"password": "eA=="}}
         self.keys_secret: dict[str, Any] | None = {"data": {"keys.json": "e30="}}
+        self.kuberay: dict[str, KubeRay] = {}  # by release
+        self.room = True  # for a second cluster
+        self.broken: dict[str, str] = {}  # what Serve says of an image tag that cannot start
         self.patch: dict[str, dict[str, Any]] = {}  # by release: over its RayService's status
         self.pods: dict[str, list[dict[str, Any]]] = {}  # by release: instead of a ready worker
         self.events: list[dict[str, Any]] = []
@@ -236,8 +265,16 @@ class Cluster:
         if parts[-2:] == ["customresourcedefinitions", "rayservices.ray.io"]:
             return self.crd
         if "rayservices" in parts:
-            data = releases.get(parts[-1])
-            return None if data is None else self.rayservice(parts[-1], data)
+            name = parts[parts.index("rayservices") + 1]
+            if name not in releases:
+                self.kuberay.pop(name, None)
+                return None
+            if method == "PATCH":
+                return self.kuberay[name].patched(parts[-1] == "status", body)
+            return self.rayservice(name, releases[name])
+        if "rayclusters" in parts:
+            made = [one.cluster(parts[-1]) for one in self.kuberay.values()]
+            return next(filter(None, made), None)
         if parts[-1] == "log":
             return "".join(f"line {n} of {query['container'][0]}\n" for n in range(3))
         if parts[-1] == "pods":
@@ -270,34 +307,18 @@ class Cluster:
             self.namespace_left -= 1
         return None if self.namespace_left < 0 else self.namespace
 
+    def settle(self) -> None:
+        """Every release ready or stopped, and recorded, as the verb that made it leaves it."""
+        for name, data in self._releases().items():
+            for _ in range(3):
+                self.rayservice(name, data)
+            if not data["config"].get("suspend"):
+                self.kuberay[name].annotations["plainmed.io/ready-revisions"] = str(data["version"])
+
     def rayservice(self, name: str, data: dict[str, Any]) -> dict[str, Any]:
-        suspend = bool(data["config"].get("suspend"))
-        ready = "False" if suspend else "True"
-        application = {
-            "status": "RUNNING",
-            "serveDeploymentStatuses": {"Gateway": {"status": "HEALTHY", "message": ""}},
-        }
-        status: dict[str, Any] = {
-            "observedGeneration": data["version"],
-            "numServeEndpoints": 0 if suspend else 1,
-            "conditions": [
-                {"type": "Ready", "status": ready, "reason": "NonZeroServeEndpoints"},
-                {"type": "UpgradeInProgress", "status": "False", "reason": "NoPendingCluster"},
-            ],
-        }
-        if not suspend:
-            status["activeServiceStatus"] = {
-                "rayClusterName": f"{name}-abcde",
-                "rayClusterStatus": {"readyWorkerReplicas": 1, "desiredWorkerReplicas": 1},
-                "applicationStatuses": {"plainmed": application},
-            }
-        return {
-            "apiVersion": "ray.io/v1",
-            "kind": "RayService",
-            "metadata": {"name": name, "generation": data["version"]},
-            "spec": {"suspend": suspend},
-            "status": status | self.patch.get(name, {}),
-        }
+        controller = self.kuberay.setdefault(name, KubeRay(name))
+        found = controller.reconciled(data, self.room, self.broken)
+        return found | {"status": found["status"] | self.patch.get(name, {})}
 
     def pods_of(self, release: str) -> list[dict[str, Any]]:
         data = self.stage.release(release)
@@ -313,6 +334,8 @@ class Cluster:
 
             def _answer(self) -> None:
                 cluster.requests.append(f"{self.command} {self.path}")
+                if self.command == "PATCH":
+                    assert self.headers["Content-Type"] in PATCHES
                 split = urlsplit(self.path)
                 if cluster.refuse:
                     found, code = {"kind": "Status", "reason": "Forbidden"}, cluster.refuse
@@ -336,6 +359,150 @@ class Cluster:
                 pass
 
         return Handler
+
+
+# What an API server takes of a custom resource; a JSON patch would be a list.
+PATCHES = ("application/merge-patch+json", "application/strategic-merge-patch+json")
+READY_ON_HEAD = "plainmed.io/serve-config"
+HASH = "ray.io/hash-without-replicas-and-workers-to-delete"
+
+
+class KubeRay:
+    """What KubeRay 1.7 makes of one RayService: `shouldPrepareNewCluster`, the order of its steps,
+    and the fields of its status (`controllers/ray/rayservice_controller.go`).
+
+    A change is seen one look after it was made. Applications are read before a new Serve
+    configuration is sent, so the first state after a change is the old one.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.annotations: dict[str, str] = {}
+        self.generation = self.observed = self.made = 0
+        self.spec: dict[str, Any] = {}
+        self.active: dict[str, Any] | None = None
+        self.pending: dict[str, Any] | None = None
+        self.reason = "Initializing"
+
+    def reconciled(
+        self, data: dict[str, Any], room: bool, broken: Mapping[str, str]
+    ) -> dict[str, Any]:
+        config = data["config"]
+        spec = self._spec(config)
+        self.annotations |= {"plainmed.io/revision": str(data["content"])}
+        if spec != self.spec:
+            self.spec, self.generation = spec, self.generation + 1  # not seen yet
+        elif self.reason != "InitializingTimeout" or spec["suspend"]:
+            self.observed = self.generation
+            self._step(config, room, broken)
+        return {
+            "apiVersion": "ray.io/v1",
+            "kind": "RayService",
+            "metadata": {
+                "name": self.name,
+                "generation": self.generation,
+                "annotations": dict(self.annotations),
+            },
+            "spec": spec,
+            "status": self._status(config, broken),
+        }
+
+    def _spec(self, config: dict[str, Any]) -> dict[str, Any]:
+        rest = {key: value for key, value in config.items() if key != "suspend"}
+        config_hash = hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:16]
+        head = {"metadata": {"annotations": {READY_ON_HEAD: config_hash}}}
+        cluster: dict[str, Any] = {"headGroupSpec": {"template": head}}
+        if (config.get("gcsFaultTolerance") or {}).get("enabled"):
+            cluster["gcsFaultToleranceOptions"] = {"redisAddress": "plainmed-redis:6379"}
+        return {"suspend": bool(config.get("suspend")), "rayClusterConfig": cluster}
+
+    def _step(self, config: dict[str, Any], room: bool, broken: Mapping[str, str]) -> None:
+        if self.spec["suspend"]:
+            self.active = self.pending = None
+            self.reason = "SuspendComplete"
+            return
+        if self.pending is not None and self._hash(self.pending) == self._goal():
+            if room and _tag(config) not in broken:
+                self.active, self.pending = self.pending, None
+            return
+        compared = self.pending or self.active
+        if compared is None or self._hash(compared) != self._goal():
+            self.made += 1
+            self.pending = {
+                "metadata": {
+                    "name": f"{self.name}-{self.made:05x}",
+                    "annotations": dict(self.annotations) | {HASH: self._goal()},
+                },
+                "spec": self.spec["rayClusterConfig"],
+            }
+
+    def _goal(self) -> str:
+        text = json.dumps(self.spec["rayClusterConfig"], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @staticmethod
+    def _hash(cluster: dict[str, Any]) -> str:
+        return cluster["metadata"]["annotations"][HASH]
+
+    def _status(self, config: dict[str, Any], broken: Mapping[str, str]) -> dict[str, Any]:
+        serving = self.active is not None
+        both = serving and self.pending is not None
+        self.reason = "NonZeroServeEndpoints" if serving else self.reason
+        upgrading = "BothActivePendingClustersExist" if both else "NoPendingCluster"
+        status: dict[str, Any] = {
+            "observedGeneration": self.observed,
+            "numServeEndpoints": int(serving),
+            "conditions": [
+                {"type": "Ready", "status": str(serving), "reason": self.reason},
+                {"type": "UpgradeInProgress", "status": str(both), "reason": upgrading},
+            ],
+        }
+        counts = {"readyWorkerReplicas": 1, "desiredWorkerReplicas": 1}
+        if self.active is not None:
+            status["activeServiceStatus"] = {
+                "rayClusterName": self.active["metadata"]["name"],
+                "rayClusterStatus": counts,
+            }
+            if self.pending is None:  # during an upgrade KubeRay asks the new cluster alone
+                status["activeServiceStatus"]["applicationStatuses"] = {
+                    "plainmed": application("RUNNING")
+                }
+        if self.pending is not None:
+            status["pendingServiceStatus"] = {"rayClusterName": self.pending["metadata"]["name"]}
+            said = broken.get(_tag(config))
+            if said is not None:
+                status["pendingServiceStatus"]["applicationStatuses"] = {
+                    "plainmed": application("DEPLOY_FAILED", said)
+                }
+        return status
+
+    def cluster(self, name: str) -> dict[str, Any] | None:
+        return next(
+            (c for c in (self.active, self.pending) if c and c["metadata"]["name"] == name), None
+        )
+
+    def patched(self, status: bool, body: dict[str, Any]) -> dict[str, Any]:
+        """A merge patch: of the status where the path says so, else of everything but it."""
+        if status:
+            assert body == {"status": {"pendingServiceStatus": None}}
+            self.pending = None
+        else:
+            self.annotations |= body["metadata"]["annotations"]
+        return {"kind": "RayService"}
+
+
+def _tag(config: dict[str, Any]) -> str:
+    return str(config["image"]["tag"])
+
+
+def application(status: str, message: str = "") -> dict[str, Any]:
+    """One entry of applicationStatuses."""
+    gateway = {"status": "HEALTHY" if status == "RUNNING" else "UPDATING", "message": ""}
+    return {
+        "status": status,
+        "message": message,
+        "serveDeploymentStatuses": {"Gateway": gateway},
+    }
 
 
 def crd(*, suspend: bool = True) -> dict[str, Any]:

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from typer.testing import CliRunner
 from urllib3.exceptions import ProtocolError
 from urllib3.response import HTTPResponse
 
-from tests.ops.command import GENERATOR, METRICS, deployed, done, refused
-from tests.ops.fakes import Cluster, Stage, event
+from serve_app.cli.main import app
+from tests.ops.command import GENERATOR, METRICS, ROOT, deployed, done, refused
+from tests.ops.fakes import Cluster, Stage, event, pod
 
 
-def test_status_is_one_table_with_conditions_applications_replicas_and_events(
+def test_status_shows_conditions_applications_replicas_and_events(
     stage: Stage, cluster: Cluster
 ) -> None:
     deployed(stage, cluster)
@@ -22,15 +24,31 @@ def test_status_is_one_table_with_conditions_applications_replicas_and_events(
     ]
     said = done("status")
     for words in (
-        (METRICS, "ready, 1 endpoints"),
+        (f"{METRICS}: ready, 1 endpoint",),
         ("condition Ready", "True"),
-        ("application (plainmed)", "RUNNING"),
-        ("deployment Gateway (plainmed)", "HEALTHY"),
+        ("application plainmed", "RUNNING"),
+        ("Gateway", "HEALTHY"),
         ("workers", "1 of 1 ready"),
         ("event 12:00:00", "CreatedRayCluster", "made a cluster"),
     ):
         assert any(all(word in line for word in words) for line in said.splitlines()), words
     assert "Irrelevant" not in said
+
+
+def test_status_breaks_no_name_on_a_narrow_terminal(
+    stage: Stage, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deployed(stage, cluster)
+    names = [f"{GENERATOR}-k2xvq-generator-worker-7f9hs", f"{GENERATOR}-k2xvq-head-9xqlm"]
+    reason = "0/6 nodes are available: 6 Insufficient cpu. preemption: 0/6 nodes are available"
+    cluster.pods[GENERATOR] = [pod(name, unscheduled=reason) for name in names]
+    cluster.events = [event(names[0], "FailedScheduling", f"{reason} \x1b]0;owned\x07")]
+    result = CliRunner().invoke(app, ["ops", "status", "--root", str(ROOT)], env={"COLUMNS": "80"})
+    lines = result.output.splitlines()
+    assert max(map(len, lines)) <= 80
+    for word in (*names, METRICS, GENERATOR, "FailedScheduling", "preemption:"):
+        assert any(word in line for line in lines), word
+    assert "\x1b" not in result.output
 
 
 def test_status_fails_where_a_service_is_not_ready(stage: Stage, cluster: Cluster) -> None:

@@ -293,12 +293,67 @@ def test_in_an_empty_account_a_deploy_without_api_keys_stops_before_images_and_r
     assert stage.release(METRICS) is None
 
 
-def test_the_whole_internet_is_refused_as_a_range(stage: Stage, cluster: Cluster) -> None:
-    assert "refusing the whole Internet" in refused("deploy", "--yes", "--public", "0.0.0.0/0")
-    done("deploy", "metrics", "--yes", "--public", "198.51.100.0/24, 203.0.113.7/32")
+@pytest.mark.parametrize(
+    "ranges",
+    [
+        "0.0.0.0/0",
+        "0.0.0.0/1,128.0.0.0/1",
+        "::/0",
+        "::/1, 8000::/1",
+        "2000::/3",
+        "10.0.0.0/8,0.0.0.0/4",
+        ",".join(f"{first}.0.0.0/9" for first in range(1, 8)),
+        "0.0.0.0/7",
+        ",".join(f"{first}.0.0.0/8" for first in range(1, 224) if first != 10),
+    ],
+)
+def test_ranges_that_cover_much_of_the_internet_are_refused_in_any_cut(
+    stage: Stage, cluster: Cluster, ranges: str
+) -> None:
+    said = refused("deploy", "--yes", "--public", ranges)
+    assert "refusing so much of the Internet" in said
+    assert stage.calls() == []
+
+
+def test_named_ranges_and_private_ones_make_a_public_address(
+    stage: Stage, cluster: Cluster
+) -> None:
+    ranges = "198.51.100.0/24, 203.0.113.7,10.0.0.0/8,172.16.0.0/12,2001:db8::/32"
+    done("deploy", "metrics", "--yes", "--public", ranges)
     values = stage.release(METRICS)["config"]["service"]
     assert values["nlb"]["scheme"] == "internet-facing"
-    assert values["loadBalancerSourceRanges"] == ["198.51.100.0/24", "203.0.113.7/32"]
+    assert values["loadBalancerSourceRanges"] == [
+        *("198.51.100.0/24", "203.0.113.7/32", "10.0.0.0/8", "172.16.0.0/12", "2001:db8::/32")
+    ]
+
+
+@pytest.mark.parametrize("ranges", ["198.51.100.1/24", "everywhere", "", "10.0.0.0/8;x"])
+def test_a_range_that_is_none_is_refused(stage: Stage, cluster: Cluster, ranges: str) -> None:
+    assert "--public:" in refused("deploy", "--yes", "--public", ranges)
+
+
+@pytest.mark.parametrize(
+    "option",
+    ["--region", "--model-name", "--model-bucket", "--tag", "--state-bucket", "--base-digest"],
+)
+@pytest.mark.parametrize("value", ["us-east-1,image.tag=evil", "a=b", "a b", "-x", "{a}", "a\nb"])
+def test_no_option_carries_another_setting_to_helm_or_terraform(
+    stage: Stage, cluster: Cluster, option: str, value: str
+) -> None:
+    said = refused("deploy", "--yes", f"{option}={value}")
+    assert "nothing was changed" in said
+    assert stage.calls() == []
+
+
+def test_a_region_of_the_environments_file_is_checked_too(stage: Stage, cluster: Cluster) -> None:
+    checkout = stage.folder / "checkout"
+    for part in ("helm", "terraform-eks", "k8s"):
+        shutil.copytree(ROOT / part, checkout / part)
+    file = checkout / "terraform-eks" / "environments" / "dev.tfvars"
+    file.write_text(file.read_text().replace('"us-east-1"', '"us-east-1,a=b"'))
+    result = CliRunner().invoke(app, ["ops", "plan", "--root", str(checkout)])
+    assert result.exit_code == 2
+    assert "names no region" in result.output
 
 
 def test_a_cluster_without_kuberay_is_refused_by_redeploy(stage: Stage, cluster: Cluster) -> None:

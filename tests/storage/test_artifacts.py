@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,11 +12,17 @@ from typing import Any
 import pytest
 
 from serve_app.core.errors import ConfigError
-from serve_app.storage.artifacts import Downloads, cache_root, resolve
+from serve_app.storage.artifacts import (
+    Downloads,
+    cache_root,
+    reference_name,
+    require_reference,
+    resolve,
+)
 from serve_app.storage.artifacts.cache import Artifact, safe_relative
 from serve_app.storage.artifacts.eviction import Cache
 from serve_app.storage.artifacts.staging import Staging, Wanted
-from tests.support.artifact_servers import FILES, Hub, contents, numbered, serving
+from tests.support.artifact_servers import FILES, Hub, NotQuiteAHub, contents, numbered, serving
 
 
 def fetch(reference: str, cache: Path) -> Path:
@@ -45,6 +52,11 @@ def test_local_and_embedded_references(tmp_path: Path) -> None:
         "hf://org/name@",
         "hf://org/name/more",
         "hf://org/../name",
+        "hf://org/name@/etc",
+        "hf://org/name@refs//pr",
+        "hf://org/name@./main",
+        "hf://org/name@main/",
+        "hf://org/name@..",
         "gs://bucket/key",
         "https://example.org/model",
         "embedded:nothing",
@@ -58,6 +70,36 @@ def test_a_malformed_or_missing_reference_is_named(reference: str, tmp_path: Pat
     named = reference.removeprefix("embedded:").strip() or "empty"
     assert repr(named).strip("'") in caught.value.message
     assert not contents(tmp_path)
+    with pytest.raises(ConfigError):
+        require_reference(reference, Downloads(str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("reference", "name"),
+    [
+        ("hf://org/name@main", "org/name"),
+        ("hf://org/final", "org/final"),
+        ("embedded:all-MiniLM-L6-v2", "all-MiniLM-L6-v2"),
+        ("s3://bucket/merged-models/org__model-run/", "org__model-run"),
+        ("s3://bucket/merged-models/final/", "final"),
+        ("s3://bucket/runs/org__model-run/final/", "org__model-run"),
+        ("Outputs/org__model 6 epocas/final", "org__model 6 epocas"),
+        ("/runs/org__model-run/final/", "org__model-run"),
+        ("/runs/org__model-run/checkpoint-120", "org__model-run-checkpoint-120"),
+        ("/runs/org__model-run/final/checkpoint-120", "org__model-run-checkpoint-120"),
+        ("/runs/org__model-run/best_model", "org__model-run"),
+        ("/runs/org__model-run/checkpoint-final", "org__model-run"),
+        ("/models/finale", "finale"),
+        ("model/./x/..", "model"),
+        (".", "here"),
+    ],
+)
+def test_results_call_a_model_by_the_part_that_names_it(
+    reference: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert reference_name(reference) == name
 
 
 @pytest.mark.parametrize(
@@ -78,6 +120,8 @@ def test_the_cache_is_where_the_platform_keeps_caches(
     monkeypatch.setattr(sys, "platform", "linux")
     assert cache_root(None) == tmp_path / "home" / ".cache" / "plainmed"
     assert cache_root(str(tmp_path / "own")) == tmp_path / "own"
+    with pytest.raises(ConfigError, match="CACHE_DIR"):
+        cache_root("~no-such-user/cache")
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="CACHE_DIR"):
         cache_root(str(tmp_path / "file" / "below"))
@@ -171,6 +215,35 @@ def test_a_hub_snapshot_is_fetched_once_and_works_offline_then(tmp_path: Path) -
     assert "cannot be reached" in gone
     (offline,) = hub_resolve(["hf://org/other"], tmp_path, HF_HUB_OFFLINE="1")
     assert "HF_HUB_OFFLINE" in offline
+
+
+def test_each_way_in_which_a_server_is_no_hub_has_its_own_message(tmp_path: Path) -> None:
+    says = {
+        "limited": r"limits how often it is asked \(429\); try again in 7 s, or set HF_TOKEN",
+        "failing": r"is failing \(500\); try again later",
+        "teapot": r"answered 418; check HF_ENDPOINT",
+        "elsewhere": r"cannot be reached \(it redirects to http://127\.0\.0\.1:1/login\)",
+        "circle": "redirects in a circle; set HF_ENDPOINT",
+        "page": "something other than JSON, such as a login page; check HF_ENDPOINT",
+        "no-sha": r"does not answer as a hub does \(.*must have a revision sha",
+        "list": "does not answer as a hub does",
+        "no-commit": "names no commit, size or ETag of a file",
+    }
+    assert set(says) == set(NotQuiteAHub.ANSWERS)
+    references = [f"hf://org/{name}" for name in says]
+    with serving(NotQuiteAHub) as url:
+        found = hub_resolve(references, tmp_path, HF_ENDPOINT=url)
+    for reference, message, wanted in zip(references, found, says.values(), strict=True):
+        assert message.startswith(f"ConfigError: cannot fetch {reference}: {url}")
+        assert re.search(wanted, message), message
+
+
+def test_a_complete_snapshot_is_used_while_the_hub_answers_nonsense(tmp_path: Path) -> None:
+    handler = type("Portal", (Hub,), {"downloads": [], "tokens": [], "page": False})
+    with serving(handler) as url:
+        (found,) = hub_resolve(["hf://org/tiny"], tmp_path, HF_ENDPOINT=url)
+        handler.page = True
+        assert hub_resolve(["hf://org/tiny"], tmp_path, HF_ENDPOINT=url) == [found]
 
 
 def test_a_hub_file_goes_on_where_the_line_broke_and_finished_ones_are_kept(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -11,19 +12,23 @@ import pytest
 from boto3.s3.transfer import TransferConfig
 from moto.s3.models import s3_backends
 
-from serve_app.core.errors import ConfigError
+from serve_app.core.errors import ConfigError, InvalidInput
 from serve_app.core.settings import load_settings
 from serve_app.metrics.alignscore import AlignScorer
 from serve_app.metrics.suite import load_factuality
+from serve_app.storage import locate, s3
 from serve_app.storage.artifacts import Downloads, resolve, s3_fetch
+from serve_app.storage.artifacts.s3_upload import require_bucket
 from tests.support.artifact_servers import (
     FILES,
     Denying,
     FlakyProxy,
+    RefusingSts,
     RequestLog,
     contents,
     numbered,
     serving,
+    use_server,
 )
 from tests.support.paths import ALIGNSCORE
 
@@ -271,14 +276,15 @@ def test_a_key_that_would_leave_the_folder_is_refused(
     assert not contents(tmp_path)
 
 
-def test_a_key_that_is_both_file_and_folder_is_an_error(
+def test_keys_that_no_directory_can_hold_are_both_named(
     bucket: str, s3_client: Any, tmp_path: Path
 ) -> None:
     s3_client.put_object(Bucket=bucket, Key="both/x", Body=b"file")
-    s3_client.put_object(Bucket=bucket, Key="both/x/y", Body=b"below it")
-    with pytest.raises(ConfigError, match="cannot write"):
+    s3_client.put_object(Bucket=bucket, Key="both/x/y/z", Body=b"below it")
+    with pytest.raises(ConfigError, match=r"the keys 'both/x' and 'both/x/y/z', and no directory"):
         fetch(f"s3://{bucket}/both/", tmp_path)
-    assert not list(tmp_path.rglob("y"))
+    assert not contents(tmp_path)
+    assert fetch(f"s3://{bucket}/both/x", tmp_path).read_bytes() == b"file"
 
 
 def test_a_link_planted_in_the_cache_is_not_followed(bucket: str, tmp_path: Path) -> None:
@@ -364,3 +370,40 @@ def test_denied_access_names_the_permissions(
             fetch("s3://private-bucket/model/", tmp_path)
     assert "private-bucket" in caught.value.message
     assert "test-secret-key" not in caught.value.message
+
+
+@pytest.fixture
+def role(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """The token file, not yet written, of a role that STS refuses."""
+    with serving(RefusingSts) as url:
+        use_server(monkeypatch, url, tmp_path)
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.delenv(name)
+        monkeypatch.setenv("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/reader")
+        monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(tmp_path / "token"))
+        s3.client.cache_clear()
+        yield tmp_path / "token"
+        s3.client.cache_clear()
+
+
+def test_a_role_that_sts_refuses_is_not_a_missing_permission(role: Path, tmp_path: Path) -> None:
+    role.write_text("secret-token")
+    with pytest.raises(ConfigError, match="AWS refuses the role") as caught:
+        fetch("s3://models/model/", tmp_path)
+    with pytest.raises(InvalidInput, match="AWS refuses the role") as read:
+        locate("s3://models/in.csv").stamp()
+    for message in (caught.value.message, read.value.message):
+        assert "AccessDenied from AssumeRoleWithWebIdentity" in message
+        assert "trust policy" in message
+        assert "s3:" not in message.replace("s3://", "")
+        assert "secret-token" not in message
+
+
+def test_a_missing_token_file_is_named(role: Path, tmp_path: Path) -> None:
+    for kind, read in (
+        (ConfigError, lambda: fetch("s3://models/model/", tmp_path)),
+        (ConfigError, lambda: require_bucket("models", "m/")),
+        (InvalidInput, lambda: locate("s3://models/in.csv").stamp()),
+    ):
+        with pytest.raises(kind, match=f"cannot read {role}: No such file.*service account"):
+            read()

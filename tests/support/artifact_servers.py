@@ -216,6 +216,61 @@ class Denying(http.server.BaseHTTPRequestHandler):
         pass
 
 
+class RefusingSts(http.server.BaseHTTPRequestHandler):
+    """Answers every AWS call as STS does where a role's trust policy does not fit."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        body = b"<ErrorResponse><Error><Code>AccessDenied</Code></Error></ErrorResponse>"
+        self.send_response(403)
+        self.send_header("Content-Type", "text/xml")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+class NotQuiteAHub(http.server.BaseHTTPRequestHandler):
+    """Answers for the repository `org/NAME` as ANSWERS[NAME] says: status, headers, body."""
+
+    ANSWERS: ClassVar[dict[str, tuple[int, dict[str, str], bytes]]] = {
+        "limited": (429, {"Retry-After": "7"}, b"{}"),
+        "failing": (500, {}, b""),
+        "teapot": (418, {}, b""),
+        "elsewhere": (308, {"Location": "http://127.0.0.1:1/login"}, b""),
+        "circle": (308, {"Location": "/api/models/org/circle/revision/main"}, b""),
+        "page": (200, {"Content-Type": "text/html"}, b"<html>Please log in</html>"),
+        "no-sha": (200, {}, b'{"id": "org/no-sha"}'),
+        "list": (200, {}, b"[]"),
+        "no-commit": (200, {"ETag": '"a"'}, b"{}"),  # its files come without X-Repo-Commit
+    }
+
+    def do_HEAD(self) -> None:
+        self._answer()
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    def _answer(self) -> None:
+        path = self.path.partition("?")[0]
+        status, headers, body = self.ANSWERS[path.split("org/")[1].partition("/")[0]]
+        if "no-commit" in path and path.startswith("/api/"):
+            tree = [{"type": "file", "path": "a", "size": 2, "oid": "0" * 40}]
+            body = json.dumps(tree if "/tree/" in path else {"id": "x", "sha": "1" * 40}).encode()
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
 class Hub(http.server.BaseHTTPRequestHandler):
     """The three hub endpoints a snapshot takes: revision, tree, resolve.
 
@@ -227,6 +282,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
     downloads: list[str]
     tokens: list[str]
     cut = 0
+    page = False  # in the place of every answer, as in a hotel
     files: ClassVar[dict[str, bytes]] = FILES
     ranges: ClassVar[list[tuple[str, int]]] = []
 
@@ -239,7 +295,9 @@ class Hub(http.server.BaseHTTPRequestHandler):
     def _answer(self) -> None:
         self.tokens.append(self.headers.get("Authorization", ""))
         path = self.path.partition("?")[0]
-        if path in ("/api/models/org/tiny/revision/main", "/api/models/org/tiny/revision/v1"):
+        if self.page:
+            self._send(200, b"<html>Please log in</html>")
+        elif path in ("/api/models/org/tiny/revision/main", "/api/models/org/tiny/revision/v1"):
             self._send(200, json.dumps({"id": "org/tiny", "sha": self.commit}).encode())
         elif path.startswith("/api/models/org/tiny/tree/"):
             tree = [

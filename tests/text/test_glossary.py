@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 import time
 from pathlib import Path
@@ -26,9 +27,17 @@ def plain_of(term: str) -> str:
     return plain
 
 
-def rows() -> list[dict[str, str]]:
-    with (RESOURCES / "glossary.csv").open(encoding="utf-8", newline="") as file:
+def rows(name: str = "glossary.csv") -> list[dict[str, str]]:
+    with (RESOURCES / name).open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
+
+
+def in_sense(term: str) -> str:
+    """The term where it has the sense of its plain form."""
+    form = GLOSSARY._forms[term.lower()]
+    before = form.context.get("after", ("",))[0]
+    after = form.context.get("before", ("tissue" if form.kind == "modifier" else "",))[0]
+    return " ".join(filter(None, (before, term, after)))
 
 
 # --- sentences: what goes in, what comes out ---------------------------------------------------
@@ -173,8 +182,10 @@ def test_there_are_at_least_400_entries_in_each_way_of_counting() -> None:
 
 
 def test_each_entry_is_replaced_when_alone_and_its_plain_form_is_final() -> None:
-    alone = {term: GLOSSARY.simplify(term)[0].lower() for term in TERMS}
-    assert alone == {term: plain_of(term).lower() for term in TERMS}
+    found = {term: GLOSSARY.find(in_sense(term)) for term in TERMS}
+    assert {term: [one.plain.lower() for one in done] for term, done in found.items()} == {
+        term: [plain_of(term).lower()] for term in TERMS
+    }
     assert [term for term in TERMS if GLOSSARY.find(plain_of(term))] == []
 
 
@@ -247,6 +258,123 @@ def test_plain_forms_are_easier_words() -> None:
         readability(plain_of(t)).syllables / readability(plain_of(t)).words for t in TERMS
     ]
     assert sum(syllables_after) < 0.6 * sum(syllables_before)
+
+
+# --- senses -----------------------------------------------------------------------------------
+
+# Sentences in which the term has another sense: nothing may be replaced.
+OTHER_SENSES = [
+    "She had malignant hypertension.",
+    "He had a malignant stroke.",
+    "Malignant otitis externa is an infection of the bone.",
+    "The clip lies inferior to the left kidney.",
+    "The scar was superior to the umbilicus.",
+    "The kidney is inferior to the liver.",
+    "The tumour necrosis factor level was low.",
+    "Ludwig angina and mesenteric angina are other things.",
+    "Intra-abdominal hypertension and venous hypertension were seen.",
+    "The test of intracranial hypotension was done.",
+    "Laser coagulation sealed it, and so did argon plasma coagulation.",
+    "Self efficacy was low.",
+    "Root canal treatment (RCT) was done; RCT failed in two teeth.",
+    "Haemophilus influenza was found.",
+    "The varicella zoster virus was found.",
+    "They had invasive candidiasis.",
+    "Passive immunisation was used.",
+    "Diurnal enuresis was treated.",
+    "Erythema multiforme and erythema nodosum were seen.",
+    "They did dental prophylaxis.",
+    "The pulmonary valve and the hepatic flexure were seen.",
+    "The thoracic vertebrae and thoracic epidural block were seen.",
+    "The paediatric patients were ill.",
+    "Saliva pooling was seen.",
+    "Orally disintegrating tablets were used.",
+    "The wound was primarily closed.",
+    "The level was therapeutic.",
+    "The cause was cardiac.",
+    "The coronal suture was fused.",
+    "They were small for gestational age.",
+    "They were born at 30 weeks gestational age.",
+    "Friedreich ataxia is rare.",
+    "Biliary dyskinesia was found.",
+    "Fetal bovine serum was used.",
+    "They used transient elastography.",
+    "A network meta-analysis was done.",
+    "Eosinophilic gastroenteritis was found.",
+    "Tooth attrition was seen.",
+    "Placebo tablets were used.",
+    "The dogs were fed; two individuals died.",
+    "The cows had mastitis during lactation.",
+    "The alarm fatigue of nurses was seen.",
+]
+
+
+@pytest.mark.parametrize("text", OTHER_SENSES)
+def test_a_term_in_another_sense_stays(text: str) -> None:
+    assert GLOSSARY.simplify(text)[0] == text
+
+
+IN_SENSE = [
+    ("Benign and malignant tumours were seen.", "Benign and cancerous tumours were seen."),
+    ("Aspirin is superior to the older drug.", "Aspirin is better than the older drug."),
+    ("It was clearly inferior to surgery.", "It was clearly worse than surgery."),
+    ("Overall survival was 62 %.", "Survival was 62 %."),
+    ("Progression-free survival was 6 months.",
+     "Survival free of worsening of the disease was 6 months."),
+    ("Cardiac and renal disease are common.", "Heart and kidney disease are common."),
+    ("Liver fibrosis became cirrhosis.", "Liver scarring became severe liver scarring."),
+    ("The probiotic is a live microorganism.", "The probiotic is a live microbe."),
+    ("Infertility in men is common.", "Trouble having a baby in men is common."),
+    ("A clinical trial in dogs was done.", "A medical study in dogs was done."),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "expected"), IN_SENSE)
+def test_the_plain_form_holds_in_each_sense(text: str, expected: str) -> None:
+    assert GLOSSARY.simplify(text)[0] == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The placebo treatment was safe.",
+        "It was evaluated at 6 months.",
+        "The main primary outcomes were few.",
+        "Muscle spasticity is common.",
+        "We used a double-dummy placebo.",
+        "The placebo\ntreatment was safe.",
+    ],
+)
+def test_no_replacement_repeats_its_neighbour(text: str) -> None:
+    assert re.search(r"\b(\w+)\s+\1\b", GLOSSARY.simplify(text)[0], re.IGNORECASE) is None
+
+
+def test_no_word_is_doubled_in_any_abstract_at_hand(shared_data: Path) -> None:
+    double = re.compile(r"\b([a-z]{2,})[ -]+\1\b", re.IGNORECASE)
+    with (shared_data / "cochrane_pls.csv").open(encoding="utf-8", newline="") as file:
+        texts = {row["source_text"] for row in csv.DictReader(file)}
+    for line in (shared_data / "reference_metrics.jsonl").read_text("utf-8").splitlines():
+        texts.add(json.loads(line)["original"])
+    assert len(texts) > 600
+    for text in texts:
+        flat = " ".join(text.split())
+        before = {found[0].lower() for found in double.finditer(flat)}
+        after = {found[0].lower() for found in double.finditer(GLOSSARY.simplify(flat)[0])}
+        assert after <= before
+
+
+def test_every_entry_was_reviewed_and_the_ambiguous_ones_are_safe() -> None:
+    """`glossary-review.csv` has each term once, its senses, and why its plain form is safe."""
+    table = rows("glossary-review.csv")
+    reviewed = [term for row in table for term in row["terms"].split("; ")]
+    assert len(reviewed) == len(set(reviewed))
+    assert set(reviewed) == {row["term"] for row in rows()}
+    contexts = {row["term"] for row in rows() if row["context"]}
+    for row in table:
+        assert row["senses"]
+        assert row["why_safe"]
+        if contexts & set(row["terms"].split("; ")):
+            assert "2 " in row["senses"], row
 
 
 # --- properties --------------------------------------------------------------------------------
@@ -342,6 +470,8 @@ BAD_FILES = [
     (HEADER + "assess,check,verb,assesses,checks\n", "only nouns have a plural"),
     (HEADER + "oedema,swelling,noun,,,more\n", "line 2: more cells than columns"),
     (HEADER + "(oedema),swelling,noun,,\n", "has signs beside words"),
+    ("term,plain,kind,context\noedema,swelling,noun,beside: x\n", "column context: 'beside: x'"),
+    ("term,plain,kind,context\noedema,swelling,noun,before\n", "column context: 'before'"),
     (HEADER + "birth control,pill,keep,,\n", "a kept phrase is its own plain form"),
     (HEADER + "oedema,swelling,noun,,\nswelling,puffiness,noun,,\n", "contains the term"),
 ]

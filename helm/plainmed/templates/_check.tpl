@@ -1,5 +1,5 @@
 {{/*
-What no schema can say: values that are each right but do not go together. Each message says what to do.
+Values that are each valid but do not go together, which no schema can express. Each message says what to do.
 */}}
 {{- define "plainmed.check" -}}
 {{- $groups := include "plainmed.groups" . | fromJsonArray -}}
@@ -44,7 +44,7 @@ What no schema can say: values that are each right but do not go together. Each 
 {{- end -}}
 {{- $keys := .Values.apiKeys -}}
 {{- if and $keys.enabled (not $keys.secretName) (not (hasKey .Values.secretEnv "API_KEYS")) -}}
-{{- fail (printf "apiKeys.secretName: every caller needs an API key, so name a Secret with keys. To make one: plainmed keys new keys.json && kubectl -n %s create secret generic plainmed-api-keys --from-file=keys.json; then --set apiKeys.secretName=plainmed-api-keys. Where something before the release asks who calls: --set apiKeys.enabled=false" .Release.Namespace) -}}
+{{- fail (printf "apiKeys.secretName: every caller needs an API key, so name a Secret with keys. To make one: plainmed keys new keys.json && kubectl -n %s create secret generic plainmed-api-keys --from-file=keys.json; then --set apiKeys.secretName=plainmed-api-keys. Where an upstream proxy authenticates callers: --set apiKeys.enabled=false" .Release.Namespace) -}}
 {{- end -}}
 {{- if and (not $keys.enabled) (hasKey .Values.secretEnv "API_KEYS") -}}
 {{- fail "apiKeys.enabled is false, but secretEnv.API_KEYS holds keys; remove one" -}}

@@ -5,7 +5,10 @@ Names, labels and the port: what objects are called. Nothing here knows what is 
 {{- define "plainmed.name" -}}
 {{- $name := .Values.fullnameOverride | default (contains "plainmed" .Release.Name | ternary .Release.Name (printf "%s-plainmed" .Release.Name)) -}}
 {{- if gt (len $name) 47 -}}
-{{- fail (printf "the name %q has %d characters; KubeRay takes 47 at most. Choose a shorter release name or set fullnameOverride." $name (len $name)) -}}
+{{- fail (printf "the name %q has %d characters; KubeRay takes at most 47. Choose a shorter release name or set fullnameOverride." $name (len $name)) -}}
+{{- end -}}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $name) -}}
+{{- fail (printf "the name %q is no DNS-1035 label, as Kubernetes demands of a Service: lower-case letters, digits and hyphens, beginning with a letter. Choose another release name or set fullnameOverride." $name) -}}
 {{- end -}}
 {{- $name -}}
 {{- end -}}

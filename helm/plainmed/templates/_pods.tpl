@@ -117,28 +117,45 @@ httpGet:
 {{- end -}}
 
 {{/*
-A worker is ready once its Serve proxy is, and, the first time, once the whole application is: so a new cluster takes
-requests only when its models have loaded. After that a lost replica does not take its pod out of the Service, because
-requests wait for the replacement. The marker is named for the start of process 1, so a restarted container starts over.
+A pod that takes requests is ready once its Serve proxy is and, the first time, once /readyz of the whole application says so
+through that proxy: a new cluster takes requests only when its models have loaded. After that a lost replica does not take its
+pod out of the Service, because requests wait for the replacement. The marker is named for the start of process 1, so a
+restarted container starts over.
+A head without workers takes requests too, but KubeRay gives the application only to a head that is ready. So it is ready until Serve
+knows of an application, and without requests until then: KubeRay's label `ray.io/serve` keeps it out of the Service. Not with `None`,
+where a wrong Serve config is corrected in the same cluster.
+Arguments: root, role.
 */}}
-{{- define "plainmed.workerReadiness" -}}
+{{- define "plainmed.readiness" -}}
 exec:
   command:
     - bash
     - -c
     - |
       get() {
-        exec 3<>/dev/tcp/127.0.0.1/{{ include "plainmed.port" . }} || return 1
-        printf 'GET %s HTTP/1.0\r\nHost: localhost\r\n\r\n' "$1" >&3
+        exec 3<>/dev/tcp/127.0.0.1/"$1" || return 1
+        printf 'GET %s HTTP/1.0\r\nHost: localhost\r\n%b\r\n' "$2" "${3:+Authorization: Bearer $3\r\n}" >&3
         IFS= read -r line <&3 && [[ $line == *" 200 "* ]]
       }
+      {{- if eq .role "head" }}
+      get 52365 /api/healthz || exit 1
+      get 8265 /api/serve/applications/ "$RAY_AUTH_TOKEN" || exit 1
+      grep -q '"docs_path"' <&3 || exit 0
+      {{- end }}
       stat=$(</proc/1/stat)
       set -- ${stat##*) }
       marker=/tmp/.plainmed-ready-${20}
-      get /-/healthz || exit 1
+      get {{ include "plainmed.port" .root }} /-/healthz || exit 1
       [[ -e $marker ]] && exit 0
-      get /readyz && : >"$marker"
-{{ toYaml .Values.probes.readiness }}
+      get {{ include "plainmed.port" .root }} /readyz && : >"$marker" && exit 0
+      echo "the application is not ready: $line $(tail -n 1 <&3)"
+      exit 1
+{{- $times := deepCopy .root.Values.probes.readiness -}}
+{{- if eq .role "head" -}}
+{{- /* Out of the Service before KubeRay's next look at the proxy, every 2 s, could let it in. */ -}}
+{{- $times = merge (dict "periodSeconds" 1 "failureThreshold" 1) $times -}}
+{{- end }}
+{{ toYaml $times }}
 {{- end -}}
 
 {{/*
@@ -182,7 +199,11 @@ labels:
   {{- with .root.Values.podLabels }}
   {{- toYaml . | nindent 2 }}
   {{- end }}
-{{- with .root.Values.podAnnotations }}
+{{- $own := dict -}}
+{{- if and (eq .role "head") (ne .root.Values.upgradeStrategy.type "None") -}}
+{{- $own = dict "plainmed.io/serve-config" (include "plainmed.serveConfigHash" .root) -}}
+{{- end -}}
+{{- with merge $own .root.Values.podAnnotations }}
 annotations:
   {{- toYaml . | nindent 2 }}
 {{- end }}
@@ -222,7 +243,7 @@ volumes:
 
 {{- define "plainmed.headPod" -}}
 metadata:
-  {{- include "plainmed.podMetadata" (dict "root" .) | nindent 2 }}
+  {{- include "plainmed.podMetadata" (dict "root" . "role" "head") | nindent 2 }}
 spec:
   {{- include "plainmed.podPlacement" (dict "root" . "role" "head" "group" .Values.head) | nindent 2 }}
   containers:
@@ -243,10 +264,14 @@ spec:
       livenessProbe:
         {{- include "plainmed.liveness" . | nindent 8 }}
       readinessProbe:
+        {{- if or (include "plainmed.groups" . | fromJsonArray) (eq .Values.upgradeStrategy.type "None") }}
         httpGet:
           path: /api/healthz
           port: 52365
         {{- toYaml .Values.probes.readiness | nindent 8 }}
+        {{- else }}
+        {{- include "plainmed.readiness" (dict "root" . "role" "head") | nindent 8 }}
+        {{- end }}
       lifecycle:
         {{- include "plainmed.drain" . | nindent 8 }}
       volumeMounts:
@@ -257,7 +282,7 @@ spec:
 {{- define "plainmed.workerPod" -}}
 {{- $group := index .root.Values.workers .name -}}
 metadata:
-  {{- include "plainmed.podMetadata" (dict "root" .root) | nindent 2 }}
+  {{- include "plainmed.podMetadata" (dict "root" .root "role" "worker") | nindent 2 }}
 spec:
   {{- include "plainmed.podPlacement" (dict "root" .root "role" "worker" "group" $group) | nindent 2 }}
   {{- with .root.Values.topologySpread }}
@@ -296,7 +321,7 @@ spec:
       livenessProbe:
         {{- include "plainmed.liveness" .root | nindent 8 }}
       readinessProbe:
-        {{- include "plainmed.workerReadiness" .root | nindent 8 }}
+        {{- include "plainmed.readiness" (dict "root" .root "role" "worker") | nindent 8 }}
       lifecycle:
         {{- include "plainmed.drain" .root | nindent 8 }}
       volumeMounts:

@@ -44,6 +44,23 @@ Generator: generator
 {{- end -}}
 
 {{/*
+A hash of everything in the Serve config but what Serve changes in running replicas (a test compares the list with
+Serve's own rules). In the head's annotations it makes KubeRay start a second cluster for any other change, since Serve
+would stop a deployment's only replica before it starts the next; and it tells which configuration a cluster was made with.
+*/}}
+{{- define "plainmed.serveConfigHash" -}}
+{{- $config := include "plainmed.serveConfig" . | fromYaml -}}
+{{- range $application := $config.applications -}}
+{{- range $deployment := $application.deployments -}}
+{{- range $field := list "num_replicas" "autoscaling_config" "user_config" "max_ongoing_requests" "max_queued_requests" "graceful_shutdown_timeout_s" "graceful_shutdown_wait_loop_s" "health_check_period_s" "health_check_timeout_s" -}}
+{{- $_ := unset $deployment $field -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- $config | toJson | sha256sum | trunc 16 -}}
+{{- end -}}
+
+{{/*
 One deployment with its overrides. A fixed num_replicas replaces autoscaling and the other way round, since Serve refuses
 both. Where a release has two worker groups, each deployment is held to the group of its service.
 */}}

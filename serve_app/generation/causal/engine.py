@@ -18,8 +18,17 @@ from serve_app.core.errors import ConfigError, InvalidInput, Unavailable
 from serve_app.generation.causal.decoding import Row
 from serve_app.generation.causal.scheduler import Scheduler, SequenceStream
 from serve_app.generation.prompts import Prompter
-from serve_app.generation.protocol import GenerationParams, PieceIterator, Summary
-from serve_app.generation.text_stream import TextStream, final_text
+from serve_app.generation.protocol import (
+    GenerationParams,
+    PieceIterator,
+    Summary,
+    require_words,
+)
+from serve_app.generation.text_stream import (
+    TextStream,
+    final_text,
+    reasoning_of,
+)
 from serve_app.models.causal_lm import CausalModel, load_causal_model
 from serve_app.models.pretrained import DTYPES, resolve_device
 from serve_app.storage.artifacts import Downloads, reference_name, resolve
@@ -169,10 +178,12 @@ class TransformersGenerator:
         streams = list(chain.from_iterable(texts_streams))
         self._scheduler.submit(streams)
         try:
-            return [
-                self._summary([final_text(self._prompter.decode(one.wait())) for one in own], own)
-                for own in texts_streams
-            ]
+            summaries = []
+            for own in texts_streams:
+                written = [self._prompter.decode(one.wait()) for one in own]
+                texts = [final_text(part, self._prompter.reasons) for part in written]
+                summaries.append(self._summary(texts, written, own))
+            return summaries
         finally:
             for stream in streams:
                 stream.cancel()
@@ -201,16 +212,21 @@ class TransformersGenerator:
         streams = self._streams(rows, cancelled, tenant, live=True)
         self._scheduler.submit(streams)
         try:
-            parts: list[str] = []
+            texts, written = list[str](), list[str]()
             for stream in streams:
-                written, ids = TextStream(), list[int]()
-                for token in stream:
-                    ids.append(token)
-                    starts = not written.text
-                    if piece := written.push(self._prompter.decode(ids)):
-                        yield _BETWEEN_WINDOWS + piece if starts and any(parts) else piece
-                parts.append(written.text)
-            yield self._summary(parts, streams)
+                text = TextStream(reasoning=self._prompter.reasons)
+                between = _BETWEEN_WINDOWS if any(texts) else ""
+                for count, _ in enumerate(stream, start=1):
+                    if piece := text.push(self._prompter.decode(stream.tokens[:count])):
+                        yield between + piece
+                        between = ""
+                written.append(self._prompter.decode(stream.tokens))
+                if piece := text.end(written[-1]):
+                    yield between + piece
+                texts.append(text.text)
+            summary = self._summary(texts, written, streams)
+            require_words(summary)
+            yield summary
         finally:
             for stream in streams:
                 stream.cancel()
@@ -229,8 +245,10 @@ class TransformersGenerator:
             for row in rows
         ]
 
-    def _summary(self, parts: list[str], streams: Sequence[SequenceStream]) -> Summary:
-        """The summary made of ended streams, whose texts are `parts`."""
+    def _summary(
+        self, texts: list[str], written: list[str], streams: Sequence[SequenceStream]
+    ) -> Summary:
+        """The summary made of ended streams: their texts, and all that they wrote."""
         reasons = {stream.finish_reason for stream in streams}
         tokens = sum(len(stream.tokens) for stream in streams)
         if "time" in reasons and tokens == 0:
@@ -240,11 +258,14 @@ class TransformersGenerator:
                 code="timeout",
             )
         return Summary(
-            text=_BETWEEN_WINDOWS.join(part for part in parts if part),
+            text=_BETWEEN_WINDOWS.join(filter(None, texts)),
             model=self.name,
             finish_reason=next(r for r in _WORST_FIRST if r in reasons),
             prompt_tokens=sum(len(stream.row.prompt) for stream in streams),
             completion_tokens=tokens,
+            reasoning_characters=sum(
+                len(reasoning_of(part, self._prompter.reasons)) for part in written
+            ),
         )
 
     def _plan(self, text: str, params: GenerationParams) -> list[Row]:

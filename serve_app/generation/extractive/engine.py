@@ -197,7 +197,10 @@ class ExtractiveGenerator:
         truncated = len(passages) > MOST_PASSAGES
         if truncated:
             half = MOST_PASSAGES // 2
-            passages = passages[:half] + passages[-half:]
+            ends = passages[:half] + passages[-half:]
+            # Both ends may hold nothing but fragments; then the sentences between them.
+            usable = [passage for passage in passages if passage.usable]
+            passages = ends if any(one.usable for one in ends) else usable[:MOST_PASSAGES]
         sentences = self.sentences(passages)
         fitting = [sentence for sentence in sentences if sentence.words <= limit]
         if not fitting:
@@ -211,9 +214,8 @@ class ExtractiveGenerator:
         return _Prepared(original, truncated, fitting, best, others)
 
     def sentences(self, passages: list[Passage]) -> list[Sentence]:
-        """The usable passages in plain words; all of them where none is usable."""
-        # The parts read of a long original may hold nothing but fragments.
-        usable = [passage for passage in passages if passage.usable] or passages
+        """The usable passages in plain words."""
+        usable = (passage for passage in passages if passage.usable)
         return [_in_plain_words(passage, self.glossary) for passage in usable]
 
     def _factuality(self, original: str, sentences: list[Sentence]) -> list[float]:
@@ -264,11 +266,12 @@ class ExtractiveGenerator:
 
 def _home(text: str, chunks: list[str]) -> str:
     """The chunk that holds the text; two chunks if the border between them runs through it."""
-    for chunk in chunks:
-        if text in chunk:
-            return chunk
-    pairs = (f"{first} {second}" for first, second in pairwise(chunks))
-    return next((pair for pair in pairs if text in pair), " ".join(chunks))
+
+    def bare(text: str) -> str:  # a passage has no tags, and no space after a broken hyphen
+        return re.sub(r"<[^<>]*>|\s", "", text)
+
+    places = [*chunks, *(f"{first} {second}" for first, second in pairwise(chunks))]
+    return next((place for place in places if bare(text) in bare(place)), " ".join(chunks))
 
 
 def _in_plain_words(passage: Passage, glossary: Glossary | None) -> Sentence:

@@ -8,20 +8,32 @@ requests run in one event loop in a thread of its own.
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
 import queue
 import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from serve_app.core.errors import ConfigError, PlainMedError
 from serve_app.generation.prompts import chat_messages
-from serve_app.generation.protocol import GenerationParams, PieceIterator, Summary
-from serve_app.generation.text_stream import TextStream, final_text
+from serve_app.generation.protocol import (
+    GenerationParams,
+    PieceIterator,
+    Summary,
+    require_words,
+)
+from serve_app.generation.text_stream import (
+    TextStream,
+    begins_in_reasoning,
+    final_text,
+    reasoning_of,
+)
 from serve_app.text.validation import require_text
 
 try:
@@ -105,7 +117,9 @@ class OpenAIGenerator:
             api_key=api_key or _NO_KEY,
             max_retries=max_retries,
             timeout=openai.Timeout(timeout_s, connect=min(CONNECT_TIMEOUT_S, timeout_s)),
+            http_client=_http_client(base_url),
         )
+        self._reasons = False  # known once a model has closed reasoning that it had not opened
         self._slots = asyncio.Semaphore(concurrency)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
@@ -200,7 +214,9 @@ class OpenAIGenerator:
                 task.cancel()
         # Of several errors the first in the order of the texts is raised.
         finished = [task for task in tasks if task.done()]
-        return [self._summary("", "cancelled") if t.cancelled() else t.result() for t in finished]
+        return [
+            self._summary(Written(), "cancelled") if t.cancelled() else t.result() for t in finished
+        ]
 
     def stream(
         self,
@@ -251,11 +267,14 @@ class OpenAIGenerator:
         if not isinstance(answer, ChatCompletion) or not answer.choices:
             raise not_understood(self.device)
         choice = answer.choices[0]
+        written = Written()
+        written.add(choice.message)
+        if written.refused:
+            raise withheld(self.device, "a refusal")
         if choice.finish_reason not in _COMPLETE:
             raise withheld(self.device, str(choice.finish_reason))
-        return self._summary(
-            final_text(choice.message.content or ""), choice.finish_reason, answer.usage
-        )
+        self._reasons |= begins_in_reasoning(written.text)
+        return self._summary(written, choice.finish_reason, answer.usage)
 
     def _stream(
         self, text: str, params: GenerationParams, cancelled: Callable[[], bool] | None
@@ -263,7 +282,7 @@ class OpenAIGenerator:
         items: queue.SimpleQueue[Any] = queue.SimpleQueue()
         job = self._submit(self._feed(text, params, items.put))
         job.add_done_callback(lambda _: items.put(None))
-        received, stream = "", TextStream()
+        written, stream = Written(), TextStream(reasoning=self._reasons)
         finish_reason, usage = None, None
         try:
             while True:
@@ -282,8 +301,10 @@ class OpenAIGenerator:
                 usage = item.usage or usage
                 for choice in (item.choices or [])[:1]:
                     finish_reason = choice.finish_reason or finish_reason
-                    received += (choice.delta and choice.delta.content) or ""
-                if piece := stream.push(received):
+                    written.add(choice.delta)
+                if written.refused:
+                    raise withheld(self.device, "a refusal")
+                if piece := stream.push(written.text):
                     yield piece
         finally:
             job.cancel()
@@ -291,7 +312,12 @@ class OpenAIGenerator:
             raise broken_off(self.device)
         if finish_reason not in {*_COMPLETE, "cancelled"}:
             raise withheld(self.device, finish_reason)
-        yield self._summary(stream.text, finish_reason, usage)
+        self._reasons |= begins_in_reasoning(written.text)
+        if piece := stream.end(written.text, reasoning=self._in_reasoning(finish_reason)):
+            yield piece
+        summary = self._summary(written, finish_reason, usage)
+        require_words(summary)
+        yield summary
 
     async def _feed(
         self, text: str, params: GenerationParams, put: Callable[[object], None]
@@ -326,14 +352,74 @@ class OpenAIGenerator:
             request["extra_body"] = {self._repeat_penalty_field: params.repeat_penalty}
         return request
 
-    def _summary(self, text: str, finish_reason: str, usage: Any = None) -> Summary:
+    def _summary(self, written: Written, finish_reason: str, usage: Any = None) -> Summary:
+        answer = (written.text, self._in_reasoning(finish_reason))
         return Summary(
-            text=text,
+            text=final_text(*answer),
             model=self.name,
+            reasoning_characters=written.reasoning + len(reasoning_of(*answer)),
             finish_reason=finish_reason,
             prompt_tokens=usage.prompt_tokens or 0 if usage else 0,
             completion_tokens=usage.completion_tokens or 0 if usage else 0,
         )
 
+    def _in_reasoning(self, finish_reason: str) -> bool:
+        """Whether an answer without a tag is reasoning: cut off before its closing tag."""
+        return self._reasons and finish_reason in ("length", "cancelled")
+
     def _translate(self, error: Exception) -> PlainMedError:
         return translate(error, endpoint=self.device, model=self.name, timeout_s=self.timeout_s)
+
+
+def _http_client(base_url: str) -> Any:
+    """A client that asks no proxy for a server of this machine; else None, the library's own.
+
+    HTTP_PROXY is meant for servers elsewhere: a proxy cannot reach this machine's 127.0.0.1.
+    """
+    host = urlsplit(base_url).hostname or ""
+    try:
+        local = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        local = host == "localhost" or host.endswith(".localhost")
+    return openai.DefaultAsyncHttpxClient(trust_env=False) if local else None
+
+
+@dataclass(slots=True)
+class Written:
+    """What the messages of an answer, or the deltas of a stream, amount to.
+
+    Attributes:
+        text: the content; it may hold tagged reasoning.
+        reasoning: characters of reasoning in fields of its own.
+        refused: whether the model refused.
+    """
+
+    text: str = ""
+    reasoning: int = 0
+    refused: bool = False
+
+    def add(self, message: Any) -> None:
+        """Adds a message or delta; content is a text or a list of parts, as of Mistral's models."""
+        for name in ("reasoning_content", "reasoning"):  # vLLM and DeepSeek; OpenRouter and others
+            thoughts = getattr(message, name, None)
+            if isinstance(thoughts, str):
+                self.reasoning += len(thoughts)
+                break
+        self.refused |= bool(getattr(message, "refusal", None))
+        self._add_content(getattr(message, "content", None))
+
+    def _add_content(self, content: Any) -> None:
+        if isinstance(content, str):
+            self.text += content
+        for part in content if isinstance(content, list) else ():
+            if isinstance(part, str):
+                self.text += part
+            elif isinstance(part, dict):
+                self.refused |= bool(part.get("refusal"))
+                thoughts = part.get("thinking") or part.get("reasoning")
+                if thoughts:
+                    inner = Written()
+                    inner._add_content(thoughts)
+                    self.reasoning += len(inner.text)
+                else:
+                    self._add_content(part.get("text"))

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from serve_app.core.errors import ConfigError, InvalidInput
-from serve_app.offline.corpus.reader import Corpus, Row, scan
+from serve_app.offline.corpus.reader import Corpus, scan
+from serve_app.offline.corpus.text_rows import Row
 from serve_app.text.validation import require_text
 
 SOURCE, TARGET, SPLIT = "source_text", "target_text", "split"

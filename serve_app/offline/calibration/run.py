@@ -139,7 +139,7 @@ def calibrate_targets(
                 out,
                 run,
                 blocks,
-                Task(SOURCE, TARGET, chunk_size),
+                [Task(SOURCE, TARGET, chunk_size)],
                 lambda: _CompleteBlocks(make_engine(), selection, blocks.size),
                 on_start,
                 on_rows,

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from serve_app import __version__
 from serve_app.core.errors import InvalidInput, Unavailable
-from serve_app.offline.corpus.journal import SUFFIX, Journal, exclusive
+from serve_app.core.settings import LanguageCheck
+from serve_app.offline.corpus.journal import Journal, discard, exclusive
 from serve_app.offline.corpus.reader import (
     GENERATED_COLUMNS,
     ORIGINAL_COLUMNS,
@@ -19,7 +20,7 @@ from serve_app.offline.corpus.reader import (
     Blocks,
     Corpus,
     Source,
-    file_format,
+    output_format,
     read_rows,
     scan,
 )
@@ -35,6 +36,7 @@ from serve_app.offline.corpus.writer import RESULT_COLUMNS, write_scored
 from serve_app.storage.base import File
 from serve_app.storage.locate import locate
 
+_PARTS, _PART = 10, 20  # parts of a corpus, and rows of each, whose language is looked at
 MOST_BLOCKS = 4096  # each is a file while a run is unfinished
 
 # From about here on a start of Ray, and a copy of the models for each core, pay; an estimate.
@@ -77,7 +79,7 @@ class LocalEngine:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How many rows a run scored, and how many of them have no numbers."""
+    """How many pairs a run scored, and how many of them have no numbers."""
 
     rows: int
     failed: int
@@ -85,68 +87,87 @@ class Outcome:
 
 @dataclass(frozen=True)
 class ScoreJob:
-    """A file to score, with every question about files and columns already settled."""
+    """A corpus to score, with every question about files and columns already settled.
+
+    Attributes:
+        corpus: the input.
+        systems: the columns of summaries, each with the prefix of its new columns.
+        out: the output.
+        blocks: of the rows.
+    """
 
     corpus: Corpus
-    task: Task
+    systems: Sequence[tuple[Task, str]]
     out: File
-    prefix: str
     blocks: Blocks
 
     @classmethod
     def prepare(
         cls,
-        source: str | Path,
+        source: str | Path | Corpus,
         out: str | Path,
         *,
         original: str | None = None,
-        generated: str | None = None,
+        generated: str | Sequence[str] | None = None,
         prefix: str = "",
         batch_size: int = 16,
         block_rows: int | None = None,
+        language_check: LanguageCheck = "warn",
     ) -> ScoreJob:
         """Reads the input once and checks all that can fail before models are loaded.
 
         Args:
-            source: path or `s3://BUCKET/KEY` of a .csv, .jsonl or .parquet file.
-            out: the same, for the output.
-            original: the column of originals; None: the first of `ORIGINAL_COLUMNS` there is.
-            generated: the column of summaries; None: the first of `GENERATED_COLUMNS` there is.
-            prefix: put before the names of the new columns.
+            source: the input, as `reader.scan` takes it; or a corpus that was scanned.
+            out: path or `s3://BUCKET/KEY` of a .csv, .jsonl or .parquet file.
+            original: the column of originals; None: the one with a name of `ORIGINAL_COLUMNS`.
+            generated: the columns of summaries; None: the one of `GENERATED_COLUMNS`.
+            prefix: put before the names of the new columns. With several columns of summaries,
+                the name of the column and `_` follow it.
             batch_size: pairs scored at once, >= 1.
             block_rows: rows finished at once; None: see `rows_of_a_block`.
+            language_check: `off`: the language of the texts is not looked at.
 
         Raises:
-            InvalidInput: a file, row or column is wrong; it is named.
+            InvalidInput: a file, row or column is wrong, several columns could be meant, or more
+                than half of the rows are not English.
         """
         target = locate(out)
-        file_format(target)
+        output_format(target)
         target.check_writable()
-        corpus = scan(source)
+        corpus = source if isinstance(source, Corpus) else scan(source)
         name = corpus.source.name
         if not corpus.rows:
             raise InvalidInput(f"{name}: there are no rows")
-        for column in RESULT_COLUMNS:
-            if prefix + column in corpus.source.columns:
+        wanted = [generated] if generated is None or isinstance(generated, str) else generated
+        first = corpus.column(original, ORIGINAL_COLUMNS, "--original-column")
+        seconds = [corpus.column(one, GENERATED_COLUMNS, "--generated-column") for one in wanted]
+        systems = [
+            (Task(first, second, batch_size), prefix if len(seconds) == 1 else f"{prefix}{second}_")
+            for second in seconds
+        ]
+        taken = set(corpus.source.columns)
+        for column in (before + column for _, before in systems for column in RESULT_COLUMNS):
+            if column in taken:
                 raise InvalidInput(
-                    f"{name}: there is already a column {prefix + column!r}; "
+                    f"{name}: there is already a column {column!r}; "
                     "name the new ones with --prefix, such as --prefix new_"
                 )
-        task = Task(
-            corpus.column(original, ORIGINAL_COLUMNS, "--original-column"),
-            corpus.column(generated, GENERATED_COLUMNS, "--generated-column"),
-            batch_size,
-        )
-        size = block_rows or rows_of_a_block(corpus.rows, batch_size)
-        return cls(corpus, task, target, prefix, corpus.blocks(size))
+            taken.add(column)
+        if language_check != "off":
+            corpus = replace(corpus, notes=corpus.notes + language_notes(corpus, [first, *seconds]))
+        size = block_rows or rows_of_a_block(corpus.rows * len(systems), batch_size)
+        return cls(corpus, systems, target, corpus.blocks(size))
 
     def describe(self, scoring: Mapping[str, Any]) -> dict[str, Any]:
         """Everything the numbers of this run depend on; `scoring` is the engine's share."""
+        task = self.systems[0][0]
+        names = [one.generated for one, _ in self.systems]
+        columns = names[0] if len(names) == 1 else names
         return {
             "version": __version__,
             "input": {"sha256": self.corpus.sha256, "rows": self.corpus.rows},
-            "columns": {"original": self.task.original, "generated": self.task.generated},
-            "batch_size": self.task.batch_size,
+            "columns": {"original": task.original, "generated": columns},
+            "batch_size": task.batch_size,
             "block_rows": min(self.blocks.size, self.corpus.rows),
             "scoring": dict(scoring),
         }
@@ -178,12 +199,45 @@ class ScoreJob:
         """
         run = self.describe(scoring)
         events = (on_start, on_rows, on_models)
+        tasks = [task for task, _ in self.systems]
         with scored_blocks(
-            self.out, run, self.blocks, self.task, make_engine, *events, restart=restart
+            self.out, run, self.blocks, tasks, make_engine, *events, restart=restart
         ) as journal:
-            results = journal.results(self.blocks.numbers)
-            failed = write_scored(self.out, self.corpus, self.blocks, results, self.prefix)
-        return Outcome(self.corpus.rows, failed)
+            failed = write_scored(self.out, self.corpus, self.blocks, self.systems, journal)
+        return Outcome(self.corpus.rows * len(self.systems), failed)
+
+
+def language_notes(corpus: Corpus, columns: Sequence[str]) -> tuple[str, ...]:
+    """Which rows are not English, of some in every part of the corpus; nothing where none is.
+
+    Raises:
+        InvalidInput: more than half of them are not.
+    """
+    from serve_app.text.language import other_language
+
+    starts = range(0, corpus.rows, max(1, corpus.rows // _PARTS))
+    chosen = sorted({at for start in starts for at in range(start, start + _PART)})
+    (block,) = corpus.blocks(len(chosen), [at for at in chosen if at < corpus.rows])
+    found = {}
+    for at, row in zip(block.rows, read_rows(corpus.source, block, columns), strict=True):
+        texts_of_row = (row.get(column) for column in columns)
+        codes = [other_language(text) for text in texts_of_row if isinstance(text, str)]
+        if any(codes):
+            found[at + 1] = next(filter(None, codes))
+    if not found:
+        return ()
+    rows = ", ".join(f"row {row}: {code}" for row, code in list(found.items())[:3])
+    said = (
+        f"{corpus.source.name}: {len(found)} of {block.count} rows looked at are not English "
+        f"({rows}{', ...' if len(found) > 3 else ''})"
+    )
+    if 2 * len(found) > block.count:
+        raise InvalidInput(
+            f"{said}, and the metrics are for English only; translate the texts, or set "
+            "LANGUAGE_CHECK=off to score them anyway",
+            code="not_english",
+        )
+    return (f"{said}; their numbers mean nothing, see the column language",)
 
 
 @contextmanager
@@ -191,7 +245,7 @@ def scored_blocks(
     out: File,
     run: Mapping[str, Any],
     blocks: Blocks,
-    task: Task,
+    tasks: Sequence[Task],
     make_engine: Callable[[], Engine],
     on_start: Callable[[int, int], None],
     on_rows: Callable[[int], None],
@@ -206,6 +260,9 @@ def scored_blocks(
     Args:
         out: the file to write inside the `with` block; no second run may write it.
         run: everything the numbers depend on, as JSON data.
+        blocks: of the rows.
+        tasks: each for all blocks. The block n of the task t is the block t * len(blocks) + n of
+            the journal.
         make_engine, on_start, on_rows, on_models, restart: as in `ScoreJob.run`.
 
     Raises:
@@ -216,25 +273,30 @@ def scored_blocks(
     """
     with exclusive(out):
         if restart:
-            out.beside(SUFFIX).clear()
+            discard(out)
         journal = Journal(out, run)
         journal.begin()
-        waiting = blocks.without(journal.finished)
-        on_start(blocks.row_count - waiting.row_count, blocks.row_count)
-        if waiting:
-            known = False
+        every = [replace(blocks, first=at * len(blocks)) for at in range(len(tasks))]
+        waiting = [one.without(journal.finished) for one in every]
+        total = blocks.row_count * len(tasks)
+        on_start(total - sum(one.row_count for one in waiting), total)
+        engine = make_engine() if any(waiting) else None
+        known = False
+        for task, some in zip(tasks, waiting, strict=True):
+            if engine is None or not some:
+                continue
             # Closed, not left to the garbage collector: a Ray of ours stops before anything else.
-            with closing(make_engine().run(blocks.corpus.source, waiting, task)) as results:
+            with closing(engine.run(blocks.corpus.source, some, task)) as results:
                 for result in results:
                     if not known and result.models.names:
                         on_models(result.models)
                         known = True
                     journal.add(result)
                     on_rows(len(result.rows))
-        missing = blocks.without(journal.finished)
+        missing = sum(len(one.without(journal.finished)) for one in every)
         if missing:
             raise Unavailable(
-                f"{len(missing)} blocks came back from no worker; what is finished is kept in "
+                f"{missing} blocks came back from no worker; what is finished is kept in "
                 f"{journal.name}, so run it again"
             )
         yield journal

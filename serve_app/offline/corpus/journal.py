@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,11 @@ from serve_app.offline.corpus.scoring import (
     result_from_json,
     row_to_json,
 )
-from serve_app.storage.base import File
+from serve_app.storage.base import File, Folder
 
 SUFFIX = ".parts"
 _MANIFEST = "manifest.json"
+_OURS = re.compile(r"\.?(manifest|block-\d{6,})\.json(\..*)?")  # also half-written ones
 _REMEDY = "give its input and options to continue it, or --restart to start over"
 _UNREADABLE = (ValueError, LookupError, TypeError)
 
@@ -45,11 +47,13 @@ class Journal:
         finished: the numbers of those blocks.
 
     Raises:
-        InvalidInput: the folder holds another run; says what differs.
+        InvalidInput: the folder holds another run (says what differs), or files of others.
     """
 
     def __init__(self, out: File, run: Mapping[str, Any]) -> None:
+        self._out = out
         self._folder = out.beside(SUFFIX)
+        _require_ours(out, self._folder)
         self._run = json.loads(json.dumps(run))
         self.name = self._folder.name
         self.models = ModelNames()
@@ -66,7 +70,8 @@ class Journal:
             self.models = ModelNames.from_dict(manifest["models"])
         except _UNREADABLE as error:
             raise InvalidInput(
-                f"{self.name} is not what an earlier run left: {error!r}; {_REMEDY}"
+                f"{self.name} is not what an earlier run left: {error!r}; remove it, or give "
+                "another --out"
             ) from error
         differences = list(_differences(begun, self._run))
         if differences:
@@ -129,8 +134,46 @@ class Journal:
 
     def remove(self) -> None:
         """Removes the folder, once the run is over."""
-        self._folder.clear()
+        discard(self._out)
         self.finished = set()
+
+
+def discard(out: File) -> None:
+    """Removes what a run has kept beside its output, for `--restart`.
+
+    Raises:
+        InvalidInput: the folder is a link, or holds what no run of ours wrote: nothing is removed.
+    """
+    folder = out.beside(SUFFIX)
+    if _MANIFEST in _require_ours(out, folder):
+        try:
+            manifest = parse_json(folder.read(_MANIFEST), surrogates=True)
+            ModelNames.from_dict(manifest["models"])
+        except _UNREADABLE as error:
+            raise _not_ours(folder.name, _MANIFEST) from error
+    folder.clear()
+
+
+def _require_ours(out: File, folder: Folder) -> set[str]:
+    """The names in the folder; raises `InvalidInput` where it is not one of ours."""
+    path = Path(folder.name).expanduser()
+    if out.local and (path.is_symlink() or (path.exists() and not path.is_dir())):
+        raise InvalidInput(
+            f"{folder.name} is a link or a file, where a run keeps its finished blocks in a "
+            "folder; remove it, or give another --out"
+        )
+    names = folder.names()
+    foreign = sorted(name for name in names if not _OURS.fullmatch(name))
+    if foreign:
+        raise _not_ours(folder.name, foreign[0])
+    return names
+
+
+def _not_ours(folder: str, name: str) -> InvalidInput:
+    return InvalidInput(
+        f"{folder} holds {name}, which is no file of a run; nothing is removed: move the folder "
+        "away, or give another --out"
+    )
 
 
 @contextlib.contextmanager

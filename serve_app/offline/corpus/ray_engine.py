@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from serve_app.core.errors import ConfigError, InvalidInput, PlainMedError, Unavailable
+from serve_app.core.ray_folder import ray_folder
 from serve_app.core.settings import Settings
 from serve_app.offline.corpus.reader import Block, ByteRange, Source, read_rows
 from serve_app.offline.corpus.scoring import (
@@ -289,7 +290,13 @@ def _connected(address: str | None) -> Iterator[None]:
         with _standard_error_closed():
             if address is None:
                 # Without "local" it would join whatever cluster happens to run on this machine.
-                ray.init("local", include_dashboard=False, object_store_memory=2 * _STORE, **quiet)
+                ray.init(
+                    "local",
+                    include_dashboard=False,
+                    object_store_memory=2 * _STORE,
+                    _temp_dir=ray_folder(),
+                    **quiet,
+                )
             else:
                 ray.init(address, **quiet)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError, OSError) as error:

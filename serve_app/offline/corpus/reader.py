@@ -1,4 +1,4 @@
-"""Reads CSV, JSON lines and Parquet: once from start to end, then any block of rows again.
+"""Reads a corpus: once from start to end, then any block of rows again.
 
 The first reading checks every row, names the one that is wrong, and notes where each begins
 (eight bytes a row), so that any worker can read a block without what comes before it. Knows no
@@ -8,58 +8,83 @@ metric, and holds no more of a file than a block.
 from __future__ import annotations
 
 import contextlib
-import csv
 import hashlib
 import io
-import json
+import re
 from array import array
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO
 
-from serve_app.core.documents import has_surrogate, unique
 from serve_app.core.errors import InvalidInput
-from serve_app.offline.corpus.parquet import (
-    LONGEST_VALUE,
-    Parquet,
-    open_parquet_file,
-    parquet_batches,
+from serve_app.offline.corpus.inputs import Format, Input, open_input
+from serve_app.offline.corpus.parquet import Parquet, open_parquet_file, parquet_batches
+from serve_app.offline.corpus.text_rows import (
+    SEPARATORS,
+    Lines,
+    Row,
+    TextFormat,
+    shown,
+    text_format,
+    text_rows,
 )
 from serve_app.storage.base import File
 from serve_app.storage.locate import locate
 
-Format = Literal["csv", "jsonl", "parquet"]
-FORMATS: dict[str, Format] = {".csv": "csv", ".jsonl": "jsonl", ".parquet": "parquet"}
+OUTPUT_FORMATS: dict[str, Format] = {".csv": "csv", ".jsonl": "jsonl", ".parquet": "parquet"}
 
-ORIGINAL_COLUMNS = ("original", "source_text", "texts_original")
-GENERATED_COLUMNS = ("generated", "target_text", "summary", "texts_generated")
+ORIGINAL_COLUMNS = (
+    "original",
+    "source_text",
+    "texts_original",
+    "original_text",
+    "input_text",
+    "article",
+)
+GENERATED_COLUMNS = (
+    "generated",
+    "target_text",
+    "summary",
+    "texts_generated",
+    "generated_text",
+    "predicted_summary",
+    "lay_summary",
+)
+# Other names of columns with summaries, where their cells are texts.
+_SUMMARIES = re.compile(r"generated|predict|generation|output|(^|_)(summary|pls|simplified)(_|$)")
+_SAMPLE = 50  # rows looked at for what a column holds
+_TEXT = 3  # words of a cell that is a text
 
-Row = dict[str, Any]
 OnRow = Callable[[int, Row], None]
 
-LONGEST_ROW = LONGEST_VALUE
-"""Most bytes of one row of CSV or JSON lines, all its lines together."""
-
 _CHUNK = 1 << 20  # bytes hashed at a time
-
-# Columns, rows, sha256, kinds and starts of a Corpus.
-_Scanned = tuple[tuple[str, ...], int, str, dict[str, str], Sequence[int]]
 
 
 @dataclass(frozen=True)
 class Source:
-    """A file that was read once: what a worker needs to read a part of it."""
+    """A file that was read once: what a worker needs to read a part of it.
+
+    Attributes:
+        name: what the user called it.
+        path: where it is: elsewhere, where `name` had to be copied to be read in parts.
+        format: of the file.
+        columns: all of them.
+        separator: of a CSV.
+        stamp: changes when the file does.
+    """
 
     name: str
+    path: str
     format: Format
     columns: tuple[str, ...]
+    separator: str
     stamp: str
 
     @property
     def place(self) -> File:
-        """Where the file is."""
-        return locate(self.name)
+        """The file."""
+        return locate(self.path)
 
     def check_unchanged(self) -> None:
         """Raises `InvalidInput` where the file is no longer the one that was read."""
@@ -107,33 +132,63 @@ class Corpus:
     Attributes:
         source: where the rows are.
         rows: how many.
-        sha256: of the file's bytes.
+        sha256: of the bytes of the file, or of all files of a folder.
         kinds: for CSV and JSON lines, the Arrow type that holds every value of a column:
             string, int64, double, bool, or json (a mixture: text stays, the rest is JSON text).
+        notes: what was chosen for the user, to be told.
     """
 
     source: Source
     rows: int
     sha256: str
     kinds: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
     _starts: Sequence[int] = ()
+    _input: Input | None = None  # its copy goes when nobody has this corpus any more
 
     def column(self, wanted: str | None, known: Sequence[str], option: str) -> str:
-        """The column `wanted`, else the first of `known` that is there.
+        """The column `wanted`, else the one of `candidates`.
 
         Raises:
-            InvalidInput: there is no such column; `option` is named as the way out.
+            InvalidInput: there is no such column, or several could be meant; `option` is named as
+                the way out.
         """
-        name, there = self.source.name, ", ".join(self.source.columns)
-        for column in known if wanted is None else (wanted,):
-            if column in self.source.columns:
-                return column
+        name, there = self.source.name, shown(self.source.columns)
         if wanted is not None:
+            if wanted in self.source.columns:
+                return wanted
             raise InvalidInput(f"{name}: there is no column {wanted!r}; there are: {there}")
-        raise InvalidInput(
-            f"{name}: none of the columns {', '.join(known)} is there; there are: {there}; "
-            f"name one with {option}"
-        )
+        found = self.candidates(known)
+        exact = [column for column in found if _plain(column) in known]
+        if not exact:
+            raise InvalidInput(
+                f"{name}: none of the columns {', '.join(known)} is there; there are: {there}; "
+                f"name one with {option}"
+            )
+        if len(found) > 1:
+            raise InvalidInput(
+                f"{name}: several columns could be meant: {shown(found)}; name one with {option}"
+            )
+        return found[0]
+
+    def candidates(self, known: Sequence[str]) -> list[str]:
+        """The columns that could be meant: with a name of `known`, and for summaries also texts
+        with a name like one, such as `generated_model_b`."""
+        like = [
+            column
+            for column in self.source.columns
+            if known is GENERATED_COLUMNS
+            and _SUMMARIES.search(_plain(column))
+            and not column.endswith("_column")
+            and _plain(column) not in ORIGINAL_COLUMNS
+        ]
+        if any(_plain(column) not in known for column in like):
+            spans = tuple(self.spans(range(min(self.rows, _SAMPLE))))
+            sample = read_rows(self.source, Block(0, spans), like)
+            like = [column for column in like if _holds_texts([row.get(column) for row in sample])]
+        return [
+            column for column in self.source.columns if _plain(column) in known or column in like
+        ]
 
     def blocks(self, size: int, chosen: Sequence[int] | None = None) -> Blocks:
         """All rows (or the `chosen`, ascending) in blocks of `size`; the last has the rest."""
@@ -154,12 +209,13 @@ class Corpus:
 @dataclass(frozen=True)
 class Blocks(Sequence[Block]):
     """Blocks of `size` chosen rows, made on access: a random subset has a range for nearly every
-    row. `numbers` are those of the blocks that are left."""
+    row. `numbers` are those of the blocks that are left, counted from `first`."""
 
     corpus: Corpus
     rows: Sequence[int]
     size: int
     numbers: Sequence[int]
+    first: int = 0
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -169,11 +225,12 @@ class Blocks(Sequence[Block]):
             return replace(self, numbers=self.numbers[at])
         number = self.numbers[at]
         rows = self.rows[number * self.size : (number + 1) * self.size]
-        return Block(number, tuple(self.corpus.spans(rows)))
+        return Block(self.first + number, tuple(self.corpus.spans(rows)))
 
     def without(self, finished: Container[int]) -> Blocks:
         """The blocks whose number is not among the finished ones."""
-        return replace(self, numbers=[one for one in self.numbers if one not in finished])
+        left = [one for one in self.numbers if self.first + one not in finished]
+        return replace(self, numbers=left)
 
     @property
     def row_count(self) -> int:
@@ -181,39 +238,62 @@ class Blocks(Sequence[Block]):
         return sum(min(self.size, len(self.rows) - one * self.size) for one in self.numbers)
 
 
-def file_format(where: File, default: Format | None = None) -> Format:
-    """The format that the end of a name says, else the default.
+def _plain(column: str) -> str:
+    """A name as the known names are written."""
+    return column.strip().lower().replace(" ", "_")
+
+
+def _holds_texts(cells: Sequence[Any]) -> bool:
+    filled = [cell for cell in cells if cell not in (None, "")]
+    texts = [cell for cell in filled if isinstance(cell, str) and len(cell.split()) >= _TEXT]
+    return 2 * len(texts) > len(filled)
+
+
+def output_format(where: File) -> Format:
+    """The format that the end of an output's name says.
 
     Raises:
-        InvalidInput: it says none, and there is no default.
+        InvalidInput: it says none.
     """
-    found = FORMATS.get(where.suffix, default)
-    if found is None:
+    if where.suffix not in OUTPUT_FORMATS:
         raise InvalidInput(f"{where.name}: the name must end in .parquet, .csv or .jsonl")
-    return found
+    return OUTPUT_FORMATS[where.suffix]
 
 
 def scan(name: str | Path, on_row: OnRow | None = None, default: Format | None = None) -> Corpus:
-    """Reads a file once, from start to end.
+    """Reads a corpus once, from start to end.
 
     Args:
-        name: a path or `s3://BUCKET/KEY`; the suffix says the format. CSV has a header; JSON
-            lines are objects; both are UTF-8.
+        name: a path or `s3://BUCKET/KEY` of a .csv, .tsv, .jsonl, .json or .parquet file, maybe
+            with .gz; or a folder of these, or one that `datasets` saved. CSV has a header.
         on_row: called with the number (from 0) and the cells of each row.
-        default: the format where the suffix is none of these.
+        default: the format where the name says none.
 
     Raises:
         InvalidInput: the file cannot be read or is malformed; file and row are named.
     """
-    where = locate(name)
-    kind = file_format(where, default)
-    stamp = where.stamp()
-    with where.open() as file:
-        read = _scan_parquet if kind == "parquet" else _scan_text
-        columns, rows, digest, kinds, starts = read(where.name, file, kind, on_row)
-    source = Source(where.name, kind, columns, stamp)
+    found = open_input(name, default)
+    stamp = found.place.stamp()
+    kinds: dict[str, str] = {}
+    starts, separator = array("q"), found.separator
+    with found.place.open() as file:
+        if found.format == "parquet":
+            columns, rows, digest = _scan_parquet(found.name, file, on_row)
+        else:
+            lines = Lines(found.name, file, start=True)
+            form = text_format(lines, found.format, found.separator)
+            kinds, starts = _scan_text(lines, form, on_row)
+            columns, rows, digest = tuple(kinds), len(starts) - 1, lines.hash.hexdigest()
+            separator = form.separator
+    notes = found.notes
+    if separator != found.separator:
+        between = SEPARATORS.get(separator, repr(separator))
+        notes += (f"{found.name} is read with {between} between its cells",)
+    # Absolute, so that a worker in another folder opens the same file.
+    path = Path(found.place.name).expanduser().absolute() if found.place.local else found.place.name
+    source = Source(found.name, str(path), found.format, columns, separator, stamp)
     source.check_unchanged()
-    return Corpus(source, rows, digest, kinds, starts)
+    return Corpus(source, rows, found.sha256 or digest, kinds, notes, starts, found)
 
 
 def read_rows(source: Source, block: Block, columns: Sequence[str] | None = None) -> list[Row]:
@@ -226,10 +306,12 @@ def read_rows(source: Source, block: Block, columns: Sequence[str] | None = None
     if source.format == "parquet":
         rows = _parquet_rows(source, block, columns)
     else:
+        form = TextFormat(source.format, source.columns, source.separator)
         rows = []
         for span in block.spans:
-            lines = _Lines(source.name, io.BytesIO(source.place.span(span.start, span.end)))
-            rows += [row for row, _ in _text_rows(source.format, lines, source.columns)]
+            content = io.BytesIO(source.place.span(span.start, span.end))
+            lines = Lines(source.name, content, start=span.start == 0)
+            rows += [row for row, _ in text_rows(lines, form)]
     if len(rows) != block.count:
         raise source.changed()
     return rows
@@ -252,128 +334,21 @@ def read_all(corpus: Corpus, blocks: Sequence[Block]) -> Iterator[list[Row]]:
 # --- CSV and JSON lines -----------------------------------------------------------------
 
 
-class _Lines:
-    """Lines of UTF-8 text one at a time, counting and hashing their bytes."""
-
-    def __init__(self, name: str, file: BinaryIO | io.BytesIO, start: bool = False) -> None:
-        self.name = name
-        self._file = file
-        # Spreadsheets write a byte order mark, which would join the first name.
-        self._encoding = "utf-8-sig" if start else "utf-8"
-        self.position = 0
-        self.begins = 0  # of the row that the line is part of
-        self.count = 0
-        self.row = 0  # that the line is part of, for messages
-        self.hash = hashlib.sha256()
-
-    def __iter__(self) -> _Lines:
-        return self
-
-    def __next__(self) -> str:
-        line = self._file.readline(LONGEST_ROW + 1)
-        if not line:
-            raise StopIteration
-        where = f"{self.name}: {f'row {self.row}' if self.row else 'the header'}"
-        most = f"more than {LONGEST_ROW >> 20} MiB"
-        if len(line) > LONGEST_ROW:
-            raise InvalidInput(
-                f"{where} has a line of {most}; is a line end or a closing quote missing?"
-            )
-        begins = self.position
-        self.position += len(line)
-        if self.position - self.begins > LONGEST_ROW:
-            raise InvalidInput(f"{where} has {most} in its lines; is a closing quote missing?")
-        self.count += 1
-        self.hash.update(line)
-        try:
-            text = line.decode(self._encoding)
-        except UnicodeDecodeError as error:
-            raise InvalidInput(
-                f"{where} is not UTF-8 text (byte {begins + error.start}); save it as UTF-8"
-            ) from None
-        self._encoding = "utf-8"
-        return text
-
-
-def _scan_text(name: str, file: BinaryIO, kind: Format, on_row: OnRow | None) -> _Scanned:
-    lines = _Lines(name, file, start=True)
-    columns = _csv_header(lines) if kind == "csv" else ()
-    kinds = dict.fromkeys(columns, "string")
+def _scan_text(
+    lines: Lines, form: TextFormat, on_row: OnRow | None
+) -> tuple[dict[str, str], array[int]]:
+    """The kinds of the columns, and where each row begins and the last ends."""
+    kinds = dict.fromkeys(form.columns, "string")
     starts = array("q")
-    for number, (row, start) in enumerate(_text_rows(kind, lines, columns)):
+    for number, (row, start) in enumerate(text_rows(lines, form)):
         starts.append(start)
-        if kind == "jsonl":
+        if form.kind == "jsonl":
             for column, value in row.items():
                 kinds[column] = _widened(kinds.get(column, "null"), _kind(value))
         if on_row is not None:
             on_row(number, row)
     starts.append(lines.position)
-    kinds = {column: "string" if kind == "null" else kind for column, kind in kinds.items()}
-    return tuple(kinds), len(starts) - 1, lines.hash.hexdigest(), kinds, starts
-
-
-def _text_rows(kind: Format, lines: _Lines, columns: Sequence[str]) -> Iterator[tuple[Row, int]]:
-    """Each row and the byte it starts at."""
-    return _csv_rows(lines, columns) if kind == "csv" else _json_rows(lines)
-
-
-def _csv_header(lines: _Lines) -> tuple[str, ...]:
-    try:
-        columns = tuple(next((cells for cells in csv.reader(lines, strict=True) if cells), []))
-    except csv.Error as error:
-        raise InvalidInput(f"{lines.name}: the header is not CSV: {error}") from error
-    if len(set(columns)) != len(columns):
-        raise InvalidInput(f"{lines.name}: the header names a column twice")
-    return columns
-
-
-def _csv_rows(lines: _Lines, columns: Sequence[str]) -> Iterator[tuple[Row, int]]:
-    before = csv.field_size_limit(LONGEST_ROW)  # of its own it takes 128 KiB
-    try:
-        reader = csv.reader(lines, strict=True)
-        lines.row = 1
-        while True:
-            start = lines.begins = lines.position
-            cells = next(reader, None)
-            if cells is None:
-                return
-            if not cells:
-                continue
-            if len(cells) != len(columns):
-                raise InvalidInput(
-                    f"{lines.name}: row {lines.row} (up to line {lines.count}) does not have "
-                    f"the {len(columns)} fields of the header, but {len(cells)}; put quotes "
-                    "around texts with commas"
-                )
-            yield dict(zip(columns, cells, strict=True)), start
-            lines.row += 1
-    except csv.Error as error:
-        raise InvalidInput(f"{lines.name}: row {lines.row} is not CSV: {error}") from error
-    finally:
-        csv.field_size_limit(before)
-
-
-def _json_rows(lines: _Lines) -> Iterator[tuple[Row, int]]:
-    start, lines.row = 0, 1
-    for line in lines:
-        where = f"{lines.name}: line {lines.row}"
-        if line.strip():
-            try:
-                row = json.loads(line, object_pairs_hook=unique)
-            except (ValueError, RecursionError) as error:
-                raise InvalidInput(f"{where} is not JSON: {error}") from error
-            if not isinstance(row, dict):
-                raise InvalidInput(f"{where} is not a JSON object")
-            # A cell may have a lone surrogate: its row is refused, or keeps it escaped. A column
-            # would be found to have no name that can be written once all is scored.
-            odd = next((column for column in row if has_surrogate(column)), None)
-            if odd is not None:
-                raise InvalidInput(
-                    f"{where}: the column {odd!r:.80} has a lone surrogate in its name"
-                )
-            yield row, start
-        start = lines.begins = lines.position
-        lines.row += 1
+    return {name: "string" if kind == "null" else kind for name, kind in kinds.items()}, starts
 
 
 def _kind(value: Any) -> str:
@@ -396,7 +371,10 @@ def _widened(one: str, other: str) -> str:
 # --- Parquet ----------------------------------------------------------------------------
 
 
-def _scan_parquet(name: str, file: BinaryIO, _: Format, on_row: OnRow | None) -> _Scanned:
+def _scan_parquet(
+    name: str, file: BinaryIO, on_row: OnRow | None
+) -> tuple[tuple[str, ...], int, str]:
+    """Columns, rows and sha256."""
     digest = hashlib.sha256()
     while chunk := file.read(_CHUNK):
         digest.update(chunk)
@@ -409,7 +387,7 @@ def _scan_parquet(name: str, file: BinaryIO, _: Format, on_row: OnRow | None) ->
         rows = (row for batch in parquet_batches(parquet) for row in batch.to_pylist())
         for number, row in enumerate(rows):
             on_row(number, row)
-    return columns, parquet.file.metadata.num_rows, digest.hexdigest(), {}, ()
+    return columns, parquet.file.metadata.num_rows, digest.hexdigest()
 
 
 def open_parquet(source: Source) -> Parquet:

@@ -53,9 +53,12 @@ class SuiteScorer:
         """One result per pair; see `Scorer`."""
         measured = self._suite.measure(originals, generated)
         if self._loss is None:
-            return [RowScores(item.values) for item in measured]
+            return [RowScores(item.values, language=item.language) for item in measured]
         evaluated = evaluate(measured, self._loss.function, weights=self._loss.weights)
-        return [RowScores(item.measured.values, item.loss) for item in evaluated]
+        return [
+            RowScores(one.measured.values, one.loss, language=one.measured.language)
+            for one in evaluated
+        ]
 
 
 @dataclass(frozen=True)

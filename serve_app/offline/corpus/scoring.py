@@ -21,11 +21,13 @@ _PROBE_TOLERANCE = 5e-3
 
 @dataclass(frozen=True, slots=True)
 class RowScores:
-    """The five metrics of a row, in the order of `serve_app.metrics.loss.METRICS`, and its loss
-    (None where none was asked for: calibration makes the targets of a loss)."""
+    """The five metrics of a row, in the order of `serve_app.metrics.loss.METRICS`; its loss
+    (None where none was asked for: calibration makes the targets of a loss); and the language of
+    the summary (ISO 639; None: undetermined)."""
 
     values: tuple[float, ...]
     loss: float | None = None
+    language: str | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +47,18 @@ def row_to_json(row: RowResult | Pair) -> Any:
     """A result, or a pair of texts, as JSON data; `result_from_json` reads a result back."""
     if isinstance(row, RowError):
         return asdict(row)
-    return [*row.values, row.loss] if isinstance(row, RowScores) else row
+    if not isinstance(row, RowScores):
+        return row
+    return [*row.values, row.loss, *([] if row.language is None else [row.language])]
 
 
 def result_from_json(found: Any) -> RowResult:
     """Inverse of `row_to_json` for results."""
     if isinstance(found, dict):
         return RowError(**found)
-    return RowScores(tuple(found[:-1]), found[-1])
+    language = found[-1] if isinstance(found[-1], str) else None
+    values = found[:-1] if language is None else found[:-2]
+    return RowScores(tuple(values), found[len(values)], language=language)
 
 
 @dataclass(frozen=True)

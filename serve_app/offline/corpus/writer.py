@@ -11,72 +11,89 @@ import csv
 import io
 import itertools
 import json
+import math
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import IO, Any
 
 from serve_app.core.documents import has_surrogate
 from serve_app.core.errors import InvalidInput
 from serve_app.metrics.loss import METRICS
+from serve_app.offline.corpus.journal import Journal
 from serve_app.offline.corpus.parquet import parquet_batches
 from serve_app.offline.corpus.reader import (
     Block,
     Corpus,
-    Row,
-    file_format,
     open_parquet,
+    output_format,
     read_all,
 )
-from serve_app.offline.corpus.scoring import RowError, RowResult
+from serve_app.offline.corpus.scoring import RowError, RowResult, Task
+from serve_app.offline.corpus.text_rows import Row
 from serve_app.storage.base import File
 
 NUMBERS = (*METRICS, "loss")
-RESULT_COLUMNS = (*NUMBERS, "error", "error_code")
+RESULT_COLUMNS = (
+    *NUMBERS,
+    "error",
+    "error_code",
+    "language",
+    "original_column",
+    "generated_column",
+)
+"""The new columns: the last two name the columns of the texts that the numbers are of."""
+
+Systems = Sequence[tuple[Task, str]]
 
 
 def write_scored(
-    out: File,
-    corpus: Corpus,
-    blocks: Sequence[Block],
-    results: Iterable[tuple[RowResult, ...]],
-    prefix: str,
+    out: File, corpus: Corpus, blocks: Sequence[Block], systems: Systems, journal: Journal
 ) -> int:
-    """Writes all rows with the columns `RESULT_COLUMNS`, each under `prefix`, added.
+    """Writes all rows with the columns `RESULT_COLUMNS` of each system added.
 
     Args:
         out: the file; complete or not at all.
         corpus: the input.
         blocks: all its blocks in order.
-        results: the results of each block.
-        prefix: put before the new columns.
+        systems: what was scored, and the prefix of its columns.
+        journal: has the results of each block, system after system.
 
     Returns:
-        How many rows have no numbers.
+        How many pairs have no numbers.
 
     Raises:
         InvalidInput: the input changed, or the output cannot be written.
     """
     failed = 0
 
-    def flat() -> Iterator[Row]:
+    def cells(at: int, task: Task, prefix: str) -> Iterator[Row]:
         nonlocal failed
-        for block, rows in zip(blocks, results, strict=True):
+        numbers = range(at * len(blocks), (at + 1) * len(blocks))
+        for block, rows in zip(blocks, journal.results(numbers), strict=True):
             if len(rows) != block.count:
                 raise InvalidInput(f"block {block.number} of {out.name} is incomplete; run again")
             failed += sum(isinstance(row, RowError) for row in rows)
-            yield from (_cells(row, prefix) for row in rows)
+            yield from (_cells(row, task, prefix) for row in rows)
 
-    target = file_format(out)
+    new: Iterator[Row] = map(
+        _merged, zip(*(cells(at, *one) for at, one in enumerate(systems)), strict=True)
+    )
+    target = output_format(out)
     with out.written() as file:
         if target == "parquet":
-            _parquet(file, corpus, blocks, flat(), prefix)
+            _parquet(file, corpus, blocks, systems, new)
         else:
-            chunks = _with_cells(corpus, read_all(corpus, blocks), flat())
-            rows = ({**row, **cells} for pair in chunks for row, cells in zip(*pair, strict=True))
+            chunks = _with_cells(corpus, read_all(corpus, blocks), new)
+            rows = ({**row, **added} for pair in chunks for row, added in zip(*pair, strict=True))
             if target == "csv":
-                _csv(file, [*corpus.source.columns, *_names(prefix)], rows)
+                _csv(file, [*corpus.source.columns, *_names(systems)], rows)
             else:
                 file.writelines(_json(row).encode("utf-8", _ESCAPE) + b"\n" for row in rows)
     return failed
+
+
+def _merged(rows: Sequence[Row]) -> Row:
+    return {name: cell for row in rows for name, cell in row.items()}
 
 
 # A lone surrogate has no UTF-8 form.
@@ -97,16 +114,17 @@ def _with_cells(
         raise corpus.source.changed()
 
 
-def _names(prefix: str) -> list[str]:
-    return [prefix + name for name in RESULT_COLUMNS]
+def _names(systems: Systems) -> list[str]:
+    return [prefix + name for _, prefix in systems for name in RESULT_COLUMNS]
 
 
-def _cells(result: RowResult, prefix: str) -> Row:
+def _cells(result: RowResult, task: Task, prefix: str) -> Row:
     if isinstance(result, RowError):
-        values: Sequence[Any] = (*[None] * len(NUMBERS), result.message, result.code)
+        values: Sequence[Any] = (*[None] * len(NUMBERS), result.message, result.code, None)
     else:
-        values = (*result.values, result.loss, None, None)
-    return dict(zip(_names(prefix), values, strict=True))
+        values = (*result.values, result.loss, None, None, result.language)
+    values = (*values, task.original, task.generated)
+    return {prefix + name: value for name, value in zip(RESULT_COLUMNS, values, strict=True)}
 
 
 def _csv(file: IO[bytes], columns: Sequence[str], rows: Iterable[Row]) -> None:
@@ -114,21 +132,34 @@ def _csv(file: IO[bytes], columns: Sequence[str], rows: Iterable[Row]) -> None:
     writer = csv.DictWriter(text, columns, restval="")
     writer.writeheader()
     for row in rows:
-        writer.writerow(
-            {
-                name: _json(cell) if isinstance(cell, dict | list | bytes) else cell
-                for name, cell in row.items()
-            }
-        )
+        writer.writerow({name: _csv_cell(cell) for name, cell in row.items()})
     text.detach()  # flushes; the file is closed by who opened it
+
+
+def _csv_cell(value: Any) -> Any:
+    if isinstance(value, dict | list | bytes):
+        return _json(value)
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _json(value: Any) -> str:
     # Dates, decimals and the like of a Parquet input have no JSON form but their text.
-    text = json.dumps(value, ensure_ascii=False, default=_as_text)
-    if has_surrogate(text):
-        return json.dumps(value, default=_as_text)  # a lone surrogate, escaped as it came
-    return text
+    form = partial(json.dumps, default=_as_text, allow_nan=False)
+    try:
+        text = form(value, ensure_ascii=False)
+    except ValueError:  # JSON has neither NaN nor infinity
+        value = _finite(value)
+        text = form(value, ensure_ascii=False)
+    return form(value) if has_surrogate(text) else text  # escaped as it came
+
+
+def _finite(value: Any) -> Any:
+    """The value with null for every number that is none."""
+    if isinstance(value, dict):
+        return {name: _finite(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _as_text(value: Any) -> str:
@@ -136,7 +167,11 @@ def _as_text(value: Any) -> str:
 
 
 def _parquet(
-    file: IO[bytes], corpus: Corpus, blocks: Sequence[Block], cells: Iterator[Row], prefix: str
+    file: IO[bytes],
+    corpus: Corpus,
+    blocks: Sequence[Block],
+    systems: Systems,
+    cells: Iterator[Row],
 ) -> None:
     """Columns of a Parquet input keep their types and metadata."""
     import pyarrow as pa
@@ -144,6 +179,7 @@ def _parquet(
 
     added = [
         pa.field(prefix + name, pa.float64() if name in NUMBERS else pa.string())
+        for _, prefix in systems
         for name in RESULT_COLUMNS
     ]
     with contextlib.ExitStack() as stack:
@@ -179,10 +215,10 @@ def _batch(rows: Sequence[Row], corpus: Corpus, schema: Any) -> Any:
 
 
 def _parquet_cell(value: Any, kind: str) -> Any:
-    if value is None:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
     if kind == "json" and not isinstance(value, str):
-        return json.dumps(value)
+        return _json(value)
     if kind == "double":
         return float(value)
     if isinstance(value, str) and not value.isascii():

@@ -69,6 +69,9 @@ class SystemReport:
         truncation: None where unknown.
         other_loss: None where the file has the same loss, or none.
         worst: the rows with the highest loss.
+        column: the column of its summaries, "" without texts.
+        by_plainmed: whether its file says that PlainMed scored it.
+        languages: summaries by language, as in `System`.
         table: (scored, 6) the numbers themselves, for drawings.
     """
 
@@ -87,6 +90,9 @@ class SystemReport:
     truncation: Truncated | None
     other_loss: OtherLoss | None
     worst: tuple[Example, ...]
+    column: str
+    by_plainmed: bool
+    languages: dict[str, int]
     table: Floats = field(repr=False)
 
 
@@ -262,6 +268,9 @@ def _system(one: _Scored, column: str | None, choices: Choices) -> SystemReport:
         truncation=truncation(system, choices.reader),
         other_loss=_other_loss(one),
         worst=tuple(examples(system, one.losses, one.parts, choices.worst, column, choices.reader)),
+        column=system.column,
+        by_plainmed=system.by_plainmed,
+        languages={code or "undetermined": count for code, count in system.languages.items()},
         table=table,
     )
 

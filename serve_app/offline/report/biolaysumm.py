@@ -24,7 +24,7 @@ from serve_app.metrics.bertscore import BertScorer
 from serve_app.metrics.loss import METRICS
 from serve_app.metrics.readability import coleman_liau, readability
 from serve_app.metrics.suite import MetricSuite
-from serve_app.offline.corpus.reader import Corpus, Row, read_rows, scan
+from serve_app.offline.corpus.reader import Corpus, read_rows, scan
 from serve_app.offline.corpus.scorer import SuiteScorer
 from serve_app.offline.corpus.scoring import (
     ModelNames,
@@ -35,6 +35,7 @@ from serve_app.offline.corpus.scoring import (
     Task,
     score_block,
 )
+from serve_app.offline.corpus.text_rows import Row
 from serve_app.offline.report.reader import require_distinct
 from serve_app.offline.report.rouge import MEASURES, SuiteScore, SuiteScores, rouge, rouge_scorer
 from serve_app.offline.report.statistics import Floats

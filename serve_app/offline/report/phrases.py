@@ -28,6 +28,10 @@ EFFECT = (
 )
 
 
+TEXTSTAT = "0.7.4"
+"""The version that `serve_app.metrics.readability` equals."""
+
+
 def number(value: float | None, digits: int = 3) -> str:
     """A number in so many decimals; a dash where there is none."""
     return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")
@@ -135,6 +139,28 @@ def other_loss(system: SystemReport) -> str | None:
     )
 
 
+def readability_version(report: Report) -> str:
+    """Which version of textstat the readability numbers are of."""
+    said = (
+        f"FKGL, SMOG and Dale-Chall by PlainMed are those of textstat {TEXTSTAT}; other versions "
+        "of textstat differ by up to 6 grades."
+    )
+    others = ", ".join(one.name for one in report.systems if not one.by_plainmed)
+    return f"{said} The files of {others} do not say which they are of." if others else said
+
+
+def other_languages(system: SystemReport) -> str | None:
+    """A warning where summaries are not English, else None."""
+    others = {k: n for k, n in system.languages.items() if k not in ("en", "undetermined")}
+    if not others:
+        return None
+    return (
+        f"{sum(others.values())} of {sum(system.languages.values())} summaries of {system.name} "
+        f"are not English ({failures(others)}, as ISO 639 codes): the metrics are for English "
+        "only, and those numbers mean nothing."
+    )
+
+
 def remarks(report: Report) -> list[str]:
     """All remarks beside the numbers."""
     lines = [*report.notes]
@@ -144,7 +170,10 @@ def remarks(report: Report) -> list[str]:
             f"The targets were made with {models}; metrics by other models are not comparable "
             "with them."
         )
-    lines += [text for one in report.systems if (text := other_loss(one)) is not None]
+    if report.systems:
+        lines.append(readability_version(report))
+    for remark in (other_languages, other_loss):
+        lines += [text for one in report.systems if (text := remark(one)) is not None]
     text = unpaired(report)
     return lines if text is None else [*lines, text]
 

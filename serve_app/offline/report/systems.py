@@ -62,6 +62,10 @@ class System:
         words: (rows, 2) words of the original and of the summary; NaN without a text.
         truncated: by `TRUNCATIONS`, (rows,) 1 or 0 as the file says, NaN where it does not.
         texts: the texts of rows, given by their position here.
+        column: the column of its summaries, "" where there are no texts.
+        by_plainmed: whether the file says that PlainMed scored it.
+        languages: summaries by language (ISO 639), as the file says, else of its first rows; None
+            counts those that are undetermined.
     """
 
     name: str
@@ -75,6 +79,9 @@ class System:
     words: Floats
     truncated: Mapping[str, Floats]
     texts: Callable[[Sequence[int]], list[Texts]]
+    column: str = ""
+    by_plainmed: bool = False
+    languages: Mapping[str | None, int] = field(default_factory=dict)
     scored: NDArray[np.bool_] = field(init=False)
 
     def __post_init__(self) -> None:

@@ -15,6 +15,7 @@ from serve_app.api.request_stats import RequestStats, StatsWindow
 from serve_app.core.settings import Settings
 from serve_app.serving.deployments.handle_backend import GATEWAY, HandleBackend
 from serve_app.serving.observability import Observed
+from serve_app.serving.proxy.protocol import install
 
 
 def _host_of_serve() -> str:
@@ -35,6 +36,7 @@ class Gateway(Observed):
         self._traffic = Traffic()
         self._recent = RequestStats()
         self._observe(settings, GATEWAY)
+        install()  # behind HAProxy this process itself listens
         self._backend = HandleBackend(handles, app_name, self._recent)
 
     def __serve_build_asgi_app__(self) -> RequestGuard:

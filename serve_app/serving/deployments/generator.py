@@ -127,6 +127,8 @@ class Generator(Observed):
     ) -> _Written:
         """In a thread: writes the summaries of one turn, and records them."""
         unwanted = _unwanted(context, gone)
+        if unwanted():  # it has begun while its request was being ended
+            raise out_of_time()
         begun = time.perf_counter()
         summaries = self._engine.generate(
             texts, params, cancelled=lambda _: unwanted(), tenant=context.tenant

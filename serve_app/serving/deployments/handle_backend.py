@@ -24,6 +24,7 @@ from serve_app.generation.protocol import GenerationParams, Summary
 from serve_app.metrics.evaluation import Evaluation
 from serve_app.metrics.readability import Readability
 from serve_app.serving.deployments.metrics import Description
+from serve_app.serving.graph import DEPLOYMENTS
 from serve_app.serving.remote_calls import call, cause_of, in_pieces, pair_sizes
 from serve_app.serving.scheduling.single_flight import SingleFlight
 
@@ -44,7 +45,6 @@ Answer = TypeVar("Answer")
 logger = logging.getLogger("ray.serve")
 
 _MODEL_METRICS = {"Relevance": "relevance", "Factuality": "factuality"}
-_SERVICES = {"Loss": "metrics", "Generator": "generator"}
 
 
 class HandleBackend:
@@ -70,7 +70,8 @@ class HandleBackend:
         self._targets: SingleFlight[tuple[dict[str, Any], list[str]]] | None = None
         if "Loss" in handles:
             self._targets = SingleFlight(partial(self._ask, "Loss", "targets"), NAMES_FRESH_S)
-        self.services = frozenset(_SERVICES[name] for name in _SERVICES if name in handles)
+        services = (DEPLOYMENTS[name].service for name in ("Loss", "Generator") if name in handles)
+        self.services: frozenset[str] = frozenset(one for one in services if one is not None)
 
     async def relevance(self, originals: Sequence[str], generated: Sequence[str]) -> MetricScores:
         """Relevance of each pair."""

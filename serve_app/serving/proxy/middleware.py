@@ -21,6 +21,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_app.core.context import AGE_HEADER, REFUSAL_TTL_HEADER, good_request_id
+from serve_app.serving.proxy.protocol import install
 from serve_app.serving.proxy.retry import RetryUnanswered
 
 CALLBACK = (
@@ -150,5 +151,6 @@ def _without_id(start: Message) -> Message:
 
 
 def middlewares() -> list[Middleware]:
-    """What Serve wraps its proxy in, innermost first."""
+    """What Serve wraps its proxy in, innermost first; bounds what its server reads before them."""
+    install()
     return [Middleware(RetryUnanswered), Middleware(ProxyMiddleware)]

@@ -7,8 +7,18 @@ from serve_app.storage.artifacts.resolve import (
     Downloads,
     cache_root,
     embedded_path,
+    named_parts,
     reference_name,
+    require_reference,
     resolve,
 )
 
-__all__ = ["Downloads", "cache_root", "embedded_path", "reference_name", "resolve"]
+__all__ = [
+    "Downloads",
+    "cache_root",
+    "embedded_path",
+    "named_parts",
+    "reference_name",
+    "require_reference",
+    "resolve",
+]

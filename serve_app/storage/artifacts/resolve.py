@@ -6,7 +6,7 @@ import importlib.util
 import os
 import re
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import platformdirs
 
@@ -16,6 +16,13 @@ from serve_app.core.settings import Settings
 from serve_app.storage.artifacts.eviction import Cache
 
 _FORMS = "a local directory or file, embedded:NAME, s3://BUCKET/PREFIX/ or hf://ORG/NAME[@REVISION]"
+
+# Folders of trainers that name no model.
+_UNNAMED = re.compile(
+    r"checkpoint-(?P<number>\d+)|(final|last|best)([_-](model|adapter|checkpoint))?"
+    r"|(model|adapter|checkpoint)[_-](final|last|best)",
+    re.IGNORECASE,
+)
 
 # Name -> (installed package, folder in it). The package is located, not imported: its own
 # __init__ imports sentence-transformers, which costs seconds at every start.
@@ -118,6 +125,25 @@ def resolve(reference: str, downloads: Downloads | None = None) -> Path:
     raise ConfigError(f"no file or directory {reference!r}; give {_FORMS}")
 
 
+def require_reference(reference: str, downloads: Downloads | None = None) -> None:
+    """Checks that `resolve` would find something; downloads nothing.
+
+    Raises:
+        ConfigError: as `resolve`.
+    """
+    downloads = downloads or Downloads()
+    if reference.startswith("s3://"):
+        from serve_app.storage.artifacts.s3_fetch import require_s3
+
+        require_s3(reference)
+    elif reference.startswith("hf://"):
+        from serve_app.storage.artifacts.hub import require_hub
+
+        require_hub(reference, downloads.cache(), downloads.hf_token)
+    else:
+        resolve(reference, downloads)
+
+
 def reference_name(reference: str) -> str:
     """What results call the model behind `reference`: without scheme, revision and folders.
 
@@ -127,13 +153,38 @@ def reference_name(reference: str) -> str:
     'FacebookAI/roberta-large'
     >>> reference_name("s3://bucket/merged-models/org__model-run/")
     'org__model-run'
+    >>> reference_name("runs/org__model-run/final")
+    'org__model-run'
     """
-    scheme, mark, rest = reference.partition("://")
-    if mark:
-        return rest.partition("@")[0].strip("/") if scheme == "hf" else PurePosixPath(rest).name
     if reference.startswith("embedded:"):
         return reference.removeprefix("embedded:")
-    return Path(os.path.abspath(Path(reference).expanduser())).name
+    parts = named_parts(reference)
+    return "/".join(parts) if reference.startswith("hf://") else (parts or [reference])[-1]
+
+
+def named_parts(reference: str) -> list[str]:
+    """The parts of a path or URL, without bucket and revision, that name a model.
+
+    Trainers put models into folders such as `final`, which say nothing, or `checkpoint-120`, which
+    belongs to the part before it.
+
+    >>> named_parts("s3://bucket/runs/org__model-run/final/checkpoint-120/")
+    ['runs', 'org__model-run-checkpoint-120']
+    """
+    scheme, mark, rest = reference.partition("://")
+    if scheme == "hf" and mark:
+        return [part for part in rest.partition("@")[0].split("/") if part]
+    path = rest.partition("/")[2] if mark else os.path.abspath(os.path.expanduser(reference))
+    parts = [part for part in path.replace("\\", "/").split("/") if part]
+    checkpoint = ""
+    # A folder of `merged-models` is a MODEL_NAME, whatever it says.
+    while len(parts) > 1 and parts[-2] != "merged-models":
+        found = _UNNAMED.fullmatch(parts[-1])
+        if found is None:
+            break
+        checkpoint = (f"-{parts[-1]}" if found["number"] else "") + checkpoint
+        parts.pop()
+    return [*parts[:-1], parts[-1] + checkpoint] if parts else []
 
 
 def embedded_path(name: str) -> Path:

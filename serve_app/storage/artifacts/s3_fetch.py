@@ -42,6 +42,7 @@ from serve_app.storage.s3_client import (
     UNREACHABLE,
     error_code,
     explained,
+    explaining,
     failing,
     new_client,
     parse_url,
@@ -125,6 +126,17 @@ def fetch_s3(reference: str, cache: Cache) -> Path:
     raise ConfigError(f"{reference} was replaced {ATTEMPTS} times while it was fetched; try again")
 
 
+def require_s3(reference: str) -> None:
+    """Checks that there is something at `reference`; fetches no object.
+
+    Raises:
+        ConfigError: as `fetch_s3`.
+    """
+    bucket, key = parse_url(reference)
+    with explaining("fetch", reference):
+        _found(new_client(), bucket, key, reference)
+
+
 def list_objects(client: Any, bucket: str, prefix: str) -> list[S3Object]:
     """The objects under `prefix`, which ends with `/`, by their names below it.
 
@@ -140,12 +152,7 @@ def list_objects(client: Any, bucket: str, prefix: str) -> list[S3Object]:
 
 
 def _fetch(client: Any, artifact: Artifact, bucket: str, key: str, reference: str) -> Path:
-    objects = _listed(client, bucket, key)
-    if not objects:
-        raise ConfigError(
-            f"nothing is at {reference}: bucket {bucket!r} has no object {key!r} and none under "
-            f"{key.rstrip('/') + '/'!r}; check the name, or upload the model there"
-        )
+    objects = _found(client, bucket, key, reference)
     listing = "\n".join(f"{o.name}\t{o.size}\t{o.etag}" for o in objects)
     version = hashlib.sha256(listing.encode()).hexdigest()[:32]
     files = [Wanted(item.name, item.size, item.etag) for item in objects]
@@ -154,6 +161,29 @@ def _fetch(client: Any, artifact: Artifact, bucket: str, key: str, reference: st
         _Download(client, bucket, objects, staging).run()
 
     return _entry(artifact.fetch(version, files, download))
+
+
+def _found(client: Any, bucket: str, key: str, reference: str) -> list[S3Object]:
+    objects = _listed(client, bucket, key)
+    if not objects:
+        raise ConfigError(
+            f"nothing is at {reference}: bucket {bucket!r} has no object {key!r} and none under "
+            f"{key.rstrip('/') + '/'!r}; check the name, or upload the model there"
+        )
+    _require_tree(objects, bucket)
+    return objects
+
+
+def _require_tree(objects: Sequence[S3Object], bucket: str) -> None:
+    """Raises ConfigError where one object would have to be a file and a folder."""
+    files = {item.name: item.key for item in objects}
+    for item in objects:
+        for above in map(str, PurePosixPath(item.name).parents):
+            if above in files:
+                raise ConfigError(
+                    f"bucket {bucket!r} has the keys {files[above]!r} and {item.key!r}, and no "
+                    "directory can hold both; remove or rename one"
+                )
 
 
 def _entry(folder: Path) -> Path:

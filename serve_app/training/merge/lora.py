@@ -109,7 +109,7 @@ def merge_adapter(
     if found is not None:
         tell("merged and checked before")
         return found
-    _require_replaceable(out)
+    require_replaceable(out)
     tell("loading base and adapter")
     adapted = load_adapted(adapter, base, torch.float32)
     added, warnings = adapted.added, list(adapted.warnings)
@@ -157,10 +157,15 @@ def merge_adapter(
     return report
 
 
+def require_dtype(dtype: str) -> None:
+    """Raises ConfigError where `dtype` is no choice of `merge_adapter`."""
+    if dtype not in ("auto", *DTYPES):
+        raise ConfigError(f"dtype is {dtype!r}; choose auto or one of {', '.join(DTYPES)}")
+
+
 def _dtype(base: Path, dtype: str) -> torch.dtype:
+    require_dtype(dtype)
     if dtype != "auto":
-        if dtype not in DTYPES:
-            raise ConfigError(f"dtype is {dtype!r}; choose auto or one of {', '.join(DTYPES)}")
         return DTYPES[dtype]
     own = getattr(read_config(base), "dtype", None) or torch.float32
     return own if own in TOLERANCE else torch.float32
@@ -201,7 +206,8 @@ def _finished(out: Path, made_of: str) -> MergeReport | None:
         return None
 
 
-def _require_replaceable(out: Path) -> None:
+def require_replaceable(out: Path) -> None:
+    """Raises ConfigError where `out` holds something else than a merged model."""
     if out.exists() and any(out.iterdir()) and not (out / RECORD).is_file():
         raise ConfigError(f"{out} holds something that is no merged model; name another folder")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,10 +12,10 @@ from filelock import FileLock
 
 from serve_app.core.errors import ConfigError
 from serve_app.core.settings import Settings
-from serve_app.models.causal_lm import find_base, named_base, require_adapter
+from serve_app.models.causal_lm import check_base, find_base, require_adapter
 from serve_app.storage.artifacts import Downloads, cache_root, resolve
 from serve_app.storage.artifacts.s3_upload import UploadReport, require_bucket, upload_folder
-from serve_app.training.merge.lora import PROMPT, MergeReport, merge_adapter
+from serve_app.training.merge.lora import PROMPT, MergeReport, merge_adapter, require_replaceable
 from serve_app.training.merge.naming import derive_model_name, require_model_name
 
 OnProgress = Callable[[str, int, int], None]
@@ -55,6 +56,11 @@ class Plan:
         """`prefix` with its bucket, as a reference."""
         return f"s3://{self.bucket}/{self.prefix}"
 
+    @property
+    def served_by(self) -> str:
+        """The settings of a server of the model, as a shell reads them."""
+        return f"MODEL_S3_BUCKET={self.bucket} MODEL_NAME={shlex.quote(self.model_name)}"
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -85,20 +91,23 @@ def plan_merge(
         out: where the merged model is kept; unset: in the cache, removed after the upload.
 
     Raises:
-        ConfigError: no such adapter or bucket, no base is named, or access is denied.
+        ConfigError: no such adapter, base or bucket, access is denied, or `out` holds something
+            else.
     """
     name = require_model_name(model_name or derive_model_name(adapter))
     bucket = bucket or settings.model_s3_bucket
     if not bucket:
         raise ConfigError("no bucket is named; set MODEL_S3_BUCKET or give --bucket")
     place = out or cache_root(settings.cache_dir) / "merged" / name
+    require_replaceable(place)
     present = require_bucket(bucket, f"merged-models/{name}/")
-    directory = resolve(adapter, Downloads.of(settings))
+    downloads = Downloads.of(settings)
+    directory = resolve(adapter, downloads)
     require_adapter(directory)
     return Plan(
         adapter=directory,
         adapter_reference=adapter,
-        base=named_base(directory, base),
+        base=check_base(directory, base, downloads),
         model_name=name,
         bucket=bucket,
         out=place,

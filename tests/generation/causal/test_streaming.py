@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.core.errors import ConfigError, Unavailable
+from serve_app.core.errors import ConfigError, PlainMedError, Unavailable
+from serve_app.generation import best_of
 from serve_app.generation.causal.engine import TransformersGenerator
 from serve_app.generation.protocol import GenerationParams, Summary
-from tests.generation.causal.engines import GREEDY, TEXTS, engine, model_of, speaking
-from tests.support.tiny_models import make_tokenizer
+from serve_app.models.causal_lm import CausalModel
+from tests.generation.causal.engines import GREEDY, PROMPT, TEXTS, engine, model_of, speaking
+from tests.support.tiny_models import CHAT_TEMPLATE, make_llama, make_tokenizer, speak
 
 # --- stops and counts -------------------------------------------------------------------
 
@@ -87,6 +89,40 @@ def test_a_character_cut_off_by_the_limit_is_left_out() -> None:
     params = GenerationParams(max_new_tokens=whole.completion_tokens - 1, temperature=0.0)
     cut = subject.generate(["Any."], [params])[0]
     assert (whole.text, cut.text, cut.finish_reason) == ("Pain 😀", "Pain", "length")
+
+
+def test_reasoning_between_special_tokens_is_left_out_streamed_or_not() -> None:
+    """Decoding drops special tokens, so without them the thoughts would read as the summary."""
+    tokenizer = make_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<think>", "</think>"]})
+    model = make_llama(tokenizer)
+    last = tokenizer("\n\n")["input_ids"][-1]
+    speak(model, [last, *tokenizer("<think>Two groups</think> Fewer pains.<|end|>")["input_ids"]])
+    loaded = CausalModel(model, tokenizer, 256)
+    subject = TransformersGenerator(loaded, name="thinker", **PROMPT)
+    *pieces, last_one = subject.stream("Any text.", GREEDY)
+    (summary,) = subject.generate(["Any text."], [GREEDY])
+    assert "".join(map(str, pieces)) == summary.text == "Fewer pains."
+    assert last_one == summary
+    assert summary.reasoning_characters == len("Two groups")
+
+
+def test_a_prompt_that_opens_the_reasoning_hides_it_until_it_is_closed() -> None:
+    template = CHAT_TEMPLATE.replace("assistant\n\n", "assistant\n<think>\n\n")
+    tokenizer = make_tokenizer(template)
+    model = make_llama(tokenizer)
+    last = tokenizer("<think>\n\n")["input_ids"][-1]
+    speak(model, [last, *tokenizer("Hm</think> Pain.<|end|>")["input_ids"]])
+    loaded = CausalModel(model, tokenizer, 256)
+    subject = TransformersGenerator(loaded, name="thinker", **PROMPT)
+    *pieces, _ = subject.stream("Any text.", GREEDY)
+    assert "".join(map(str, pieces)) == "Pain."
+    cut = GenerationParams(max_new_tokens=1, temperature=0.0)
+    with pytest.raises(PlainMedError, match=r"reasoning \(length \d\) and no summary"):
+        list(subject.stream("Any text.", cut))
+    with pytest.raises(PlainMedError, match="raise max_new_tokens") as caught:
+        best_of.grouped(subject.generate(["Any text."], [cut]), 1)
+    assert caught.value.code == "generation_failed"
 
 
 def slow_down(engine: TransformersGenerator) -> None:

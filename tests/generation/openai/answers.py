@@ -44,9 +44,13 @@ def drain(pieces: Any) -> tuple[list[str], Summary]:
 
 
 def completion(content: str | None, finish_reason: str = "stop") -> Answer:
+    return answer({"content": content}, finish_reason)
+
+
+def answer(message: dict[str, Any], finish_reason: str = "stop") -> Answer:
     choice = {
         "index": 0,
-        "message": {"role": "assistant", "content": content},
+        "message": {"role": "assistant", **message},
         "finish_reason": finish_reason,
     }
     body = {**CHUNK, "object": "chat.completion", "choices": [choice]}

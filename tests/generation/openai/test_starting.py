@@ -63,6 +63,33 @@ def test_a_url_that_is_none_or_holds_a_secret_is_refused_without_repeating_it(ur
     assert "hunter2" not in caught.value.message
 
 
+@pytest.mark.parametrize("variable", ["HTTP_PROXY", "ALL_PROXY", "http_proxy"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_no_proxy_is_asked_for_a_server_of_this_machine(
+    engine: Callable[..., OpenAIGenerator],
+    monkeypatch: pytest.MonkeyPatch,
+    variable: str,
+    host: str,
+) -> None:
+    found = Answer(200, b'{"object": "list", "data": []}', {"Content-Type": "application/json"})
+    with ScriptedServer([Answer(502)]) as proxy, ScriptedServer([found]) as server:
+        monkeypatch.setenv(variable, proxy.url)
+        url = server.url.replace("127.0.0.1", host)
+        engine(f"{url}/v1").wait_until_up(0)
+        assert proxy.received == []
+        assert len(server.received) == 1
+
+
+def test_a_server_elsewhere_is_asked_through_the_proxy(
+    engine: Callable[..., OpenAIGenerator], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = Answer(200, b'{"object": "list", "data": []}', {"Content-Type": "application/json"})
+    with ScriptedServer([found]) as proxy:
+        monkeypatch.setenv("HTTP_PROXY", proxy.url)
+        engine("http://models.example/v1").wait_until_up(0)
+        assert len(proxy.received) == 1
+
+
 def test_a_server_alone_does_not_make_auto_send_texts_away() -> None:
     settings = load_settings(openai_base_url="http://127.0.0.1:1/v1", openai_model="m")
     assert settings.generator_engine == "extractive"

@@ -7,10 +7,13 @@ import logging
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from serve_app.core.errors import PlainMedError
 from serve_app.core.settings import load_settings
+from serve_app.generation import best_of
 from serve_app.generation.loading import load_generator
 from serve_app.generation.openai.engine import OpenAIGenerator
 from serve_app.generation.protocol import GenerationParams
@@ -20,8 +23,11 @@ from tests.generation.openai.answers import (
     PREFIX,
     SYSTEM,
     TEXT,
+    answer,
     completion,
     drain,
+    event,
+    stream_of,
     written_by,
 )
 from tests.generation.openai.server import Fault, FaultyProxy
@@ -159,3 +165,100 @@ def test_neither_key_nor_text_is_logged_or_printed(
     assert "Retrying" in shown  # the client's own log is among what was looked at
     assert key not in shown
     assert "diabetes" not in shown
+
+
+# --- reasoning models ---------------------------------------------------------------------
+
+THOUGHTS = "The reader is a patient."
+PARTS = [
+    {"type": "thinking", "thinking": [{"type": "text", "text": THOUGHTS}]},
+    {"type": "text", "text": "Pain "},
+    {"type": "text", "text": "fell."},
+]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"content": f"<think>{THOUGHTS}</think>\n\nPain fell."},
+        {"content": f"{THOUGHTS}</think>\n\nPain fell."},
+        {"content": "Pain fell.", "reasoning_content": THOUGHTS},
+        {"content": "Pain fell.", "reasoning": THOUGHTS},
+        {"content": PARTS},
+    ],
+    ids=["tags", "closing-tag", "reasoning_content", "reasoning", "parts"],
+)
+def test_a_models_reasoning_is_left_out_and_counted(
+    engine: Callable[..., OpenAIGenerator], message: dict[str, Any]
+) -> None:
+    with ScriptedServer([answer(message)]) as scripted:
+        (summary,) = engine(f"{scripted.url}/v1").generate([TEXT], [GREEDY])
+    assert summary.text == "Pain fell."
+    assert summary.reasoning_characters == len(THOUGHTS)
+
+
+@pytest.mark.parametrize(
+    "deltas",
+    [
+        [{"content": "<thi"}, {"content": f"nk>{THOUGHTS}</think>"}, {"content": "Pain fell."}],
+        [{"reasoning_content": THOUGHTS}, {"content": "Pain "}, {"content": "fell."}],
+        [{"content": [part]} for part in PARTS],
+    ],
+    ids=["tags", "reasoning_content", "parts"],
+)
+def test_a_stream_gives_no_piece_of_the_reasoning(
+    engine: Callable[..., OpenAIGenerator], deltas: list[dict[str, Any]]
+) -> None:
+    events = [event(delta=delta) for delta in deltas] + [event(delta={}, finish_reason="stop")]
+    with ScriptedServer([stream_of(*events, "[DONE]")]) as scripted:
+        pieces, summary = drain(engine(f"{scripted.url}/v1").stream(TEXT, GREEDY))
+    assert "".join(pieces) == summary.text == "Pain fell."
+    assert summary.reasoning_characters == len(THOUGHTS)
+
+
+def test_a_model_that_closes_reasoning_it_did_not_open_is_held_back_once_it_is_known(
+    engine: Callable[..., OpenAIGenerator],
+) -> None:
+    last = event(delta={}, finish_reason="stop")
+    thoughts = [event(delta={"content": one}) for one in (THOUGHTS, "</think>", "Pain fell.")]
+    plain = [event(delta={"content": "Pain fell."})]
+    answers = [
+        stream_of(*thoughts, last, "[DONE]"),
+        stream_of(*thoughts, last, "[DONE]"),
+        stream_of(*plain, last, "[DONE]"),
+    ]
+    with ScriptedServer(answers) as scripted:
+        subject = engine(f"{scripted.url}/v1")
+        with pytest.raises(PlainMedError, match="opening tag") as caught:
+            drain(subject.stream(TEXT, GREEDY))
+        assert caught.value.code == "generation_failed"
+        for _ in range(2):
+            pieces, summary = drain(subject.stream(TEXT, GREEDY))
+            assert "".join(pieces) == summary.text == "Pain fell."
+
+
+@pytest.mark.parametrize(
+    ("message", "finish_reason"),
+    [
+        ({"content": None}, "length"),
+        ({"content": ""}, "stop"),
+        ({"content": None, "reasoning_content": THOUGHTS}, "length"),
+        ({"content": f"<think>{THOUGHTS}"}, "length"),
+        ({"content": None, "refusal": "I cannot help with that."}, "stop"),
+        ({"content": [{"type": "refusal", "refusal": "I cannot."}]}, "stop"),
+    ],
+)
+def test_no_summary_is_one_error_streamed_or_not(
+    engine: Callable[..., OpenAIGenerator], message: dict[str, Any], finish_reason: str
+) -> None:
+    events = event(delta=message), event(delta={}, finish_reason=finish_reason)
+    answers = [answer(message, finish_reason), stream_of(*events, "[DONE]")]
+    with ScriptedServer(answers) as scripted:
+        subject = engine(f"{scripted.url}/v1")
+        with pytest.raises(PlainMedError) as whole:
+            best_of.grouped(subject.generate([TEXT], [GREEDY]), 1)
+        with pytest.raises(PlainMedError) as streamed:
+            drain(subject.stream(TEXT, GREEDY))
+    assert whole.value.code == streamed.value.code == "generation_failed"
+    assert whole.value.message == streamed.value.message
+    assert "I cannot" not in whole.value.message

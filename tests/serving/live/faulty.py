@@ -101,9 +101,9 @@ Faulty = serve.deployment(_Both)
 def build(arguments: dict[str, Any]) -> Any:
     """As `serve_app.app.build`."""
     settings = load_settings(**arguments)
-    faulty = _options(Faulty, "Faulty", 0.02).bind(settings)
-    loss = _options(Loss, "Loss", 0.02).bind(settings, faulty, faulty, faulty)
-    return _options(Gateway, "Gateway", 0.02).bind(
+    faulty = _options(Faulty, "Faulty", num_cpus=0.02).bind(settings)
+    loss = _options(Loss, "Loss", num_cpus=0.02).bind(settings, faulty, faulty, faulty)
+    return _options(Gateway, "Gateway", num_cpus=0.02).bind(
         settings, Relevance=faulty, Factuality=faulty, Readability=faulty, Loss=loss,
         Generator=faulty,
     )  # fmt: skip

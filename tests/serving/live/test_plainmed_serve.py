@@ -24,6 +24,7 @@ from typer.testing import CliRunner
 from serve_app.api.auth.api_keys import NewKey, dump_keys, new_key
 from serve_app.cli.main import app
 from tests.serving.live.conftest import Server, free_port
+from tests.support.paths import ROOT
 from tests.support.texts import ORIGINALS
 
 BIN = Path(sys.executable).parent
@@ -82,10 +83,12 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
 
 @pytest.fixture(scope="module")
 def generator(tmp_path_factory: pytest.TempPathFactory, keys: Keys) -> Iterator[Server]:
-    """`HOST=0.0.0.0 plainmed serve --services generator`; the last test here ends it."""
+    """The generator half of serve_config.yaml on every address; the last test here ends it."""
     folder = tmp_path_factory.mktemp("generator")
     port = free_port()
-    command = [str(BIN / "plainmed"), "serve", "--port", str(port), "--services", "generator"]
+    config = str(ROOT / "serve_config.yaml")
+    half = ["--services", "generator"]
+    command = [str(BIN / "plainmed"), "serve", config, "--port", str(port), *half]
     running = Server(
         port, folder / "serve.log", command,
         HOST="0.0.0.0", API_KEYS_FILE=str(keys.file), HF_TOKEN=MARKED,
@@ -235,6 +238,42 @@ def test_ray_lets_nobody_in_without_its_token(generator: Server) -> None:
     assert 401 in [answer.status_code for answer in answers]
     for answer in answers:  # the exporter of metrics answers every path alike
         assert answer.status_code != 200 or answer.text.startswith("# HELP"), answer.text[:200]
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::"])
+def test_a_second_server_on_the_port_is_refused_at_once(
+    generator: Server, keys: Keys, host: str
+) -> None:
+    port = generator.url.rpartition(":")[2]
+    done = subprocess.run(
+        [str(BIN / "plainmed"), "serve", "--host", host, "--port", port],
+        env={**os.environ, "API_KEYS_FILE": str(keys.file)},
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert f"cannot listen on {host}:{port}: another program uses it" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert ask(generator, bearer(keys.good.key)).status_code == 200
+
+
+def test_a_head_has_a_limit_before_any_key_is_asked_for(generator: Server) -> None:
+    headers = {f"x-{number}": "y" for number in range(200)}
+    refused = httpx.post(f"{generator.url}/generate", headers=headers, json={"text": "a"})
+    assert refused.status_code == 431
+    assert refused.json()["error"]["code"] == "head_too_large"
+
+
+def test_no_other_user_can_enter_rays_folders(generator: Server) -> None:
+    for folder in (generator.session_folder().parents[1], Path.home() / ".ray"):
+        assert folder.stat().st_mode & 0o077 == 0
+        assert folder.stat().st_uid == os.getuid()
+    assert (Path.home() / ".ray" / "auth_token").exists()
+
+
+def test_rays_dashboard_and_the_logs_are_named(generator: Server) -> None:
+    said = dict(line.rsplit(maxsplit=1) for line in generator.log.read_text().splitlines() if line)
+    assert httpx.get(said["Ray's dashboard is on"], timeout=30).status_code in (200, 401)
+    assert Path(said["Logs are in"]) == generator.session_folder() / "logs" / "serve"
 
 
 def test_the_generator_alone_refuses_metrics_and_drains_at_sigterm(

@@ -87,15 +87,19 @@ def test_adapter_and_base_may_be_in_s3(
     assert engine.generate([TEXT], [GREEDY])[0].completion_tokens > 0
 
 
-def test_a_name_and_a_folder_may_be_given(models: Path, bucket: str, tmp_path: Path) -> None:
-    settings = load_settings()
+def test_a_name_with_spaces_and_a_folder_may_be_given(
+    models: Path, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, name = load_settings(), "team__v2 6 epocas"
     adapter = str(models / "org__model-run")
-    plan = plan_merge(settings, adapter, model_name="team__v2", out=tmp_path / "kept")
+    plan = plan_merge(settings, adapter, model_name=name, out=tmp_path / "kept")
+    assert plan.served_by == f"MODEL_S3_BUCKET={bucket} MODEL_NAME='{name}'"
     merge_and_upload(settings, plan)
-    assert "config.json" in keys(bucket, "merged-models/team__v2/")
+    assert "config.json" in keys(bucket, f"merged-models/{name}/")
     assert (tmp_path / "kept" / "config.json").is_file()
     again = merge_and_upload(settings, plan)
     assert again.upload.sent == 0
+    assert served(monkeypatch, tmp_path / "serving", name).name == name
 
 
 def test_what_is_missing_is_named_before_anything_is_loaded(
@@ -108,8 +112,18 @@ def test_what_is_missing_is_named_before_anything_is_loaded(
     assert "Traceback" not in absent.stderr
     save_adapter(tmp_path / "a", models / "base", base_name="someorg/somebase")
     settings = load_settings()
-    with pytest.raises(ConfigError, match=r"someorg/somebase.*hf://someorg/somebase"):
-        merge_and_upload(settings, plan_merge(settings, str(tmp_path / "a")))
+    for base, says in {
+        "": r"someorg/somebase.*set MODEL_BASE.*hf://someorg/somebase",
+        f"s3://{bucket}/absent/": r"nothing is at",
+        "gs://x/y": "scheme 'gs' is not supported",
+    }.items():
+        with pytest.raises(ConfigError, match=says):
+            plan_merge(settings, str(tmp_path / "a"), base=base or None)
+    dry = run_script(str(tmp_path / "a"), "--dry-run")
+    assert dry.exit_code == 1
+    assert "set MODEL_BASE" in dry.stderr
+    assert run_script(str(adapter), "--dry-run", "--dtype", "int8").exit_code == 1
+    assert run_script(str(adapter), "--dry-run", "--out", str(models / "base")).exit_code == 1
     with pytest.raises(ConfigError, match="no LoRA adapter"):
         plan_merge(settings, str(models / "base"), model_name="x")
     monkeypatch.delenv("MODEL_S3_BUCKET")

@@ -14,10 +14,17 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from serve_app.core.errors import ConfigError
+from serve_app.models.causal_lm import check_base, find_base, load_causal_model
 from serve_app.training.merge import derive_model_name, merge_adapter
 from serve_app.training.merge import lora as merging_module
 from serve_app.training.merge.naming import require_model_name
-from tests.support.tiny_models import CHAT_TEMPLATE, make_llama, make_tokenizer, save_model
+from tests.support.tiny_models import (
+    CHAT_TEMPLATE,
+    make_llama,
+    make_tokenizer,
+    save_adapter,
+    save_model,
+)
 from tests.training.merge.bucket import TEXT
 
 
@@ -42,7 +49,14 @@ def logits(model: Any, text: str = TEXT) -> torch.Tensor:
         ("s3://bucket/adapters/org__model-run/", "org__model-run"),
         ("s3://bucket/org/model-run", "org__model-run"),
         ("runs/org__model-run/checkpoint-20", "org__model-run-checkpoint-20"),
-        ("runs/org__model run: 3", "org__model-run-3"),
+        ("runs/org__model run: 3", "org__model run: 3"),
+        ("/x/Outputs/meta-llama__Llama-3.2-3B-6_epocas/final", "meta-llama__Llama-3.2-3B-6_epocas"),
+        ("Outputs/org__model 6 epocas/final/", "org__model 6 epocas"),
+        ("s3://bucket/runs/org__model-run/final/", "org__model-run"),
+        ("runs/org/model-run/final", "org__model-run"),
+        ("runs/org__model-run/final/checkpoint-20", "org__model-run-checkpoint-20"),
+        ("runs/org__model-run/final_adapter", "org__model-run"),
+        ("hf://org/final", "org__final"),
         ("s3://bucket/model-run", "model-run"),
         ("s3://bucket/adapters/checkpoint-20", "adapters-checkpoint-20"),
         ("model-run", "here__model-run"),
@@ -65,7 +79,7 @@ def test_a_path_that_gives_no_model_name_is_refused(adapter: str) -> None:
         derive_model_name(adapter)
 
 
-@pytest.mark.parametrize("name", ["", "a/b", "..", "../x", "-x", "a b", "a\n"])
+@pytest.mark.parametrize("name", ["", "a/b", "a\\b", "..", "../x", "-x", " a", "a ", "a\n", "a\0b"])
 def test_a_model_name_that_is_no_part_of_a_key_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match="model name"):
         require_model_name(name)
@@ -149,14 +163,34 @@ def test_tokens_the_adapter_added_have_rows(trained: bool, models: Path, tmp_pat
         assert torch.equal(weights["model.embed_tokens.weight"], own[key])
 
 
-def test_one_trained_table_of_two_tied_ones_stays_its_own(tmp_path: Path) -> None:
+def save_tied(root: Path) -> LlamaForCausalLM:
+    """A base whose output shares the input's table."""
     model = make_llama(make_tokenizer())
     model.config.tie_word_embeddings = True
     model.lm_head.weight = model.model.embed_tokens.weight
-    model.save_pretrained(tmp_path / "base")
-    make_tokenizer().save_pretrained(tmp_path / "base")
-    base = LlamaForCausalLM.from_pretrained(tmp_path / "base")
+    model.save_pretrained(root)
+    make_tokenizer().save_pretrained(root)
+    base = LlamaForCausalLM.from_pretrained(root)
     assert base.lm_head.weight is base.model.embed_tokens.weight
+    return base
+
+
+def test_tied_tables_the_adapter_left_alone_are_uploaded_as_one(tmp_path: Path) -> None:
+    save_tied(tmp_path / "base")
+    adapter = save_adapter(tmp_path / "a", tmp_path / "base")
+    weights = load_file(adapter / "adapter_model.safetensors")
+    table = LlamaForCausalLM.from_pretrained(tmp_path / "base").model.embed_tokens.weight.detach()
+    weights["base_model.model.model.embed_tokens.weight"] = table.clone()
+    save_file(weights, adapter / "adapter_model.safetensors", metadata={"format": "pt"})
+    merge_adapter(adapter, tmp_path / "base", tmp_path / "m")
+    assert "lm_head.weight" not in load_file(tmp_path / "m" / "model.safetensors")
+    merged = LlamaForCausalLM.from_pretrained(tmp_path / "m")
+    assert merged.config.tie_word_embeddings
+    assert merged.lm_head.weight is merged.model.embed_tokens.weight
+
+
+def test_one_trained_table_of_two_tied_ones_stays_its_own(tmp_path: Path) -> None:
+    base = save_tied(tmp_path / "base")
     adapted = get_peft_model(
         base,
         LoraConfig(r=4, target_modules=["embed_tokens", "q_proj"], task_type="CAUSAL_LM"),
@@ -170,6 +204,72 @@ def test_one_trained_table_of_two_tied_ones_stays_its_own(tmp_path: Path) -> Non
     merged = LlamaForCausalLM.from_pretrained(tmp_path / "m")
     wanted = logits(adapted.eval())
     assert (logits(merged) - wanted).abs().max() < 1e-4 * wanted.abs().max()
+
+
+@pytest.mark.parametrize("form", ["safetensors", "bin"])
+def test_an_adapter_with_a_smaller_vocabulary_is_served_as_it_is_merged(
+    form: str, models: Path, tmp_path: Path
+) -> None:
+    """Qwen2.5: 151,936 rows of the base, 151,666 after the trainer fitted them to the tokenizer."""
+    wide = LlamaForCausalLM.from_pretrained(models / "base")
+    rows = wide.get_input_embeddings().num_embeddings
+    wide.resize_token_embeddings(rows + 270)
+    wide.save_pretrained(tmp_path / "base")
+    make_tokenizer().save_pretrained(tmp_path / "base")
+    adapter = save_adapter(tmp_path / "a", models / "base", base_name=str(tmp_path / "base"))
+    weights = load_file(adapter / "adapter_model.safetensors")
+    base = LlamaForCausalLM.from_pretrained(models / "base").state_dict()
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        weights[f"base_model.model.{name}"] = base[name].clone()
+    if form == "bin":
+        (adapter / "adapter_model.safetensors").unlink()
+        torch.save(weights, adapter / "adapter_model.bin")
+    else:
+        save_file(weights, adapter / "adapter_model.safetensors", metadata={"format": "pt"})
+    report = merge_adapter(adapter, tmp_path / "base", tmp_path / "m")
+    assert report.vocabulary == rows
+    served = load_causal_model(adapter, device=torch.device("cpu"), dtype=torch.float32).model
+    assert served.get_input_embeddings().num_embeddings == rows
+    merged = LlamaForCausalLM.from_pretrained(tmp_path / "m")
+    assert (logits(served) - logits(merged)).abs().max() < 1e-4
+
+
+def test_an_adapter_left_in_the_folder_of_a_base_is_not_loaded(
+    models: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(models / "base", tmp_path / "base")
+    other = save_adapter(tmp_path / "other", models / "base", base_name="someorg/gone")
+    for path in other.iterdir():
+        shutil.copy(path, tmp_path / "base" / path.name)
+    adapter = models / "org__model-run"
+    report = merge_adapter(adapter, tmp_path / "base", tmp_path / "m")
+    assert any("holds an adapter too, which is left out" in one for one in report.warnings)
+    merge_adapter(adapter, models / "base", tmp_path / "clean")
+    merged, clean = (load_file(tmp_path / n / "model.safetensors") for n in ("m", "clean"))
+    assert all(torch.equal(merged[name], value) for name, value in clean.items())
+
+
+def test_a_quantised_base_is_refused_with_the_model_to_name(models: Path, tmp_path: Path) -> None:
+    for named, plain in {
+        "unsloth/Llama-3.2-3B-Instruct-bnb-4bit": "hf://unsloth/Llama-3.2-3B-Instruct,",
+        "unsloth/Qwen2.5-7B-unsloth-bnb-4bit": "hf://unsloth/Qwen2.5-7B,",
+        "hf://org/model-GPTQ-Int4@main": "hf://org/model,",
+        "org/model-AWQ": "hf://org/model,",
+    }.items():
+        adapter = save_adapter(tmp_path / "a", models / "base", base_name=named)
+        for find in (find_base, check_base):
+            with pytest.raises(ConfigError, match=r"is quantised.*set MODEL_BASE") as caught:
+                find(adapter)
+            assert plain in caught.value.message
+            assert named in caught.value.message
+    shutil.copytree(models / "base", tmp_path / "local-bnb-4bit")
+    config = json.loads((models / "base" / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    (tmp_path / "local-bnb-4bit" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match=r"is quantised \(bitsandbytes\).*set MODEL_BASE"):
+        check_base(adapter, str(tmp_path / "local-bnb-4bit"))
+    with pytest.raises(ConfigError, match=r"is quantised \(bitsandbytes\).*set MODEL_BASE"):
+        merge_adapter(adapter, tmp_path / "local-bnb-4bit", tmp_path / "m")
 
 
 def test_a_merge_that_does_not_give_the_adapters_logits_is_not_kept(
