@@ -42,10 +42,10 @@ def summary_chars(summary: Summary) -> int:
 def evaluation_chars(text: str, item: Evaluation, *, explain: bool) -> int:
     """About how many characters the evaluation of `text` has in an answer, without `support`."""
     sentences = item.measured.factuality.sentences
-    passages = {one.chunk_index: len(one.chunk) for one in sentences}
+    passages, _ = item.measured.factuality.support()
     around = _SENTENCE_CHARS + (_EVIDENCE_CHARS if explain else 0)
     words = len(item.measured.readability.difficult_words)
-    chars = len(text) + sum(passages.values()) + sum(around + len(one.text) for one in sentences)
+    chars = len(text) + sum(map(len, passages)) + sum(around + len(one.text) for one in sentences)
     return chars + words * _WORD_CHARS * (2 if explain else 1)
 
 
@@ -138,17 +138,14 @@ def evaluations_out(
 
 def _evaluation_out(text: str, item: Evaluation, support_left: int) -> schemas.EvaluationOut:
     measured = item.measured
-    passages: dict[int, str] = {}
-    places: dict[int, int] = {}
+    passages, indexes = measured.factuality.support()
     sentences = []
-    for one in measured.factuality.sentences:
-        place = places.setdefault(one.chunk_index, len(places))
-        passages[place] = one.chunk
+    for one, index in zip(measured.factuality.sentences, indexes, strict=True):
         support_left -= len(one.chunk)
         support = one.chunk if support_left >= 0 else ""
         sentences.append(
             schemas.FactualSentence(
-                text=one.text, score=one.score, support=support, passage_index=place
+                text=one.text, score=one.score, support=support, passage_index=index
             )
         )
     return schemas.EvaluationOut(
@@ -158,13 +155,15 @@ def _evaluation_out(text: str, item: Evaluation, support_left: int) -> schemas.E
         errors=_by_metric(item.errors),
         loss=item.loss,
         sentences=sentences,
-        passages=list(passages.values()),
+        passages=passages,
         difficult_words=list(measured.readability.difficult_words),
         truncated=schemas.Truncation(
             relevance_original=measured.relevance.truncated_reference,
             relevance_generated=measured.relevance.truncated_candidate,
             factuality=measured.factuality.truncated,
         ),
+        language=measured.language,
+        original_language=measured.original_language,
     )
 
 
@@ -174,20 +173,19 @@ def explanations_out(
     evaluations: Sequence[Evaluation],
     unwanted: Callable[[], bool] = lambda: False,
 ) -> list[schemas.ExplanationOut]:
-    """What `explain` adds to each result of `/evaluate`, made of the same evaluation.
+    """What `explain` adds to each result of `/evaluate`, from the same evaluation.
 
-    `unwanted` is asked before each text; once it says so, the rest is left out.
+    Raises:
+        Unavailable: `unwanted`, asked again and again, said that nobody waits any more.
     """
-    found: list[schemas.ExplanationOut] = []
-    for original, result, item in zip(originals, results, evaluations, strict=True):
-        if unwanted():
-            break
-        found.append(_explanation_out(original, result.generated, item))
-    return found
+    triples = zip(originals, results, evaluations, strict=True)
+    return [_explanation_out(original, out, item, unwanted) for original, out, item in triples]
 
 
-def _explanation_out(original: str, text: str, item: Evaluation) -> schemas.ExplanationOut:
-    found = explain(original, text, item.measured)
+def _explanation_out(
+    original: str, out: schemas.EvaluationOut, item: Evaluation, unwanted: Callable[[], bool]
+) -> schemas.ExplanationOut:
+    found = explain(original, out.generated, item.measured, unwanted)
     return schemas.ExplanationOut(
         sigmas=_by_metric(item.sigmas),
         sentences=[

@@ -15,6 +15,7 @@ from serve_app.core.context import current_context
 from serve_app.core.errors import InvalidInput, PlainMedError, Unavailable
 from serve_app.core.sampling import GenerationParams, SamplingOptions
 from serve_app.core.settings import Settings
+from serve_app.text.language import check_languages
 from serve_app.text.validation import require_same_length, require_text
 
 Result = TypeVar("Result")
@@ -92,6 +93,26 @@ def of_request(error: PlainMedError, pairs: int) -> PlainMedError:
         name = "texts_generated" if index < pairs else "texts_human"
     field = f"{name}[{index % max(1, pairs)}]"
     return type(error)(error.message, field=field, code=error.code)
+
+
+async def languages_of(
+    texts: Sequence[str], field: str, settings: Settings, *, shown: bool = True
+) -> list[str | None]:
+    """The language of each text, found beside the event loop; all None where it is not needed.
+
+    Args:
+        texts: of the request.
+        field: their field there.
+        settings: say what to do about other languages than English.
+        shown: whether the answer names them; if not, they are needed only to refuse them.
+
+    Raises:
+        InvalidInput: `not_english`, a text is not, and LANGUAGE_CHECK is `refuse`.
+    """
+    check = settings.language_check
+    if check == "off" or not (shown or check == "refuse"):
+        return [None] * len(texts)
+    return await asyncio.to_thread(check_languages, texts, field, check)
 
 
 def check_limits(texts: Sequence[str], field: str, settings: Settings) -> None:

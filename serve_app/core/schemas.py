@@ -125,6 +125,9 @@ class EvaluateRequest(Request):
     )
 
 
+_LANGUAGE = "ISO 639 code; null: undetermined, or LANGUAGE_CHECK=off. The metrics need English."
+
+
 class RelevanceResponse(BaseModel):
     """BERTScore F1 of each pair."""
 
@@ -147,6 +150,7 @@ class ReadabilityResponse(BaseModel):
     fkgl: list[float]
     smog: list[float]
     dale_chall: list[float]
+    language: list[str | None] = Field([], description=_LANGUAGE)
 
 
 class Usage(FromAttributes):
@@ -316,6 +320,8 @@ class EvaluationOut(BaseModel):
     )
     difficult_words: list[DifficultWordOut]
     truncated: Truncation
+    language: str | None = Field(None, description=_LANGUAGE)
+    original_language: str | None = Field(None, description=_LANGUAGE)
     candidates: list[CandidateOut] | None = Field(None, exclude_if=ABSENT)
     explanation: ExplanationOut | None = Field(None, exclude_if=ABSENT)
 

@@ -169,3 +169,12 @@ async def test_the_calls_that_are_counted_are_the_routes_that_compute() -> None:
     async with client() as http:
         paths = (await http.get("/openapi.json")).json()["paths"]
     assert {path for path, operations in paths.items() if "post" in operations} == set(ENDPOINTS)
+
+
+async def test_healthz_has_the_earlier_systems_shape_beside_its_own() -> None:
+    async with client() as http:
+        found = (await http.get("/healthz")).json()
+    assert found["relevance"] == found["components"]["Relevance"]
+    assert found["relevance"]["ready"] is True
+    assert found["targets"]["TARGET_FKGL"] > 0
+    assert "factuality" not in found  # the light backend has no such deployment

@@ -274,3 +274,16 @@ def test_a_hostile_answer_stays_text(pages: Any, url: str) -> None:
         expect(page.get_by_role("alert")).to_contain_text(HOSTILE)
         assert page.evaluate("window.hacked") is None
         assert page.locator("main img, main script, main b").count() == 0
+
+
+def test_texts_that_are_not_english_are_warned_of_in_the_language_of_the_page(
+    pages: Any, url: str
+) -> None:
+    spanish = "La aspirina redujo el riesgo de infarto, pero aumentó las hemorragias."
+    page = pages.open(url)
+    fill(page, summary=spanish)
+    score(page)
+    expect(page.locator("#warnings")).to_contain_text("another language (Spanish)")
+    expect(page.locator("#warnings li")).to_have_count(1)
+    page.locator("#language").select_option("es")
+    expect(page.locator("#warnings")).to_contain_text("otro idioma (español)")

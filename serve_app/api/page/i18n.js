@@ -19,6 +19,10 @@ export function number(value, decimals = 2) {
 export const percent = (value) =>
   new Intl.NumberFormat(language, { style: "percent", maximumFractionDigits: 0 }).format(value);
 
+/** The name of a language by its ISO 639 code, in the language of the page. */
+export const languageName = (code) =>
+  new Intl.DisplayNames([language], { type: "language", fallback: "code" }).of(code);
+
 /** Loads a language and puts it into every element that names a message. */
 export async function use(wanted) {
   const answer = await fetch(new URL(`page/${wanted}.json`, document.baseURI));

@@ -4,7 +4,7 @@
 import { showCandidates } from "./candidates.js";
 import { byId, el, show } from "./dom.js";
 import { showGauges } from "./gauges.js";
-import { t } from "./i18n.js";
+import { languageName, t } from "./i18n.js";
 import { buildLoss } from "./loss.js";
 import { ofEvaluation, ofSummary, showSentences } from "./sentences.js";
 
@@ -41,6 +41,14 @@ function writeWarnings(shown) {
   const written = shown?.written ?? (evaluated(shown) ? null : shown?.answer);
   if (written?.truncated) keys.push("generator");
   if (["length", "time"].includes(written?.finish_reason)) keys.push(written.finish_reason);
-  show("warnings", keys.length > 0);
-  byId("warnings").replaceChildren(...keys.map((key) => el("li", {}, t(`cut_${key}`))));
+  const said = [...keys.map((key) => t(`cut_${key}`)), ...otherLanguages(evaluated(shown) ?? {})];
+  show("warnings", said.length > 0);
+  byId("warnings").replaceChildren(...said.map((text) => el("li", {}, text)));
+}
+
+/** Warnings about texts that are not English, for which the metrics mean nothing. */
+function otherLanguages({ language, original_language: original }) {
+  const named = [["language_summary", language], ["language_original", original]];
+  const others = named.filter(([, code]) => code && code !== "en");
+  return others.map(([key, code]) => t(key, { language: languageName(code) }));
 }

@@ -25,6 +25,7 @@ from serve_app.api.validation import (
     check_count,
     check_pairs,
     check_texts,
+    languages_of,
     of_request,
     params_of,
     within,
@@ -63,8 +64,13 @@ def add_scoring(app: FastAPI, backend: Backend, settings: Settings) -> None:
         except PlainMedError as error:
             raise of_request(error, pairs) from None
 
+    async def check_english(body: schemas.PairsRequest) -> None:
+        for name in ("texts_original", "texts_generated"):
+            await languages_of(getattr(body, name), name, settings, shown=False)
+
     async def pair_scores(body: schemas.PairsRequest, score: PairMetric) -> MetricScores:
         check_pairs(body, settings)
+        await check_english(body)
         scoring = score(body.texts_original, body.texts_generated)
         return await computed(scoring, len(body.texts_original))
 
@@ -88,11 +94,13 @@ def add_scoring(app: FastAPI, backend: Backend, settings: Settings) -> None:
     async def readability(body: schemas.TextsRequest) -> schemas.ReadabilityResponse:
         """FKGL, SMOG and Dale-Chall of each text."""
         check_texts(body.texts, "texts", settings)
+        languages = await languages_of(body.texts, "texts", settings)
         results = await within(backend.readability(body.texts), settings)
         return schemas.ReadabilityResponse(
             fkgl=[item.fkgl for item in results],
             smog=[item.smog for item in results],
             dale_chall=[item.dale_chall for item in results],
+            language=languages,
         )
 
     @app.post("/loss", responses=ERRORS)
@@ -100,6 +108,7 @@ def add_scoring(app: FastAPI, backend: Backend, settings: Settings) -> None:
         """How far each text is from the targets, in [0, 1]: a number for one text, else a list."""
         check_weights(body.weights)
         check_pairs(body, settings)
+        await check_english(body)
         evaluating = backend.evaluate(
             body.texts_original, body.texts_generated, body.texts_human, body.weights
         )
@@ -115,6 +124,7 @@ def add_scoring(app: FastAPI, backend: Backend, settings: Settings) -> None:
         """
         weights = check_weights(body.weights)
         check_pairs(body, settings)
+        original_languages = await languages_of(body.texts_original, "texts_original", settings)
         if body.texts_generated is None:
             if not may_call(request.scope, "generator"):
                 raise NotAllowed(
@@ -125,12 +135,14 @@ def add_scoring(app: FastAPI, backend: Backend, settings: Settings) -> None:
             ranked = await within(best_written(body, n), settings)
             evaluations = [scored_of(group[0]) for group in ranked]
             generated = [group[0].summary.text for group in ranked]
+            languages = await languages_of(generated, "texts_generated", settings)
             listed = ranked if n > 1 else []
         else:
             for field, value in (("n", body.n), ("seed", body.seed)):
                 if value is not None:
                     message = f"{field} is for the generator: leave out {field}, or texts_generated"
                     raise InvalidInput(message, field=field)
+            languages = await languages_of(body.texts_generated, "texts_generated", settings)
             evaluating = backend.evaluate(
                 body.texts_original, body.texts_generated, body.texts_human, body.weights
             )
@@ -142,6 +154,8 @@ def add_scoring(app: FastAPI, backend: Backend, settings: Settings) -> None:
             + sum(summary_chars(one.summary) for group in listed for one in group)
         )
         results = evaluations_out(generated, evaluations)
+        for result, *found in zip(results, languages, original_languages, strict=True):
+            result.language, result.original_language = found
         for result, group in zip(results, listed, strict=False):
             result.candidates = candidates_out(group)
         if body.explain:

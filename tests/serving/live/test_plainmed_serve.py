@@ -128,6 +128,26 @@ def test_only_who_has_a_key_is_answered(generator: Server, keys: Keys) -> None:
         assert answer.json()["summary"]
 
 
+def test_the_gates_hold_behind_ray_serves_proxy(generator: Server, keys: Keys) -> None:
+    with httpx.Client(base_url=generator.url, timeout=60) as http:
+        for path in ("/healthz", "/readyz", "/livez"):
+            answer = http.head(path)
+            assert (answer.status_code, answer.content) == (200, b"")
+        body, host = {"text": ORIGINALS[0]}, {"host": "evil.example"}
+        for path in ("/generate", "/generate/"):
+            assert http.post(path, json=body).status_code == 401
+            answer = http.post(path, json=body, headers={**bearer(keys.good.key), **host})
+            assert answer.status_code == 200
+        for content, headers, status in (
+            (b'{"text": "a", "text": "b"}', {}, 422),
+            (b"{" + b",".join(b'"k%d":1' % n for n in range(300_000)) + b"}", {}, 413),
+            (b"\x1f\x8b", {"content-encoding": "gzip"}, 415),
+        ):
+            headers = {"content-type": "application/json", **headers, **bearer(keys.good.key)}
+            assert http.post("/generate", content=content, headers=headers).status_code == status
+            assert http.get("/livez").status_code == 200
+
+
 def test_all_processes_of_ray_keep_their_memory_in_two_heaps(generator: Server) -> None:
     """With as many as glibc would make they grow for hours (docs/reliability.md)."""
     family = psutil.Process(generator.process.pid).children(recursive=True)
