@@ -14,8 +14,8 @@ def calibrate(
     source: Annotated[
         str,
         typer.Argument(
-            help="CSV, .jsonl or .parquet with source_text, target_text and split: a path or "
-            "s3://BUCKET/KEY.",
+            help="Corpus as for plainmed score: .csv, .tsv, .jsonl, .json or .parquet, maybe with "
+            ".gz, or a folder: a path or s3://BUCKET/KEY.",
             metavar="INPUT",
         ),
     ],
@@ -34,6 +34,16 @@ def calibrate(
     plot: Annotated[
         Path | None,
         typer.Option(help="Also write an SVG chart of each metric's distribution and target band."),
+    ] = None,
+    original_column: Annotated[
+        str | None,
+        typer.Option(help="Column of originals; default: source_text, or the only usual name."),
+    ] = None,
+    human_column: Annotated[
+        str | None,
+        typer.Option(
+            help="Column of human summaries; default: target_text, or the only usual name."
+        ),
     ] = None,
     engine: Annotated[
         Engine,
@@ -66,6 +76,9 @@ def calibrate(
             workers=workers,
             restart=restart,
             plot=plot,
+            original_column=original_column,
+            human_column=human_column,
+            on_note=lambda note: typer.echo(f"note: {note}", err=True),
         )
     except KeyboardInterrupt:
         typer.echo("stopped; give the same command again to resume", err=True)

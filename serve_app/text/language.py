@@ -39,7 +39,7 @@ def language_of(text: str) -> str | None:
     'es'
     >>> language_of("Aspirin, metformin, simvastatin, ramipril, bisoprolol, furosemide")
     """
-    samples = [words for part in _samples(text) if (words := _words(part))]
+    samples = _samples(text)
     if not _is_prose([word for words in samples for word in words]):
         return None
     found = [_model().classify(" ".join(words)) for words in samples]
@@ -89,20 +89,19 @@ def _model() -> Any:
     return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
 
 
-def _samples(text: str) -> list[str]:
+def _samples(text: str) -> list[list[str]]:
+    """The words of each sample, without numbers, units, addresses and markup."""
     count = min(_SAMPLES, -(-len(text) // _SAMPLE_CHARS))
     starts = [at * len(text) // count for at in range(count)]
     size = min(_SAMPLE_CHARS, -(-len(text) // max(count, 1)))
-    return [text[start : start + size] for start in starts]
+    samples = [text[start : start + size].split() for start in starts]
+    if count > 1:  # without the words that are cut, unless there are no spaces at all
+        samples = [tokens[1:-1] or tokens for tokens in samples]
+    return [words for tokens in samples if (words := list(filter(None, map(_word, tokens))))]
 
 
-def _words(part: str) -> list[str]:
-    """The words of a sample without numbers, units, addresses and markup."""
-    return [
-        word
-        for token in part.split()
-        if not (token.isascii() and _SYMBOL.search(token)) and (word := _EDGES.sub("", token))
-    ]
+def _word(token: str) -> str:
+    return "" if token.isascii() and _SYMBOL.search(token) else _EDGES.sub("", token)
 
 
 def _is_prose(words: list[str]) -> bool:

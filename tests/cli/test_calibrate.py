@@ -60,6 +60,21 @@ def test_calibrate_takes_split_seed_subset_and_draws(tmp_path: Path) -> None:
     assert (document["split"], document["n"]) == (None, 20)
 
 
+@pytest.mark.usefixtures("in_process")
+def test_calibrate_takes_columns_by_name_and_says_them(tmp_path: Path) -> None:
+    source = write_pairs(tmp_path / "p.tsv", [], ["text", "plain", "split"])
+    with source.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, delimiter="\t").writerows([["text", "plain", "split"], *ROWS])
+    out = tmp_path / "t.json"
+    assert "--original-column" in refused("calibrate", source, "--out", out)
+    result = plainmed(
+        *("calibrate", source, "--out", out, "--no-progress"),
+        *("--original-column", "text", "--human-column", "plain"),
+    )
+    assert result.exit_code == 0
+    assert "note: originals are of column text, human summaries of plain" in result.stderr
+
+
 def test_calibrate_refuses_what_cannot_be(tmp_path: Path) -> None:
     source = write_pairs(tmp_path / "p.csv", ROWS)
     out = tmp_path / "t.json"

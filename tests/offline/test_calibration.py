@@ -102,6 +102,26 @@ def test_the_file_says_what_it_was_made_with(write_csv, suite, tmp_path: Path) -
     assert found.probe == pytest.approx(SuiteScorer(suite, None).models.probe, abs=1e-6)
 
 
+def test_what_was_chosen_for_the_user_is_said(write_csv, suite, tmp_path: Path) -> None:
+    rows = [[row[0], row[1], row[2]] for row in ROWS]
+    rows[2][1] = "La aspirina redujo el riesgo de infarto, pero aumentó las hemorragias graves."
+    path = write_csv(rows, ["article", "lay_summary", "split"])
+    notes: list[str] = []
+    calibrate_targets(path, suite=suite, progress=False, on_note=notes.append)
+    assert notes[-1] == "originals are of column article, human summaries of lay_summary"
+    assert any("not English (row 3: es)" in note for note in notes)
+    notes.clear()
+    calibrate_targets(write_csv(ROWS), suite=suite, progress=False, on_note=notes.append)
+    assert notes == []
+
+
+def test_a_corpus_in_another_language_makes_no_targets(write_csv, suite) -> None:
+    spanish = "La aspirina redujo el riesgo de infarto, pero aumentó las hemorragias graves."
+    path = write_csv([[row[0], f"{spanish} {row[1][:9]}", row[2]] for row in ROWS])
+    with pytest.raises(ConfigError, match=r"rows looked at are not English \(row 1: es, row 2"):
+        calibrate_targets(path, suite=suite, progress=False)
+
+
 def test_a_plot_shows_the_targets_that_were_made(write_csv, suite, tmp_path: Path) -> None:
     drawing = tmp_path / "d.svg"
     targets = calibrate_targets(

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
+import json
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from serve_app.offline.calibration.pairs import select
+from serve_app.core.errors import ConfigError
+from serve_app.offline.calibration.pairs import read_pairs, select
 from serve_app.offline.corpus import reader
 from serve_app.offline.corpus.reader import read_rows
 from tests.support.calibration_corpus import HEADER, make_pair, write_pairs
@@ -33,6 +37,92 @@ def test_the_fingerprint_is_of_the_texts_in_any_format(
     rows = [dict(zip(HEADER, row, strict=True)) | {"id": str(at)} for at, row in enumerate(PAIRS)]
     assert fingerprint(write_rows(tmp_path / f"in{suffix}", rows)) == plain
     assert plain.startswith("sha256:")
+
+
+def write_as(folder: Path, kind: str, header: list[str] = HEADER) -> Path:
+    """The pairs as a file of this kind, or as a folder of two files."""
+    rows = [dict(zip(header, row, strict=True)) for row in PAIRS]
+    if kind == "folder":
+        for name, part in (("a.csv", rows[:5]), ("b.csv", rows[5:])):
+            (folder / "parts").mkdir(exist_ok=True)
+            write_rows(folder / "parts" / name, part)
+        return folder / "parts"
+    path = folder / f"in{kind.removesuffix('.gz').replace('semicolons', '.csv')}"
+    if kind == ".json":
+        path.write_text(json.dumps(rows), encoding="utf-8")
+    elif kind in (".tsv", "semicolons"):
+        with path.open(
+            "w", encoding="utf-16" if kind == "semicolons" else "utf-8", newline=""
+        ) as f:
+            separator = ";" if kind == "semicolons" else "\t"
+            csv.writer(f, delimiter=separator).writerows([header, *PAIRS])
+    else:
+        write_rows(path, rows)
+    if kind.endswith(".gz"):
+        packed = path.with_name(path.name + ".gz")
+        packed.write_bytes(gzip.compress(path.read_bytes()))
+        path = packed
+    return path
+
+
+@pytest.mark.parametrize(
+    "kind", [".tsv", "semicolons", ".csv.gz", ".jsonl.gz", ".json", ".parquet", "folder"]
+)
+def test_calibration_reads_what_score_reads(tmp_path: Path, plain: str, kind: str) -> None:
+    path = write_as(tmp_path, kind)
+    assert fingerprint(path) == plain
+    assert [(pair.source, pair.target, "train") for pair in read_pairs(path)] == [
+        tuple(row) for row in PAIRS
+    ]
+
+
+@pytest.mark.parametrize("kind", [".csv", ".jsonl", ".parquet"])
+@pytest.mark.parametrize(
+    "names", [("article", "lay_summary"), ("original", "summary"), ("Input Text", "human")]
+)
+def test_usual_names_of_columns_are_found(
+    tmp_path: Path, plain: str, kind: str, names: tuple[str, str]
+) -> None:
+    found = select(write_as(tmp_path, kind, [*names, "split"]), "train", 1.0, 0)
+    assert (found.source, found.target, found.fingerprint) == (*names, plain)
+
+
+def test_the_documented_names_win_and_a_column_can_be_named(tmp_path: Path, plain: str) -> None:
+    header = ["source_text", "target_text", "split", "article", "summary", "human"]
+    rows = [[*row, *reversed(row[:2]), "none"] for row in PAIRS]
+    path = write_pairs(tmp_path / "in.csv", rows, header)
+    found = select(path, "train", 1.0, 0)
+    assert (found.source, found.target, found.fingerprint) == ("source_text", "target_text", plain)
+    other = select(path, "train", 1.0, 0, ("article", "summary"))
+    assert (other.source, other.target) == ("article", "summary")
+    assert other.fingerprint != plain
+    with pytest.raises(ConfigError, match=r"no column lay .its columns: source_text, .*human-col"):
+        select(path, "train", 1.0, 0, (None, "lay"))
+
+
+def test_a_generated_summary_is_never_taken_for_a_human_one(tmp_path: Path) -> None:
+    path = write_pairs(tmp_path / "in.csv", PAIRS, ["source_text", "generated", "split"])
+    with pytest.raises(ConfigError, match="no column target_text"):
+        select(path, "train", 1.0, 0)
+
+
+def test_several_columns_that_could_be_meant_are_named(tmp_path: Path) -> None:
+    rows = [[*row, row[1]] for row in PAIRS]
+    path = write_pairs(tmp_path / "in.csv", rows, ["article", "summary", "split", "human"])
+    with pytest.raises(ConfigError, match="several columns could be meant: summary, human; name"):
+        select(path, "train", 1.0, 0)
+
+
+def test_a_row_without_a_text_is_named_in_any_format(tmp_path: Path) -> None:
+    rows = [dict(zip(HEADER, row, strict=True)) for row in PAIRS]
+    for name, value, says in (
+        ("a.jsonl", None, "row 4: the row does not have it"),
+        ("b.jsonl", 7, "row 4: it holds no text but int"),
+        ("c.jsonl", "12 %", "row 4: the text has no word"),
+    ):
+        path = write_rows(tmp_path / name, [*rows[:3], rows[3] | {"target_text": value}, *rows[4:]])
+        with pytest.raises(ConfigError, match=f"column target_text, {says}"):
+            select(path, "train", 1.0, 0)
 
 
 def test_rows_in_another_order_or_not_used_do_not_change_it(tmp_path: Path, plain: str) -> None:

@@ -52,7 +52,8 @@ NO_PROSE = [
     "Müller H, Schmidt K, García M, Rossi P, Dupont J, van den Berg A, Nowak W",
     "Patient: 65 y/o M, c/o SOB, PMH CAD, HTN, DM2.",
     "https://www.example.org/es/la-salud https://www.example.org/fr/la-sante-de-tous",
-    "word " * 2000,
+    *("word " * count for count in (50, 2000, 100_000)),
+    "pain relief " * 9_000,
     "a" * 100_000,
 ]
 

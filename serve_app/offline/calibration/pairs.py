@@ -11,12 +11,18 @@ from pathlib import Path
 import numpy as np
 
 from serve_app.core.errors import ConfigError, InvalidInput
-from serve_app.offline.corpus.reader import Corpus, scan
-from serve_app.offline.corpus.text_rows import Row
+from serve_app.core.printable import printable
+from serve_app.offline.corpus.reader import ORIGINAL_COLUMNS, Corpus, read_all, scan
+from serve_app.offline.corpus.text_rows import shown
 from serve_app.text.validation import require_text
 
 SOURCE, TARGET, SPLIT = "source_text", "target_text", "split"
+HUMAN_COLUMNS = (TARGET, "summary", "lay_summary", "plain_summary", "texts_human", "human")
 
+Columns = tuple[str | None, str | None]
+"""Of originals and of human summaries; None: the one with a usual name."""
+
+_ROWS_AT_ONCE = 256
 _ALL_ROWS = "use split=None (--all-rows) for all rows"
 _DIGEST = 8  # bytes kept of each pair's hash; a changed pair is missed once in 2**64
 
@@ -36,18 +42,27 @@ class Selection:
 
     Attributes:
         corpus: their file, after its first reading.
+        source, target: its columns of originals and of human summaries.
         rows: its rows (from 0) to measure, ascending.
         fingerprint: hash of the texts in them, independent of the file's format, of its other
             columns and of the order of its rows.
     """
 
     corpus: Corpus
+    source: str
+    target: str
     rows: Sequence[int]
     fingerprint: str
 
 
-def select(path: str | Path, split: str | None, subset: float, seed: int) -> Selection:
-    """Reads the file once and draws the random `subset` of its pairs, the same for the same seed.
+def select(
+    path: str | Path,
+    split: str | None,
+    subset: float,
+    seed: int,
+    columns: Columns = (None, None),
+) -> Selection:
+    """Reads the corpus and draws the random `subset` of its pairs, the same for the same seed.
 
     Raises:
         ConfigError: see `read_pairs`; or there are fewer than two pairs.
@@ -58,7 +73,7 @@ def select(path: str | Path, split: str | None, subset: float, seed: int) -> Sel
         used.append(row)
         digests.append(_digest(source, target))
 
-    corpus = _scan(path, split, note)
+    corpus, source, target = _scan(path, split, note, columns)
     count = len(used)
     if count < 2:
         raise ConfigError(f"a standard deviation needs at least 2 pairs; there is {count}")
@@ -68,7 +83,7 @@ def select(path: str | Path, split: str | None, subset: float, seed: int) -> Sel
     kept = np.sort(np.frombuffer(digests, dtype=np.uint64)[chosen])
     fingerprint = hashlib.sha256(kept.astype("<u8").tobytes()).hexdigest()
     rows = array("q", np.frombuffer(used, dtype=np.int64)[chosen].tobytes())
-    return Selection(corpus, rows, f"sha256:{fingerprint}")
+    return Selection(corpus, source, target, rows, f"sha256:{fingerprint}")
 
 
 def _digest(source: str, target: str) -> int:
@@ -92,49 +107,71 @@ def read_pairs(path: str | Path, split: str | None = "train") -> list[Pair]:
     return pairs
 
 
-def _scan(path: str | Path, split: str | None, on_pair: Callable[[int, str, str], None]) -> Corpus:
-    """Reads the file once; `on_pair` gets the number (from 0) and texts of each row to use."""
-    columns = (SOURCE, TARGET) if split is None else (SOURCE, TARGET, SPLIT)
-    used = 0
-    incomplete: dict[str, int] = {}  # by column, the first row without it
+def _scan(
+    path: str | Path,
+    split: str | None,
+    on_pair: Callable[[int, str, str], None],
+    columns: Columns = (None, None),
+) -> tuple[Corpus, str, str]:
+    """Reads the corpus; `on_pair` gets the number (from 0) and texts of each row to use.
 
-    def check(number: int, row: Row) -> None:
-        nonlocal used
-        if split is not None and str(row.get(SPLIT, "")).strip() != split:
-            return
-        for column in (SOURCE, TARGET):
-            if column not in row:
-                # Only at the end is it known whether any row has it.
-                incomplete.setdefault(column, number + 1)
-                return
-            value = row[column]
-            try:
-                if not isinstance(value, str):
-                    raise InvalidInput(f"it holds no text but {type(value).__name__}")
-                require_text(value, column)
-            except InvalidInput as error:
-                raise ConfigError(
-                    f"{path}: column {column}, row {number + 1}: {error.message}"
-                ) from None
-        used += 1
-        on_pair(number, row[SOURCE], row[TARGET])
-
+    Returns:
+        The corpus and its columns of originals and of human summaries.
+    """
     try:
-        corpus = scan(path, check, default="csv")
+        corpus = scan(path, default="csv")
+        source, target = _columns(corpus, columns, split)
+        used = 0
+        blocks = corpus.blocks(_ROWS_AT_ONCE)
+        for number, row in enumerate(row for rows in read_all(corpus, blocks) for row in rows):
+            if split is not None and str(row.get(SPLIT, "")).strip() != split:
+                continue
+            for column in (source, target):
+                value = row.get(column)
+                where = f"{path}: column {printable(column)}, row {number + 1}"
+                if value is None:
+                    raise ConfigError(f"{where}: the row does not have it")
+                if not isinstance(value, str):
+                    raise ConfigError(f"{where}: it holds no text but {type(value).__name__}")
+                try:
+                    require_text(value, column)
+                except InvalidInput as error:
+                    raise ConfigError(f"{where}: {error.message}") from None
+            used += 1
+            on_pair(number, row[source], row[target])
     except InvalidInput as error:
         raise ConfigError(error.message) from error
-    for column in columns:
-        if column not in corpus.source.columns:
-            hint = f"; {_ALL_ROWS}" if column == SPLIT else ""
-            there = corpus.source.columns
-            found = ", ".join(ascii(name)[1:-1][:60] for name in there[:20]) or "none: it is empty"
-            raise ConfigError(f"{path} has no column {column} (its columns: {found}){hint}")
-    for column, number in incomplete.items():
-        raise ConfigError(f"{path}: column {column}, row {number}: the row does not have it")
     if not corpus.rows:
         raise ConfigError(f"{path} has a header but no rows")
     if not used:
         raise ConfigError(
             f"{path}: column {SPLIT} is {split!r} in none of its {corpus.rows} rows; {_ALL_ROWS}"
         )
-    return corpus
+    return corpus, source, target
+
+
+def _columns(corpus: Corpus, wanted: Columns, split: str | None) -> tuple[str, str]:
+    """The columns of originals and of human summaries.
+
+    Raises:
+        ConfigError, InvalidInput: one is missing, or several could be meant.
+    """
+    there = corpus.source.columns
+
+    def choose(name: str | None, usual: str, known: Sequence[str], option: str) -> str:
+        name = usual if name is None and usual in there else name
+        if name not in there and (name is not None or not corpus.candidates(known)):
+            raise missing(name or usual, f"name another with {option}")
+        return corpus.column(name, known, option)
+
+    def missing(name: str, remedy: str) -> ConfigError:
+        found = shown(there) or "none: it is empty"
+        return ConfigError(
+            f"{corpus.source.name} has no column {printable(name)} (its columns: {found}); {remedy}"
+        )
+
+    source = choose(wanted[0], SOURCE, ORIGINAL_COLUMNS, "--original-column")
+    target = choose(wanted[1], TARGET, HUMAN_COLUMNS, "--human-column")
+    if split is not None and SPLIT not in there:
+        raise missing(SPLIT, _ALL_ROWS)
+    return source, target

@@ -6,6 +6,7 @@ are held than those of a block.
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -26,6 +27,7 @@ from rich.progress import (
 
 from serve_app import __version__
 from serve_app.core.errors import ConfigError, InvalidInput, MetricFailed
+from serve_app.core.printable import printable
 from serve_app.core.settings import load_settings
 from serve_app.metrics.loss import METRICS, Targets
 from serve_app.offline.bootstrap import Floats
@@ -35,6 +37,7 @@ from serve_app.offline.corpus.job import (
     RAY_ROWS,
     Engine,
     LocalEngine,
+    language_notes,
     rows_of_a_block,
     scored_blocks,
 )
@@ -46,6 +49,8 @@ from serve_app.storage.locate import locate
 
 if TYPE_CHECKING:
     from serve_app.metrics.suite import MetricSuite
+
+logger = logging.getLogger(__name__)
 
 EngineName = Literal["auto", "local", "ray"]
 
@@ -67,6 +72,9 @@ def calibrate_targets(
     workers: int | None = None,
     restart: bool = False,
     plot: str | Path | None = None,
+    original_column: str | None = None,
+    human_column: str | None = None,
+    on_note: Callable[[str], None] = logger.warning,
 ) -> Targets:
     """Measures human summaries against their originals and returns the targets.
 
@@ -75,8 +83,9 @@ def calibrate_targets(
     it holds where its rows are, and five numbers a row.
 
     Args:
-        path: CSV, JSON lines or Parquet, a path or `s3://BUCKET/KEY`, with the columns
-            `source_text`, `target_text` and `split`. A name without a known suffix is CSV.
+        path: a corpus as `plainmed score` reads it: a path or `s3://BUCKET/KEY` of a .csv, .tsv,
+            .jsonl, .json or .parquet file, maybe with .gz, or a folder. A name without a known
+            suffix is CSV.
         save_to: where to write the targets file, complete or not at all; None: nowhere.
         subset: share of the rows to use, in (0, 1]; at least two rows are taken. The choice
             depends on `seed` alone.
@@ -91,6 +100,11 @@ def calibrate_targets(
         workers: maximum number of model copies on Ray; None: as many as fit. Implies `ray`.
         restart: discard saved progress and start over.
         plot: where to write a chart (SVG) of each metric's distribution; None: nowhere.
+        original_column: of originals; None: `source_text`, or the only one with another usual name.
+        human_column: of human summaries; None: `target_text`, or the only one with another usual
+            name.
+        on_note: called with each sentence on what was chosen for the user: columns, separator, rows
+            that are not English.
 
     Raises:
         ConfigError: an argument is out of range, the file is wrong (the message names the file,
@@ -113,8 +127,15 @@ def calibrate_targets(
     with ExitStack() as stack:
         stack.enter_context(_config_errors())
         out, picture = _outputs(save_to, plot)
-        selection = select(path, split, subset, seed)
+        selection = select(path, split, subset, seed, (original_column, human_column))
         count = len(selection.rows)
+        columns = [selection.source, selection.target]
+        check = load_settings().language_check if suite is None else suite.language_check
+        notes = () if check == "off" else language_notes(selection.corpus, columns)
+        if columns != [SOURCE, TARGET]:
+            notes += (f"originals are of column {columns[0]}, human summaries of {columns[1]}",)
+        for note in (*selection.corpus.notes, *notes):
+            on_note(printable(note))
         on_ray = on_ray or (engine == "auto" and suite is None and count >= RAY_ROWS)
         make_engine, scoring = (
             _settings_engine(on_ray, address, workers) if suite is None else _suite_engine(suite)
@@ -126,6 +147,7 @@ def calibrate_targets(
         run = {
             "version": __version__,
             "input": {"sha256": selection.corpus.sha256, "rows": selection.corpus.rows},
+            "columns": columns,
             "split": split,
             "subset": subset,
             "seed": seed,
@@ -139,7 +161,7 @@ def calibrate_targets(
                 out,
                 run,
                 blocks,
-                [Task(SOURCE, TARGET, chunk_size)],
+                [Task(selection.source, selection.target, chunk_size)],
                 lambda: _CompleteBlocks(make_engine(), selection, blocks.size),
                 on_start,
                 on_rows,

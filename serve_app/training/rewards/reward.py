@@ -41,7 +41,7 @@ class Reward:
     of each metric with a weight above 0 (`plainmed/fkgl`) and the shares of completions without a
     word (`NAME/wordless`) and without a reward (`NAME/failed`).
 
-    A completion without a letter or digit gets 0.0. The object can be sent to another process,
+    A completion without a letter gets 0.0. The object can be sent to another process,
     where it loads models or opens connections of its own.
 
     Args:
