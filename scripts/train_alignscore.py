@@ -23,6 +23,7 @@ from rich.table import Table
 from serve_app.artifacts import resolve
 from serve_app.metrics.align_model import AlignModel, CompactConfig, load_compact, save_compact
 from serve_app.training import evaluation, trainer
+from serve_app.training.alignscore.mixture import Mixture
 from serve_app.training.data import BASE
 from serve_app.training.pairs import Corpus
 
@@ -53,15 +54,18 @@ def train(
     out: Annotated[Path, typer.Option(help="where the model and its checkpoint go")],
     seed: int = 0,
     max_tokens: Annotated[int, typer.Option(help="tokens to train on")] = 5_000_000,
-    batch_tokens: int = 2048,
-    learning_rate: float = 1.5e-4,
-    nli_share: float = 0.6,
+    batch_tokens: int = 4096,
+    learning_rate: float = 3e-4,
+    decay: Annotated[float, typer.Option(help="share of the run over which the rate falls")] = 1.0,
+    average: Annotated[float, typer.Option(help="decay a step of the weights' average")] = 0.999,
+    nli_share: Annotated[float, typer.Option(help="share of short pairs")] = 0.4,
     rank: Rank = RANK,
     threads: int = 2,
     save_every: Annotated[int, typer.Option(help="steps between checkpoints")] = 200,
     resume: Annotated[bool, typer.Option(help="go on from OUT/checkpoint.pt")] = False,
 ) -> None:
-    """Train from nli_train.jsonl, cochrane_pls.csv (train rows) and reference_metrics.jsonl."""
+    """Train from nli_train.jsonl, cochrane_pls.csv (train rows), reference_metrics.jsonl and the
+    files of consistency/ that may be used commercially."""
     torch.set_num_threads(threads)
     out.mkdir(parents=True, exist_ok=True)
     config = trainer.TrainConfig(
@@ -69,10 +73,13 @@ def train(
         tokens=max_tokens,
         batch_tokens=batch_tokens,
         learning_rate=learning_rate,
+        decay=decay,
         nli_share=nli_share,
+        average=average,
+        ahead=16,
     )
     with console.status("reading the data"):
-        corpus = Corpus(data_dir, "train")
+        corpus = Mixture(data_dir, "train")
     model = trainer.new_model(seed)
     average = 0.0
     with Progress(
@@ -90,9 +97,6 @@ def train(
             bar.update(task, completed=progress.tokens, description=text)
             if progress.steps % 50 == 0 and not console.is_terminal:
                 console.print(f"{text} tokens {progress.tokens}")
-            if progress.steps % save_every == 0:
-                _save(model, out, rank)
-
         trainer.run(
             model,
             corpus,
