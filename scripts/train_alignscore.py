@@ -23,9 +23,9 @@ from rich.table import Table
 from serve_app.artifacts import resolve
 from serve_app.metrics.align_model import AlignModel, CompactConfig, load_compact, save_compact
 from serve_app.training import evaluation, trainer
+from serve_app.training.alignscore import development
 from serve_app.training.alignscore.mixture import Mixture
 from serve_app.training.data import BASE
-from serve_app.training.pairs import Corpus
 
 app = typer.Typer(add_completion=False, help=__doc__, pretty_exceptions_show_locals=False)
 console = Console()
@@ -46,6 +46,16 @@ def _save(model: AlignModel, out: Path, rank: int) -> None:
     # What `tune` finds on development data replaces these two afterwards.
     config = CompactConfig("alignscore-mini", BASE, rank, chunk_words=150, eval_mode="nli_sp")
     save_compact(model, out, config)
+
+
+def _model(reference: str) -> tuple[AlignModel, int, str]:
+    """The model with its chunk words and mode; a checkpoint's is its averaged weights."""
+    if not reference.endswith(".pt"):
+        model, config, _ = load_compact(resolve(reference))
+        return model, config.chunk_words, config.eval_mode
+    model = trainer.new_model(0)
+    trainer.load_average(Path(reference), model)
+    return model.eval(), 120, "bin_sp"
 
 
 @app.command()
@@ -97,6 +107,7 @@ def train(
             bar.update(task, completed=progress.tokens, description=text)
             if progress.steps % 50 == 0 and not console.is_terminal:
                 console.print(f"{text} tokens {progress.tokens}")
+
         trainer.run(
             model,
             corpus,
@@ -119,7 +130,7 @@ def export(
 ) -> None:
     """Write the compact model of a training checkpoint, at any moment of a run."""
     model = trainer.new_model(0)
-    progress = trainer.load_checkpoint(checkpoint, model)
+    progress = trainer.load_average(checkpoint, model)
     _save(model, out, rank)
     console.print(f"saved {out}, as of step {progress.steps} and {progress.tokens} tokens")
 
@@ -128,40 +139,92 @@ def export(
 def tune(
     model_dir: Annotated[str, typer.Argument(help="a compact model, changed in place")],
     data_dir: Folder,
-    pairs: Annotated[int, typer.Option(help="development claims to score")] = 300,
+    limit: Annotated[int, typer.Option(help="development claims of each set")] = 200,
     threads: int = 2,
 ) -> None:
     """Choose chunk_words and eval_mode on development data, and write them to config.json."""
     torch.set_num_threads(threads)
     directory = resolve(model_dir)
     model, config, _ = load_compact(directory)
-    claims = Corpus(data_dir, "dev").long_claims(0, pairs, 380)
+    # Chunks matter where contexts are longer than one.
+    sets = {
+        name: claims
+        for name, claims in development.development_sets(data_dir, limit).items()
+        if sum(len(context.split()) for context in claims.contexts) > 60 * len(claims.contexts)
+    }
     scorer = evaluation.ModelScorer(model, dtype="bfloat16")
-    contexts, texts = [pair.context for pair in claims], [pair.claim for pair in claims]
-    truth = [bool(pair.binary) for pair in claims]
-    medical = [index % 2 == 0 for index in range(len(claims))]
-    table = Table("chunk words", "mode", "medical", "general", "mean", title="development AUC")
+    table = Table("chunk words", "mode", *sets, "mean", title="development AUC")
     best = (0.0, config.chunk_words, config.eval_mode)
     for words in CHUNK_WORDS:
-        every = scorer.aligned_all(contexts, texts, chunk_words=words)
-        for mode, scores in every.items():
-            parts = [
-                evaluation.auc(
-                    [s for s, m in zip(scores, medical, strict=True) if m is side],
-                    [t for t, m in zip(truth, medical, strict=True) if m is side],
-                )
-                for side in (True, False)
-            ]
-            mean = sum(parts) / 2
-            table.add_row(str(words), mode, *(f"{value:.3f}" for value in (*parts, mean)))
+        columns: dict[str, list[float]] = {}
+        for claims in sets.values():
+            every = scorer.aligned_all(claims.contexts, claims.claims, chunk_words=words)
+            for mode, scores in every.items():
+                columns.setdefault(mode, []).append(evaluation.auc(scores, claims.truth))
+            scorer.forget()
+        for mode, values in columns.items():
+            mean = sum(values) / len(values)
+            table.add_row(str(words), mode, *(f"{value:.3f}" for value in (*values, mean)))
             if mode in BOUNDED:
                 best = max(best, (mean, words, mode))
-    console.print(table)
+    Console(width=200).print(table)
     _, words, mode = best
     document = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     document.update(chunk_words=words, eval_mode=mode)
     (directory / "config.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     console.print(f"wrote chunk_words {words}, eval_mode {mode} to {directory}/config.json")
+
+
+@app.command()
+def kinds(
+    model_dir: Annotated[
+        str, typer.Argument(help="a compact model, embedded:alignscore-mini, or a checkpoint.pt")
+    ],
+    data_dir: Folder,
+    chunk_words: Annotated[int, typer.Option(help="0 takes the model's own")] = 0,
+    eval_mode: Annotated[str, typer.Option(help="empty takes the model's own")] = "",
+    limit: Annotated[int, typer.Option(help="development claims of each set")] = 400,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON, not a table")] = False,
+    threads: int = 2,
+) -> None:
+    """Print the AUC of every kind of development claim, its interval, and that of word overlap."""
+    torch.set_num_threads(threads)
+    model, words, mode = _model(model_dir)
+    words, mode = chunk_words or words, eval_mode or mode
+    sets = development.development_sets(data_dir, limit)
+    scorer = evaluation.ModelScorer(model, dtype="bfloat16")
+    mine, overlaps = {}, {}
+    for name, claims in sets.items():
+        every = scorer.aligned_all(claims.contexts, claims.claims, chunk_words=words)
+        mine[name] = every[mode]
+        scorer.forget()
+        overlaps[name] = evaluation.overlap(claims.contexts, claims.claims, size=2)
+    rows: dict[str, dict[str, float]] = {}
+    other = development.measures(sets, overlaps)
+    for name, (scores, truth) in development.measures(sets, mine).items():
+        low, high = development.interval(scores, truth)
+        rows[name] = {
+            "claims": len(truth),
+            "AUC": evaluation.auc(scores, list(truth)),
+            "from": low,
+            "to": high,
+            "bigram overlap": evaluation.auc(other[name][0], list(truth)),
+        }
+    turned = development.TURNED
+    rows[f"{turned}, pairwise"] = {
+        "claims": len(mine[turned]) // 2,
+        "AUC": development.pairwise(mine[turned]),
+        "bigram overlap": development.pairwise(overlaps[turned]),
+    }
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    names = ("claims", "AUC", "from", "to", "bigram overlap")
+    table = Table("claims of", *names, title=f"{words} words, {mode}")
+    for name, row in rows.items():
+        shown = (f"{row[n]:.3f}" if n in row and n != "claims" else "" for n in names[1:])
+        table.add_row(name, str(row["claims"]), *shown)
+    console.print(table)
 
 
 @app.command()

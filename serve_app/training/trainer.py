@@ -11,8 +11,10 @@ import math
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from queue import Empty, Full
 from random import Random
 from typing import Any, Protocol
 
@@ -131,11 +133,13 @@ class Block:
 
     @property
     def tokens(self) -> int:
+        """Tokens without padding."""
         return int(self.lengths.sum())
 
 
-# Few lengths mean few shapes, for each of which oneDNN compiles its products once.
-_STEP = 8
+# Few widths, each with one number of pairs, mean few shapes: oneDNN compiles its products anew for
+# each shape, which costs more than a step, and keeps a thousand.
+WIDTHS = (16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384, 448, 512)
 
 
 class Batcher:
@@ -154,14 +158,17 @@ class Batcher:
             max_length=MAX_TOKENS,
         )
         rows = list(zip(encoded["input_ids"], encoded["token_type_ids"], strict=True))
-        by_width: dict[int, list[int]] = {}
-        for index, (ids, _) in enumerate(rows):
-            by_width.setdefault(-(-len(ids) // _STEP) * _STEP, []).append(index)
+        order = sorted(range(len(rows)), key=lambda index: -len(rows[index][0]))
         made = []
-        for width, members in sorted(by_width.items()):
+        at = 0
+        while at < len(order):
+            longest = len(rows[order[at]][0])
+            width = next(width for width in WIDTHS if width >= longest)
             count = max(1, self.block_tokens // width)
-            for at in range(0, len(members), count):
-                made.append(_block(pairs, rows, members[at : at + count], width))
+            # The last block is filled up with its own pairs, so that no shape is new.
+            members = (order[at : at + count] * count)[:count]
+            made.append(_block(pairs, rows, members, width))
+            at += count
         rng.shuffle(made)
         return made
 
@@ -201,9 +208,7 @@ def _optimizer(model: AlignModel, config: TrainConfig) -> torch.optim.AdamW:
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(
-        groups, lr=config.learning_rate, betas=(0.9, 0.98), fused=True
-    )
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.98), fused=True)
 
 
 def save_checkpoint(
@@ -250,6 +255,18 @@ def load_checkpoint(
         if average is not None:
             average.update(document.get("average") or {k: v.clone() for k, v in weights.items()})
         return Progress(**document["progress"])
+
+
+def load_average(path: Path, model: AlignModel) -> Progress:
+    """Puts a checkpoint's averaged weights in place, or its weights where it has no average.
+
+    Raises:
+        CheckpointError: the file is not a checkpoint of this model.
+    """
+    average: dict[str, Tensor] = {}
+    progress = load_checkpoint(path, model, average=average)
+    model.load_state_dict(average, strict=False)
+    return progress
 
 
 def run(
@@ -335,16 +352,24 @@ def _prepared(source: PairSource, config: TrainConfig, start: Progress) -> Itera
 
     def fill() -> None:
         for step in _steps(source, config, start):
-            queue.put(step)
-            if os.getppid() != parent:
-                return
+            while True:
+                with suppress(Full):
+                    queue.put(step, timeout=5)
+                    break
+                if os.getppid() != parent:
+                    return  # killed, so that nobody reads on
 
     worker = context.Process(target=fill, daemon=True)
     worker.start()
     try:
-        while worker.is_alive() or not queue.empty():
-            yield queue.get()
-        raise RuntimeError("the process that prepares the pairs ended; see its error above")
+        while True:
+            try:
+                yield queue.get(timeout=5)
+            except Empty:
+                if not worker.is_alive():
+                    raise RuntimeError(
+                        "the process that prepares the pairs ended; see its error above"
+                    ) from None
     finally:
         worker.terminate()
         worker.join()

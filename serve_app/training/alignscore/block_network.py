@@ -72,25 +72,18 @@ class BlockNetwork:
         size = hidden // self.heads
         # The scale goes into the weights: they are smaller than any block.
         scale = size**-0.5
-        if first_only:
-            kept = x[:, :1]
-            query = functional.linear(
-                kept, self._low(own.query.weight * scale), self._low(own.query.bias * scale)
-            ).view(pairs, 1, self.heads, size)
-            parts = [own.key, own.value]
-        else:
-            kept = x
-            parts = [own.query, own.key, own.value]
-        factors = [scale if part is own.query else 1.0 for part in parts]
-        joined = functional.linear(
-            x,
-            self._low(*(p.weight * f if f != 1.0 else p.weight for p, f in zip(parts, factors))),
-            self._low(*(p.bias * f if f != 1.0 else p.bias for p, f in zip(parts, factors))),
-        ).view(pairs, tokens, len(parts), self.heads, size)
-        split = list(joined.unbind(2))
+        kept = x[:, :1] if first_only else x
+        query_weight, query_bias = own.query.weight * scale, own.query.bias * scale
+        weights, biases = [own.key.weight, own.value.weight], [own.key.bias, own.value.bias]
         if not first_only:
-            query = split.pop(0)
-        key, value = split
+            weights, biases = [query_weight, *weights], [query_bias, *biases]
+        joined = functional.linear(x, self._low(*weights), self._low(*biases))
+        *rest, key, value = joined.view(pairs, tokens, len(weights), self.heads, size).unbind(2)
+        if first_only:
+            query = functional.linear(kept, self._low(query_weight), self._low(query_bias))
+            query = query.view(pairs, 1, self.heads, size)
+        else:
+            (query,) = rest
         scores = query.transpose(1, 2) @ key.permute(0, 2, 3, 1)
         if mask is not None:
             scores = scores + mask

@@ -164,7 +164,13 @@ def say(finding: Finding, rng: Random) -> str:
     template = rng.choice(_SAY_EFFECT if finding.direction else _SAY_EQUAL)
     i, c, o = (_lower(text) for text in (finding.treatment, finding.comparator, finding.outcome))
     return template.format(
-        i=i, c=c, o=o, I=_upper(i), C=_upper(c), O=_upper(o), **(chosen if finding.direction else {})
+        i=i,
+        c=c,
+        o=o,
+        I=_upper(i),
+        C=_upper(c),
+        O=_upper(o),
+        **(chosen if finding.direction else {}),
     )
 
 
@@ -173,9 +179,7 @@ def say_false(finding: Finding, rng: Random) -> str:
     others = [direction for direction in (-1, 0, 1) if direction != finding.direction]
     weights = [3.0 if direction else 1.0 for direction in others]
     direction = rng.choices(others, weights)[0]
-    return say(
-        Finding(finding.treatment, finding.comparator, finding.outcome, direction), rng
-    )
+    return say(Finding(finding.treatment, finding.comparator, finding.outcome, direction), rng)
 
 
 def _plainly(finding: Finding, rng: Random) -> str | None:

@@ -1,7 +1,8 @@
 """Claims that people judged against a context: the files of `consistency/`, as training pairs.
 
 Knows the files, their splits, and how a long context is cut so that a label stays right; not
-models or tokens. The files for non-commercial use (`fine_nli_nc`, `readability_clear`) are not read.
+models or tokens. The files for non-commercial use (`fine_nli_nc`, `readability_clear`) are not
+read.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ LABELS = {
 }
 # Corpora made by editing SNLI, MultiNLI and RTE pairs, some of which are in nli_train.jsonl.
 _EDITED_NLI = ("cad_snli", "negation_mnli", "negation_rte", "negation_snli")
-_NEGATIONS = frozenset("not no never none n t do does did is isn cannot can".split())
+_NEGATIONS = frozenset(("not", "no", "never", "none", "n", "t", "do", "does", "did"))
 # Chunk sizes a training context is cut to, in words, with weights: what inference may use.
-CUTS = ((50, 2.0), (80, 2.0), (120, 2.0), (180, 2.0), (300, 1.0))
+CUTS = {50: 2.0, 80: 2.0, 120: 2.0, 180: 2.0, 300: 1.0}
 # A cut must keep this share of what the whole context has of a claim's words.
 _KEPT = 0.9
 
@@ -73,8 +74,7 @@ def without_edits_of(rows: Iterable[Judged], held: Iterable[NliRow]) -> list[Jud
     return [
         row
         for row in rows
-        if row.source not in _EDITED_NLI
-        or not {_key(row.context), _key(row.claim)} & taken
+        if row.source not in _EDITED_NLI or not {_key(row.context), _key(row.claim)} & taken
     ]
 
 
@@ -98,12 +98,11 @@ def focus(row: Judged, rng: Random) -> Pair:
     keeps them too (else it is merely not supported).
     """
     three_way, kind = LABELS[row.label], row.source
-    sizes, weights = zip(*CUTS, strict=True)
-    wanted = rng.choices(sizes, weights)[0]
+    wanted = rng.choices(list(CUTS), list(CUTS.values()))[0]
     length = len(row.context.split())
     sentences = split_sentences(row.context)
     whole = support(row.claim, sentences)
-    for size in [wanted, *(size for size in sizes if size > wanted)]:
+    for size in [wanted, *(size for size in CUTS if size > wanted)]:
         if length <= size:
             break
         chunks = context_chunks(row.context, size)

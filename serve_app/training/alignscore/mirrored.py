@@ -29,7 +29,7 @@ _OPEN = frozenset({"certainty", "word"})
 # How often a claim is reworded, and reworded again: true ones more often, or the words shared with
 # the passage would give them away (an edit already costs a false one some).
 _REWORDED = {True: (0.9, 0.6), False: (0.4, 0.2)}
-_WORDS = ((25, 2.0), (50, 3.0), (90, 3.0), (150, 2.0), (250, 0.6))
+_WORDS = {25: 2.0, 50: 3.0, 90: 3.0, 150: 2.0, 250: 0.6}
 _EXPLAINS = " is are means refers occurs happens describes "
 
 
@@ -48,8 +48,8 @@ def mirrored_pair(passage: Passage, rng: Random) -> Pair | None:
             break
     else:
         return None
-    sizes, weights = zip(*_WORDS, strict=True)
-    start, end = window(sentences, centre, rng.choices(sizes, weights)[0], rng)
+    words = rng.choices(list(_WORDS), list(_WORDS.values()))[0]
+    start, end = window(sentences, centre, words, rng)
     context = list(sentences[start:end])
     told, said = rng.choice((text, edited)), rng.choice((text, edited))
     context[centre - start] = told
@@ -61,9 +61,7 @@ def mirrored_pair(passage: Passage, rng: Random) -> Pair | None:
     return Pair(" ".join(context), claim, int(true), three_way, float(true), f"mirrored {kind}")
 
 
-def reworded(
-    claim: str, context: Sequence[str], rng: Random, shares: Sequence[float]
-) -> str:
+def reworded(claim: str, context: Sequence[str], rng: Random, shares: Sequence[float]) -> str:
     """The claim after edits that leave it true, as many as `shares` has, each with that chance;
     and now and then format noise."""
     for share in shares:

@@ -43,6 +43,19 @@ the operation|the blood test|the scan|the first dose|the second dose|the intervi
 the match|the election|the war|the concert|the fire|the vaccination|the exam|the wedding|the trial
 the follow-up visit|the discharge|the biopsy|the lecture|the storm|the merger|the treaty
 """
+_VERBS = """
+helped|called|paid|chased|praised|visited|thanked|blamed|examined|met|advised|recommended|supported
+treated|hired|taught|saw/seen|beat/beaten|found|pushed|kissed|hit|attacked|defeated|replaced
+followed|questioned|trained|invited|warned|photographed
+"""
+_DEGREES = """
+taller/shorter|older/younger|faster/slower|richer/poorer|stronger/weaker|happier/sadder
+louder/quieter|heavier/lighter
+"""
+_MERITS = """
+more effective/less effective|safer/less safe|cheaper/more expensive|better/worse|superior/inferior
+better tolerated/less well tolerated|more common/less common
+"""
 
 
 def _list(text: str) -> tuple[str, ...]:
@@ -51,12 +64,13 @@ def _list(text: str) -> tuple[str, ...]:
 
 PEOPLE, NAMES, ARMS = _list(_PEOPLE), _list(_NAMES), _list(_ARMS)
 CONDITIONS, OUTCOMES, EVENTS = _list(_CONDITIONS), _list(_OUTCOMES), _list(_EVENTS)
+VERBS, DEGREES, MERITS = _list(_VERBS), _list(_DEGREES), _list(_MERITS)
 
 
 @dataclass(frozen=True)
 class _Relation:
-    """Wordings of one relation: `forward` says it of (a, b), `backward` the same fact with b named
-    first; `weak` follows from it, both ways round true."""
+    """Wordings of one relation: `forward` says it of (a, b), `backward` the same fact, mostly with
+    b named first."""
 
     things: tuple[str, ...]
     forward: tuple[str, ...]
@@ -67,12 +81,17 @@ def _verb(past: str, participle: str | None = None) -> _Relation:
     done = participle or past
     return _Relation(
         PEOPLE + NAMES,
-        (f"{{a}} {past} {{b}}", f"it was {{a}} who {past} {{b}}", f"{{a}} was the one who {past} {{b}}"),
+        (
+            f"{{a}} {past} {{b}}",
+            f"it was {{a}} who {past} {{b}}",
+            f"{{a}} was the one who {past} {{b}}",
+        ),
         (f"{{b}} was {done} by {{a}}", f"{{b}} got {done} by {{a}}"),
     )
 
 
-def _comparative(more: str, less: str, things: tuple[str, ...] = PEOPLE + NAMES) -> _Relation:
+def _comparative(pair: str, things: tuple[str, ...]) -> _Relation:
+    more, less = pair.split("/")
     return _Relation(
         things,
         (f"{{a}} was {more} than {{b}}", f"compared with {{b}}, {{a}} was {more}"),
@@ -81,22 +100,21 @@ def _comparative(more: str, less: str, things: tuple[str, ...] = PEOPLE + NAMES)
 
 
 _RELATIONS: tuple[_Relation, ...] = (
+    *(_verb(*verb.split("/")) for verb in VERBS),
+    *(_comparative(pair, PEOPLE + NAMES) for pair in DEGREES),
+    *(_comparative(pair, ARMS) for pair in MERITS),
     *(
-        _verb(*verb.split("/"))
-        for verb in "helped called|paid|chased|praised|visited|thanked|blamed|examined|met|advised|"
-        "recommended|supported|treated|hired|taught|saw/seen|beat/beaten|found|pushed|kissed|hit|"
-        "attacked|defeated|replaced|followed|questioned|trained|invited|warned|photographed"
-        .replace("helped called", "helped|called").split("|")
-    ),
-    *(
-        _comparative(*pair.split("/"))
-        for pair in "taller/shorter|older/younger|faster/slower|richer/poorer|stronger/weaker|"
-        "happier/sadder|louder/quieter|heavier/lighter".split("|")
-    ),
-    *(
-        _comparative(*pair.split("/"), things=ARMS)
-        for pair in "more effective/less effective|safer/less safe|cheaper/more expensive|better/worse|"
-        "better tolerated/less well tolerated|more common/less common|superior/inferior".split("|")
+        _Relation(
+            NAMES,
+            (f"{{a}} {gave} the {thing} to {{b}}", f"{{a}} {gave} {{b}} the {thing}"),
+            (f"{{b}} got the {thing} from {{a}}", f"{{b}} was {given} the {thing} by {{a}}"),
+        )
+        for gave, given, thing in (
+            ("sold", "sold", "house"),
+            ("gave", "given", "book"),
+            ("sent", "sent", "letter"),
+            ("lent", "lent", "money"),
+        )
     ),
     _Relation(
         CONDITIONS,
@@ -105,7 +123,11 @@ _RELATIONS: tuple[_Relation, ...] = (
     ),
     _Relation(
         CONDITIONS,
-        ("{a} increases the risk of {b}", "{a} is a risk factor for {b}", "{a} makes {b} more likely"),
+        (
+            "{a} increases the risk of {b}",
+            "{a} is a risk factor for {b}",
+            "{a} makes {b} more likely",
+        ),
         ("the risk of {b} is increased by {a}", "{b} is more likely with {a}"),
     ),
     _Relation(
@@ -120,13 +142,12 @@ _RELATIONS: tuple[_Relation, ...] = (
     ),
     _Relation(
         ARMS,
-        ("{a} was replaced by {b}", "people changed from {a} to {b}", "{a} was given first, then {b}"),
+        (
+            "{a} was replaced by {b}",
+            "people changed from {a} to {b}",
+            "{a} was given first, then {b}",
+        ),
         ("{b} replaced {a}", "people changed to {b} from {a}", "{b} was given after {a}"),
-    ),
-    _Relation(
-        NAMES,
-        ("{a} sold the house to {b}", "{a} gave the book to {b}", "{a} sent the letter to {b}"),
-        ("{b} got something from {a}", "something went to {b} from {a}"),
     ),
 )
 # Relations that hold both ways round, or neither: exchanging the two changes nothing.
@@ -134,7 +155,8 @@ _SYMMETRIC = (
     ("{a} and {b} were equally good", "{b} and {a} were equally good", "{a} was as good as {b}"),
     ("there was no difference between {a} and {b}", "{a} and {b} did not differ",
      "{b} was no different from {a}"),
-    ("both {a} and {b} were studied", "{b} and {a} were studied", "the study looked at {a} and {b}"),
+    ("both {a} and {b} were studied", "{b} and {a} were studied",
+     "the study looked at {a} and {b}"),
     ("{a} was compared with {b}", "{b} was compared with {a}", "the study compared {b} and {a}"),
 )  # fmt: skip
 _FILLERS = (
@@ -231,6 +253,7 @@ def _trial_pair(rng: Random) -> tuple[str, str, bool, str]:
     claim = told(true, figures and rng.random() < 0.4)
     other = rng.choice([name for name in OUTCOMES if name != outcome])
     if rng.random() < 0.5:
-        second = f"{other[0].upper()}{other[1:]} was {rng.choice(_MORE + _LESS)} with {rng.choice((a, b))}."
+        degree, arm = rng.choice(_MORE + _LESS), rng.choice((a, b))
+        second = f"{other[0].upper()}{other[1:]} was {degree} with {arm}."
         context = f"{context} {second}" if rng.random() < 0.5 else f"{second} {context}"
     return _surrounded(context, rng), claim, true, "result"

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from random import Random
 
 from serve_app.training import corruptions
+from serve_app.training.lexicon import PRONOUNS
 
 _NUMBER = re.compile(r"(?<![\w.,/-])\d+(?:[.,]\d+)*\s?%?(?![\w-])")
 # A noun phrase as far as a pattern can tell: up to six words without a stop or a verb's sign.
@@ -35,8 +36,8 @@ _ARMS = [
     ),
     re.compile(
         rf"^(?P<a>[^,.;]{{4,60}}?) (?P<mid>(?:was|were|is|are|had|has|have|led to|resulted in|"
-        rf"showed|reduced|increased|improved|produced)\b[^,;]*? (?:than|compared (?:with|to)|versus|"
-        rf"relative to)) (?P<b>{_NOUNS})"
+        rf"showed|reduced|increased|improved|produced)\b[^,;]*? (?:than|compared (?:with|to)|"
+        rf"versus|relative to)) (?P<b>{_NOUNS})"
     ),
     re.compile(
         rf"(?P<lead>(?:[Cc]ompared (?:with|to)|[Rr]elative to|[Ii]n comparison (?:with|to)) )"
@@ -51,11 +52,11 @@ _ARMS = [
 _CAUSE = re.compile(
     rf"^(?P<a>{_PHRASE}) (?P<mid>(?:(?:may|can|could|might|will|was|were|is|are|has|have|"
     r"significantly|probably|likely) )*(?:reduces?|reduced|increases?|increased|improves?|improved|"
-    r"causes?|caused|prevents?|prevented|leads? to|led to|results? in|resulted in|affects?|affected|"
-    r"predicts?|predicted|followed|follows|precedes?|preceded|treats?|worsens?|lowers?|lowered|"
+    r"causes?|caused|prevents?|prevented|leads? to|led to|results? in|resulted in|affects?|"
+    r"affected|predicts?|predicted|followed|follows|precedes?|preceded|treats?|worsens?|lowers?|lowered|"
     r"raises?|raised|replaces?|replaced|contains?|produces?|produced|outperforms?|outperformed|"
     r"reduced by|caused by|followed by|replaced by|preceded by|treated with|due to))"
-    rf" (?P<b>{_NOUNS})(?=[.,;]|$| (?:in|at|on|for|after|before|during|by|among|compared|when|and)\b)"
+    rf" (?P<b>{_NOUNS})(?=[.,;]|$| (?:in|at|on|for|after|before|during|by|among|compared|and)\b)"
 )
 
 _TURNS = {
@@ -79,7 +80,8 @@ _CERTAINTY = [
     (r"\bassociation between\b", "causal effect between"), (r"\bis linked to\b", "leads to"),
     (r"\bwas linked to\b", "led to"), (r"\bwas related to\b", "resulted in"),
     (r"\bcorrelated with\b", "caused"), (r"\brisk factor for\b", "cause of"),
-    (r"\bsuggests?\b", "proves"), (r"\bsuggested\b", "proved"), (r"\bappears? to\b", "clearly does"),
+    (r"\bsuggests?\b", "proves"), (r"\bsuggested\b", "proved"),
+    (r"\bappears? to\b", "clearly does"),
     (r"\bseems? to\b", "definitely does"), (r"\bindicates?\b", "proves"),
     (r"\b[Vv]ery low[- ](certainty|quality)\b", r"high-\1"),
     (r"\b[Ll]ow[- ](certainty|quality)\b", r"high-\1"),
@@ -100,7 +102,7 @@ _HEDGES = {
     "suggested": ("indicated",), "probably": ("likely", "most likely"),
     "unclear": ("not clear", "not known"), "uncertain": ("not certain", "unsure"),
     "insufficient evidence": ("not enough evidence", "too little evidence"),
-    "low-certainty evidence": ("evidence of low certainty", "evidence we have little confidence in"),
+    "low-certainty evidence": ("evidence of low certainty", "evidence we trust little"),
     "no difference": ("no clear difference", "about the same result"),
     "did not differ": ("were about the same", "were similar"),
     "no evidence of a difference": ("no proof of a difference",),
@@ -159,12 +161,19 @@ def exchange_numbers(claim: str, passage: Sequence[str], rng: Random) -> str | N
     left, right = claim[a:b], claim[c:d]
     # A trailing space belongs to the sentence, not to the number.
     tail = left[len(left.rstrip()) :]
-    return claim[:a] + right.rstrip() + tail + claim[b:c] + left.rstrip() + claim[c + len(right.rstrip()) :]
+    return (
+        claim[:a]
+        + right.rstrip()
+        + tail
+        + claim[b:c]
+        + left.rstrip()
+        + claim[c + len(right.rstrip()) :]
+    )
 
 
 def rescale_number(claim: str, passage: Sequence[str], rng: Random) -> str | None:
     """A number ten times too large or too small, or another by its digits' order."""
-    found = [match for match in _NUMBER.finditer(claim)]
+    found = list(_NUMBER.finditer(claim))
     if not found:
         return None
     match = rng.choice(found)
@@ -184,7 +193,7 @@ def rescale_number(claim: str, passage: Sequence[str], rng: Random) -> str | Non
         rng.shuffle(order)
         left = iter(order)
         new = "".join(next(left) if char.isdigit() else char for char in text)
-    if new == text or not new or new.startswith("0") and not text.startswith("0"):
+    if new == text or not new or (new.startswith("0") and not text.startswith("0")):
         return None
     return claim[: match.start()] + new + rest + claim[match.end() :]
 
@@ -202,7 +211,7 @@ def overstate(claim: str, passage: Sequence[str], rng: Random) -> str | None:
 def turn_comparison(claim: str, passage: Sequence[str], rng: Random) -> str | None:
     """The same comparison from the other side: `A was higher than B`, `B was lower than A`."""
     match = _COMPARISON.match(claim)
-    if match is None or match["a"].split()[0].lower() in corruptions.PRONOUNS | {"there"}:
+    if match is None or match["a"].split()[0].lower() in PRONOUNS | {"there"}:
         return None
     found = [word for word in re.findall(r"[a-z]+", match["mid"]) if word in _TURN]
     if len(found) != 1:
@@ -222,13 +231,19 @@ def rehedge(claim: str, passage: Sequence[str], rng: Random) -> str | None:
 
 def move_lead(claim: str, passage: Sequence[str], rng: Random) -> str | None:
     """`In adults, X` as `X in adults` and back: another order of words, the same roles."""
-    lead = re.match(r"(?P<lead>(?:In|Among|After|During|For|At|Compared with|Compared to) [^,]{4,60}), "
-                    r"(?P<rest>[^,;]{10,})\.$", claim)
+    lead = re.match(
+        r"(?P<lead>(?:In|Among|After|During|For|At|Compared with|Compared to) [^,]{4,60}), "
+        r"(?P<rest>[^,;]{10,})\.$",
+        claim,
+    )
     if lead:
         rest, front = lead["rest"], lead["lead"]
         return f"{rest[0].upper()}{rest[1:]} {front[0].lower()}{front[1:]}."
-    tail = re.match(r"(?P<rest>[^,;]{10,}) (?P<tail>(?:compared with|compared to|among|after|during) "
-                    rf"{_NOUNS})\.$", claim)
+    tail = re.match(
+        r"(?P<rest>[^,;]{10,}) (?P<tail>(?:compared with|compared to|among|after|during) "
+        rf"{_NOUNS})\.$",
+        claim,
+    )
     if tail is None:
         return None
     rest = tail["rest"]
