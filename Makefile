@@ -120,4 +120,4 @@ generador-max-specs: ; $(PLAINMED_OPS) max-specs $(OPS)
 generador-normal-specs: ; $(PLAINMED_OPS) normal-specs $(OPS)
 
 test-deploy: $(BIN)/pytest ## Also the long deployment tests: moto, checkov
-	PLAINMED_TEST_DEPLOY=1 $(BIN)/pytest tests/test_terraform.py tests/ops
+	PLAINMED_TEST_DEPLOY=1 $(BIN)/pytest tests/deploy/test_terraform.py tests/ops

@@ -11,9 +11,9 @@ import os
 from collections.abc import Sequence
 from functools import lru_cache
 
-from serve_app.client import PlainMedClient
-from serve_app.client_wire import Texts
-from serve_app.errors import ConfigError
+from serve_app.client.clients import PlainMedClient
+from serve_app.client.wire import Texts
+from serve_app.core.errors import ConfigError
 
 __all__ = ["getFactuality", "getLoss", "getReadability", "getRelevance"]
 

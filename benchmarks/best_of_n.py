@@ -28,16 +28,16 @@ from numpy.typing import NDArray
 from benchmarks import machine, plots, report
 from benchmarks.extractive import engine_for, random_sentences, shown, some
 from benchmarks.texts import SHARED
-from serve_app.calibration import Pair, read_pairs
-from serve_app.evaluation import evaluate
+from serve_app.core.settings import Settings, load_settings
 from serve_app.generation import best_of
 from serve_app.generation.best_of import Candidates
-from serve_app.generation.extractive import TEMPERATURE
+from serve_app.generation.extractive.engine import TEMPERATURE
 from serve_app.generation.protocol import GenerationParams, Summary
-from serve_app.loss import METRICS, LossFunction
+from serve_app.metrics.evaluation import evaluate
+from serve_app.metrics.loss import METRICS, LossFunction
 from serve_app.metrics.suite import MetricSuite
-from serve_app.settings import Settings, load_settings
-from serve_app.targets import load_targets
+from serve_app.metrics.targets import load_targets
+from serve_app.offline.calibration import Pair, read_pairs
 
 COUNTS = (1, 2, 4, 8, 16)
 COVERAGE = 0.3  # the engine's own

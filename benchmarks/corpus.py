@@ -31,10 +31,10 @@ import psutil
 import typer
 
 from benchmarks import report, texts
-from serve_app.corpus import Models, ScoreJob, Scorer, Scores
-from serve_app.corpus.distributed import RayEngine, RayOptions
-from serve_app.corpus.local import LocalEngine
 from serve_app.metrics.readability import readability
+from serve_app.offline.corpus import ModelNames, RowScores, ScoreJob, Scorer
+from serve_app.offline.corpus.local_engine import LocalEngine
+from serve_app.offline.corpus.ray_engine import RayEngine, RayOptions
 
 app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
 
@@ -45,14 +45,14 @@ EVERY_S = 0.25
 class LightScorer:
     """Readability as in production; the two model metrics are word overlap."""
 
-    models = Models({"relevance": "overlap", "factuality": "overlap"})
+    models = ModelNames({"relevance": "overlap", "factuality": "overlap"})
 
-    def __call__(self, originals: Sequence[str], generated: Sequence[str]) -> list[Scores]:
+    def __call__(self, originals: Sequence[str], generated: Sequence[str]) -> list[RowScores]:
         found = []
         for one, other in zip(originals, generated, strict=True):
             left, right = set(one.split()), set(other.split())
             share, read = len(left & right) / len(left | right), readability(other)
-            found.append(Scores((share, share, read.fkgl, read.smog, read.dale_chall), share))
+            found.append(RowScores((share, share, read.fkgl, read.smog, read.dale_chall), share))
         return found
 
 
@@ -93,10 +93,10 @@ def one(source: Path, out: Path, engine: str, scorer: str, workers: int) -> None
     """One run, in this process; started by `table`."""
     recipe = light
     if scorer == "models":
-        from serve_app.corpus.suite_scorer import LossTerms, SuiteRecipe
-        from serve_app.loss import LossFunction
-        from serve_app.settings import load_settings
-        from serve_app.targets import load_targets
+        from serve_app.core.settings import load_settings
+        from serve_app.metrics.loss import LossFunction
+        from serve_app.metrics.targets import load_targets
+        from serve_app.offline.corpus.scorer import LossTerms, SuiteRecipe
 
         settings = load_settings()
         recipe = SuiteRecipe(settings, LossTerms(LossFunction(load_targets(settings))))

@@ -26,15 +26,15 @@ from rich.console import Console
 from rich.progress import track
 
 from benchmarks import report
-from serve_app.calibration import Pair, read_pairs
-from serve_app.generation.extractive import ExtractiveGenerator
-from serve_app.generation.glossary import Glossary
-from serve_app.generation.passages import Passage, split_passages
+from serve_app.core.settings import Settings, load_settings
+from serve_app.generation.extractive.engine import ExtractiveGenerator
+from serve_app.generation.extractive.passages import Passage, split_passages
 from serve_app.generation.protocol import GenerationParams
-from serve_app.loss import METRICS, LossFunction
+from serve_app.metrics.loss import METRICS, LossFunction
 from serve_app.metrics.suite import MetricSuite
-from serve_app.settings import Settings, load_settings
-from serve_app.targets import load_targets
+from serve_app.metrics.targets import load_targets
+from serve_app.offline.calibration import Pair, read_pairs
+from serve_app.text.glossary import Glossary
 
 app = typer.Typer(add_completion=False, help=__doc__, pretty_exceptions_show_locals=False)
 

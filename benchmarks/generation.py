@@ -30,12 +30,12 @@ from transformers import (
 )
 
 from benchmarks.measure import Timing, interleave
-from serve_app.generation import row_cache
-from serve_app.generation.causal_model import CausalModel
-from serve_app.generation.decoding import Model
+from serve_app.generation.causal import kv_cache
+from serve_app.generation.causal.decoding import Model
+from serve_app.generation.causal.engine import TransformersGenerator
 from serve_app.generation.protocol import GenerationParams
-from serve_app.generation.transformers_engine import TransformersGenerator
-from serve_app.model_files import DTYPES
+from serve_app.models.causal_lm import CausalModel
+from serve_app.models.formats import DTYPES
 
 AT_ONCE = (1, 4, 16)
 WANTED = {16: 3.0}
@@ -208,7 +208,7 @@ def variants(
 def steps(loaded: CausalModel, rows: int, *, ours: bool, count: int = STEPS) -> None:
     """`count` decode steps of `rows` rows after a prompt of 512 made-up columns."""
     model = Model(loaded.model)
-    cache = row_cache.RowCache(loaded.model) if ours else DynamicCache(config=loaded.model.config)
+    cache = kv_cache.RowCache(loaded.model) if ours else DynamicCache(config=loaded.model.config)
     _fill(cache, loaded, rows)
     ids = torch.ones((rows, 1), dtype=torch.long)
     for at in range(count):

@@ -28,8 +28,8 @@ import typer
 from rich.console import Console
 
 from benchmarks import load, machine, plots, report, servers, serving, texts
+from serve_app.core.settings import Settings
 from serve_app.metrics.suite import MetricSuite
-from serve_app.settings import Settings
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 LENGTHS, CLAIMS, BATCHES = (100, 200, 400, 800), (1, 5, 10, 20), (1, 4, 16)

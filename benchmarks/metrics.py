@@ -15,11 +15,11 @@ from transformers import AutoModel
 
 from benchmarks import machine, peers, texts
 from benchmarks.measure import Row, interleave
-from serve_app.artifacts import resolve
 from serve_app.metrics.alignscore import AlignScorer
 from serve_app.metrics.bertscore import BertScorer
-from serve_app.metrics.encoder import Batch, EncoderRuntime, TokenSequence
 from serve_app.metrics.readability import readability_batch
+from serve_app.models.encoder_runtime import Batch, EncoderRuntime, TokenSequence
+from serve_app.storage.artifacts import resolve
 
 DTYPES = ("float32", "bfloat16")
 ROUNDS_OF_TRAINING = 8

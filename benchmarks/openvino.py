@@ -26,8 +26,8 @@ from transformers import AutoModel
 
 from benchmarks import report
 from benchmarks.measure import interleave
-from serve_app.artifacts import embedded_path
-from serve_app.metrics.packed import PackedEncoder
+from serve_app.models.packed_encoder import PackedEncoder
+from serve_app.storage.artifacts import embedded_path
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "performance.md"
 VOCABULARY = (1000, 20_000)

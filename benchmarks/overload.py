@@ -45,8 +45,8 @@ from benchmarks.reliability.storm import (
     mixed,
     storm,
 )
-from serve_app.metrics.sentences import split_sentences
-from serve_app.settings import Settings
+from serve_app.core.settings import Settings
+from serve_app.text.sentences import split_sentences
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "reliability.md"
 PARTS = {"storm": "overload", "fairness": "fairness"}

@@ -17,10 +17,10 @@ from torch import nn
 from transformers import AutoTokenizer, BertConfig
 from transformers.models.bert.modeling_bert import BertOnlyMLMHead
 
-from serve_app.artifacts import resolve
 from serve_app.metrics.align_model import load_compact
 from serve_app.metrics.alignscore import context_chunks
-from serve_app.metrics.sentences import split_sentences
+from serve_app.storage.artifacts import resolve
+from serve_app.text.sentences import split_sentences
 
 ENCODER = "embedded:all-MiniLM-L6-v2"
 ALIGNSCORE = "embedded:alignscore-mini"

@@ -42,8 +42,8 @@ import boto3
 import typer
 from boto3.s3.transfer import TransferConfig
 
-from serve_app.artifacts import Downloads, resolve
-from serve_app.artifacts.checksums import expected_checksum, file_checksum
+from serve_app.storage.artifacts import Downloads, resolve
+from serve_app.storage.artifacts.checksums import expected_checksum, file_checksum
 
 app = typer.Typer(add_completion=False, help=__doc__, pretty_exceptions_show_locals=False)
 

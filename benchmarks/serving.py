@@ -9,12 +9,12 @@ from typing import Any
 
 from benchmarks import load, servers, texts
 from benchmarks.measure import Row, interleave
-from serve_app.evaluation import evaluate
-from serve_app.loss import LossFunction
-from serve_app.metrics.sentences import split_sentences
+from serve_app.core.settings import Settings
+from serve_app.metrics.evaluation import evaluate
+from serve_app.metrics.loss import LossFunction
 from serve_app.metrics.suite import MetricSuite
-from serve_app.settings import Settings
-from serve_app.targets import load_targets
+from serve_app.metrics.targets import load_targets
+from serve_app.text.sentences import split_sentences
 
 CLIENTS, PAIRS = 16, 8
 ORIGINAL_WORDS, SUMMARY_WORDS = 150, 60

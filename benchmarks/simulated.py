@@ -24,12 +24,12 @@ from ray.cluster_utils import Cluster
 
 from benchmarks import servers, serving, texts
 from serve_app import app as graph
-from serve_app.deployments import metrics
-from serve_app.deployments.gateway import Gateway
-from serve_app.deployments.loss import Loss
+from serve_app.core.context import RequestContext
+from serve_app.core.settings import Settings, load_settings
 from serve_app.metrics.results import AlignScoreResult, BertScoreResult, ClaimSentence
-from serve_app.settings import Settings, load_settings
-from serve_app.ticket import Ticket
+from serve_app.serving.deployments import metrics
+from serve_app.serving.deployments.gateway import Gateway
+from serve_app.serving.deployments.loss import Loss
 
 # The models of the shipped targets, so that no warning is logged for each request.
 _NAMES = {"relevance": "all-MiniLM-L6-v2", "factuality": "alignscore-mini"}
@@ -63,9 +63,12 @@ class SimulatedMetric(metrics._PairMetric):
         super().__init__(SleepingScorer(metric, seconds), settings)
 
     async def score(
-        self, originals: Sequence[str], generated: Sequence[str], ticket: Ticket | None = None
+        self,
+        originals: Sequence[str],
+        generated: Sequence[str],
+        context: RequestContext | None = None,
     ) -> list[Any]:
-        return await self._results(originals, generated, ticket)
+        return await self._results(originals, generated, context)
 
 
 def application(nodes: int, seconds: float) -> Any:

@@ -19,12 +19,12 @@ import uvicorn
 from fastapi import FastAPI
 
 from benchmarks import peers
-from serve_app.evaluation import evaluate
-from serve_app.loss import LossFunction, combine
+from serve_app.core.settings import Settings
 from serve_app.metrics.bertscore import BertScorer
+from serve_app.metrics.evaluation import evaluate
+from serve_app.metrics.loss import LossFunction, combine
 from serve_app.metrics.suite import MetricSuite
-from serve_app.settings import Settings
-from serve_app.targets import load_targets
+from serve_app.metrics.targets import load_targets
 
 
 def reference_losses() -> Any:

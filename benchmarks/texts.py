@@ -10,8 +10,8 @@ from itertools import chain, islice
 from pathlib import Path
 from random import Random
 
-from serve_app.artifacts.embedded import RESOURCES
-from serve_app.metrics.sentences import split_sentences
+from serve_app.core.resources import RESOURCES
+from serve_app.text.sentences import split_sentences
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -22,10 +22,10 @@ from typing import Any, cast
 
 import httpx
 
-from serve_app.backend import Backend
-from serve_app.gateway import create_api
-from serve_app.schema_words import type_words
-from serve_app.settings import Settings
+from serve_app.api.app import create_api
+from serve_app.api.backend import Backend
+from serve_app.api.schema_text import type_words
+from serve_app.core.settings import Settings
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "api.md"
 BASE = "http://127.0.0.1:8000"

@@ -3,7 +3,7 @@
     python scripts/chart_files.py            # write
     python scripts/chart_files.py --check    # exit 1 and name the files that differ
 
-One source each: serve_config.yaml for the Serve config in the chart; `serve_app.settings` and
+One source each: serve_config.yaml for the Serve config in the chart; `serve_app.core.settings` and
 serve_config.yaml for the settings and deployments that values.schema.json accepts; values.yaml for
 the README; the chart for k8s/ and the golden renderings under tests/fixtures/helm. Needs
 helm-python-sdk (the `dev` extra).
@@ -21,7 +21,7 @@ import helm_python
 import yaml
 from chart_readme import readme
 
-from serve_app.settings import Settings
+from serve_app.core.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 CHART = ROOT / "helm" / "plainmed"

@@ -1,4 +1,4 @@
-"""Draws the curves of the loss for docs/loss.md, from `serve_app.loss` itself.
+"""Draws the curves of the loss for docs/loss.md, from `serve_app.metrics.loss` itself.
 
     python scripts/loss_charts.py            # writes docs/charts/loss-*.svg
 
@@ -18,8 +18,8 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 
-from serve_app.loss import METRICS, Direction, Floats, LossFunction, Targets
-from serve_app.targets import EMBEDDED_TARGETS
+from serve_app.metrics.loss import METRICS, Direction, Floats, LossFunction, Targets
+from serve_app.metrics.targets import EMBEDDED_TARGETS
 
 mpl.use("svg")
 from matplotlib import pyplot as plt

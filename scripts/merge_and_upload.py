@@ -17,10 +17,10 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from serve_app.errors import PlainMedError
-from serve_app.merge import Outcome, Plan, merge_and_upload, plan_merge
-from serve_app.merge.merging import PROMPT
-from serve_app.settings import load_settings
+from serve_app.core.errors import PlainMedError
+from serve_app.core.settings import load_settings
+from serve_app.training.merge import Outcome, Plan, merge_and_upload, plan_merge
+from serve_app.training.merge.lora import PROMPT
 
 app = typer.Typer(add_completion=False, help=__doc__, pretty_exceptions_show_locals=False)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from api_reference import put
 
-from serve_app.telemetry import SPECS, exported
+from serve_app.core.observability.instruments import SPECS, exported
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "observability.md"
 

@@ -12,7 +12,7 @@ import argparse
 
 from playwright.sync_api import Browser, Page, expect
 
-from tests.browser import chromium, save_picture
+from tests.support.browser import chromium, save_picture
 
 # One sentence as the original has it, one said anew, one with a hard word, one that is not true.
 SUMMARY = (

@@ -1,16 +1,16 @@
 """Prometheus expressions over the metrics that there are, for dashboard.py and alerts.py.
 
-Our own metrics are named by `serve_app.telemetry` and checked for their kind, so no expression can
-name one that is not there. Those of Ray, and the labels of all, are held against a running
-application by a test (tests/serve/test_telemetry.py).
+Our own metrics are named by `serve_app.core.observability.instruments` and checked for their kind,
+so no expression can name one that is not there. Those of Ray, and the labels of all, are held
+against a running application by a test (tests/serving/live/test_telemetry.py).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from serve_app.recent import CALLS
-from serve_app.telemetry import SPECS, exported
+from serve_app.api.endpoints import CALLS
+from serve_app.core.observability.instruments import SPECS, exported
 
 COMPUTING = f'route=~"{"|".join(sorted(CALLS))}"'
 """Selects routes that compute: load balancers and the page ask the others all the time."""

@@ -43,7 +43,7 @@ ALLOWED: dict[str, str] = {
     "sha1:d2d4cb6285c90db211acc596f910b6fb50101cf4": "keys.json: the name of a keys file",
     "sha1:9a0377b4f04a672f5a86586681fb34a62557cbf1": "docs/engines.md: where a setting is from",
     "sha1:fc38e4aeb7a5b66c5616d1fa21a41af646fb7594": f"benchmark: {_MOTO}",
-    "sha1:d4e0e04792fd434b5dc9c4155c178f66edcf4ed3": f"tests/artifact_servers.py: {_MOTO}",
+    "sha1:d4e0e04792fd434b5dc9c4155c178f66edcf4ed3": f"tests/support/artifact_servers.py: {_MOTO}",
     "sha1:b23b4b8d681cff81910a984b2875948bfc32c8e1": f"chaos: {_MOTO}",
     "sha1:dc724af18fbdd4e59189f5fe768a5f8311527050": f"testing: {_MOTO}",
     "sha1:158b484ae1f6f64f89da22397d25fbdafad02252": f"counted up in hexadecimal: {_HASH}",

@@ -20,12 +20,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from serve_app.artifacts import resolve
 from serve_app.metrics.align_model import AlignModel, CompactConfig, load_compact, save_compact
-from serve_app.training import evaluation, trainer
-from serve_app.training.alignscore import development
+from serve_app.storage.artifacts import resolve
+from serve_app.training.alignscore import development, evaluation, trainer
+from serve_app.training.alignscore.data import BASE
 from serve_app.training.alignscore.mixture import Mixture
-from serve_app.training.data import BASE
 
 app = typer.Typer(add_completion=False, help=__doc__, pretty_exceptions_show_locals=False)
 console = Console()

@@ -23,19 +23,19 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from serve_app.cli_score import parse_weights
-from serve_app.errors import PlainMedError
-from serve_app.merge.naming import derive_model_name
-from serve_app.settings import load_settings
-from serve_app.training.generator_options import LogTo, RewardKind, Stage, TrainOptions
-from serve_app.training.generator_run import (
+from serve_app.cli.score import parse_weights
+from serve_app.core.errors import PlainMedError
+from serve_app.core.settings import load_settings
+from serve_app.training.generator.options import LogTo, RewardKind, Stage, TrainOptions
+from serve_app.training.generator.run import (
     Judged,
     TrainOutcome,
     TrainPlan,
     plan_training,
     train_generator,
 )
-from serve_app.training.generator_stages import uses_bf16
+from serve_app.training.generator.stages import uses_bf16
+from serve_app.training.merge.naming import derive_model_name
 
 app = typer.Typer(add_completion=False, help=__doc__, pretty_exceptions_show_locals=False)
 

@@ -33,7 +33,7 @@ from transformers import (
 )
 from trl import GRPOConfig, GRPOTrainer
 
-from serve_app.training.reward import Reward, local_scorer, loss_reward, remote_scorer
+from serve_app.training.rewards.reward import Reward, local_scorer, loss_reward, remote_scorer
 
 PLAIN = (
     "people who took the tablets had fewer strokes than those given a dummy pill and treatment "

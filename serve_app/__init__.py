@@ -1,8 +1,14 @@
 """PlainMed: measures, combines and generates plain-language summaries of medical text.
 
-The package is split so that each part can be used alone: `metrics`, `loss` and
-`calibration` are plain libraries; `generation` writes summaries; `deployments`,
-`gateway` and `app` put them behind HTTP with Ray Serve.
+Each package can be used alone: `metrics` is a plain library, `generation` writes summaries,
+`offline` works on whole files, `api` and `serving` put them behind HTTP with Ray Serve, `client`
+calls such a server. `app` is the graph of the Serve application.
 """
 
+from serve_app.core.moved import keep_old_names as _keep_old_names
+
 __version__ = "0.1.0"
+
+__all__ = ["__version__"]
+
+_keep_old_names()

@@ -12,10 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from ray.serve.config import BackpressureConfig
 from ray.serve.deployment import Application
 
-from serve_app.deployments.gateway import Gateway
-from serve_app.deployments.tracing import check_traces
-from serve_app.errors import ConfigError
-from serve_app.settings import load_settings
+from serve_app.core.errors import ConfigError
+from serve_app.core.settings import load_settings
+from serve_app.serving.deployments.gateway import Gateway
+from serve_app.serving.tracers import check_traces
 
 Service = Literal["metrics", "generator"]
 
@@ -32,7 +32,8 @@ class BuildArgs(BaseModel):
         default=["metrics", "generator"], description="Which halves are built."
     )
     settings: dict[str, Any] = Field(
-        default_factory=dict, description="Fields of serve_app.settings.Settings, in lower case."
+        default_factory=dict,
+        description="Fields of serve_app.core.settings.Settings, in lower case.",
     )
 
     @field_validator("services")
@@ -63,8 +64,12 @@ def build(arguments: dict[str, Any]) -> Application:
     longest_s = settings.request_timeout_s
     # Imported where built, so that a half deployed alone needs nothing of the other half.
     if "metrics" in args.services:
-        from serve_app.deployments.loss import Loss
-        from serve_app.deployments.metrics import Factuality, ReadabilityDeployment, Relevance
+        from serve_app.serving.deployments.loss import Loss
+        from serve_app.serving.deployments.metrics import (
+            Factuality,
+            ReadabilityDeployment,
+            Relevance,
+        )
 
         nodes["Relevance"] = _options(Relevance, "Relevance", 0.4, longest_s).bind(settings)
         nodes["Factuality"] = _options(Factuality, "Factuality", 0.4, longest_s).bind(settings)
@@ -75,7 +80,7 @@ def build(arguments: dict[str, Any]) -> Application:
             settings, nodes["Relevance"], nodes["Factuality"], nodes["Readability"]
         )
     if "generator" in args.services:
-        from serve_app.deployments.generator import Generator
+        from serve_app.serving.deployments.generator import Generator
 
         nodes["Generator"] = _options(Generator, "Generator", 0.4, longest_s).bind(settings)
     retry = BackpressureConfig(retry_after_s=settings.retry_after_s)

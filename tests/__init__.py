@@ -1,1 +1,1 @@
-"""Tests; `tests.texts` and `tests.tiny_models` are shared by several files."""
+"""Tests; `tests.support.texts` and `tests.support.tiny_models` are shared by several files."""

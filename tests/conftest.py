@@ -13,8 +13,9 @@ import pytest
 from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
-from tests.artifact_servers import RequestLog, use_server
-from tests.texts import GENERATED, ORIGINALS
+from tests.support.artifact_servers import RequestLog, use_server
+from tests.support.paths import ROOT
+from tests.support.texts import GENERATED, ORIGINALS
 
 # Before torch is imported. Its threads would fight those of the servers the tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -27,15 +28,15 @@ settings.load_profile("plainmed")
 
 
 class _Groups(LoadScopeScheduling):  # type: ignore[misc]  # xdist is untyped
-    """With several workers, a file's tests stay together, and so do those of a folder of tests/.
-
-    A folder is one subject, whose tests share what takes seconds to make: Ray in tests/serve.
+    """With several workers, the tests of a file stay together, and so do those of a folder with a
+    conftest.py, which share what takes seconds to make: Ray in tests/serving/live.
     """
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.split("::", 1)[0]
         folder = file.rpartition("/")[0]
-        return folder if folder.startswith("tests/") else file
+        shared = folder.startswith("tests/") and (ROOT / folder / "conftest.py").is_file()
+        return folder if shared else file
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -45,7 +46,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeSch
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The tests that need Ray first: the longest group must not be the last to start."""
-    items.sort(key=lambda item: not item.nodeid.startswith("tests/serve/"))
+    items.sort(key=lambda item: not item.nodeid.startswith("tests/serving/live/"))
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +64,7 @@ def one_thread() -> Iterator[None]:
 def browser() -> Iterator[Any]:
     """A headless Chromium."""
     pytest.importorskip("playwright.sync_api", reason="needs playwright, of the dev extra")
-    from tests.browser import chromium, executable  # most test files do without
+    from tests.support.browser import chromium, executable  # most test files do without
 
     if executable() is None:
         pytest.skip("needs a browser: apt-get install chromium, or set CHROMIUM to a program")
@@ -74,7 +75,7 @@ def browser() -> Iterator[Any]:
 @pytest.fixture
 def pages(browser: Any) -> Iterator[Any]:
     """Opens pages in the browser; none may ask another host or break its own policy."""
-    from tests.browser import Pages
+    from tests.support.browser import Pages
 
     opened = Pages(browser)
     yield opened
@@ -85,7 +86,7 @@ def pages(browser: Any) -> Iterator[Any]:
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The team's data folder, beside the checkout; not part of a plain clone."""
-    folder = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = ROOT.parent / "shared" / "data"
     if not folder.is_dir():
         pytest.skip(f"needs the shared data folder, which is not at {folder}")
     return folder
@@ -145,7 +146,7 @@ def new_bucket(s3_client: Any) -> str:
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
     """The URL of the application's own gateway, over a backend that is light but computes."""
-    from tests.servers import api_server
+    from tests.support.servers import api_server
 
     with api_server() as address:
         yield address
@@ -154,7 +155,7 @@ def url() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def tiny_align(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A compact AlignScore model with heads that nobody trained."""
-    from tests.tiny_suite import save_align
+    from tests.support.tiny_suite import save_align
 
     return save_align(tmp_path_factory.mktemp("align") / "tiny")
 
@@ -165,7 +166,7 @@ def tiny_suite(tiny_align: Path) -> Any:
     from serve_app.metrics.alignscore import AlignScorer
     from serve_app.metrics.bertscore import BertScorer
     from serve_app.metrics.suite import MetricSuite
-    from tests.tiny_suite import ENCODER
+    from tests.support.tiny_suite import ENCODER
 
     return MetricSuite(
         BertScorer.from_reference(ENCODER, device="cpu"),
@@ -176,7 +177,7 @@ def tiny_suite(tiny_align: Path) -> Any:
 @pytest.fixture
 def in_process(tiny_align: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`plainmed` without a server: settings by which it takes small models, on the processor."""
-    from serve_app.artifacts import RESOURCES
+    from serve_app.core.resources import RESOURCES
 
     monkeypatch.setenv("ALIGNSCORE_MODEL", str(tiny_align))
     monkeypatch.setenv("TARGETS_FILE", str(RESOURCES / "targets-earlier-system.json"))

@@ -18,7 +18,7 @@ import psutil
 
 from benchmarks.reliability import processes
 from benchmarks.reliability.storm import Quantiles
-from serve_app.client_wire import EventParser
+from serve_app.client.sse import EventParser
 
 SCORERS = ("Relevance", "Factuality", "Readability", "Loss")
 BUSY_S, STEP_S, LIMIT_S = 8.0, 0.25, 60.0

@@ -1,7 +1,8 @@
-"""Generator engines behind one small Protocol.
+"""Writes summaries: engines behind one Protocol (`extractive`, `causal`, `openai`) and best of n.
 
-Engines are imported from their own modules (`serve_app.generation.transformers_engine`):
-importing this package must not cost a gateway the seconds torch and transformers take.
+Knows models and metrics; knows nothing of Ray or HTTP. Engines are imported from their own
+modules (`serve_app.generation.causal.engine`): importing this package must not cost a gateway the
+seconds that torch and transformers take.
 """
 
 from serve_app.generation.protocol import GenerationParams, Generator, Summary, SummarySentence

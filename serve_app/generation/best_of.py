@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from serve_app.errors import MetricFailed
-from serve_app.evaluation import Evaluation
+from serve_app.core.errors import MetricFailed
 from serve_app.generation.protocol import GenerationParams, Summary
-from serve_app.metrics.text import has_word
+from serve_app.metrics.evaluation import Evaluation
+from serve_app.text.validation import has_word
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from serve_app.artifacts import Downloads
-from serve_app.errors import ConfigError
+from serve_app.core.errors import ConfigError
+from serve_app.core.settings import Settings
 from serve_app.generation.protocol import Generator
-from serve_app.settings import Settings
+from serve_app.storage.artifacts import Downloads
 
 
 def load_generator(settings: Settings) -> Generator:
@@ -25,7 +25,7 @@ def load_generator(settings: Settings) -> Generator:
 
 
 def _transformers(settings: Settings) -> Generator:
-    from serve_app.generation.transformers_engine import TransformersGenerator
+    from serve_app.generation.causal.engine import TransformersGenerator
 
     if settings.generator_reference is None:
         raise ConfigError(
@@ -53,7 +53,7 @@ def _openai(settings: Settings) -> Generator:
             "GENERATOR is openai: set OPENAI_BASE_URL to the root of an OpenAI-compatible API, "
             "such as http://127.0.0.1:8080/v1, and OPENAI_MODEL to a model it serves"
         )
-    from serve_app.generation.openai_engine import OpenAIGenerator
+    from serve_app.generation.openai.engine import OpenAIGenerator
 
     key = settings.openai_api_key
     engine = OpenAIGenerator(
@@ -73,11 +73,11 @@ def _openai(settings: Settings) -> Generator:
 
 
 def _extractive(settings: Settings) -> Generator:
-    from serve_app.generation.extractive import ExtractiveGenerator
-    from serve_app.generation.glossary import Glossary
-    from serve_app.loss import LossFunction
+    from serve_app.generation.extractive.engine import ExtractiveGenerator
+    from serve_app.metrics.loss import LossFunction
     from serve_app.metrics.suite import MetricSuite
-    from serve_app.targets import load_targets
+    from serve_app.metrics.targets import load_targets
+    from serve_app.text.glossary import Glossary
 
     # The targets first: a wrong file is told at once, not after the models have loaded.
     loss = LossFunction(load_targets(settings), settings.loss_steepness, settings.loss_direction)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from serve_app.errors import InvalidInput
+from serve_app.core.errors import InvalidInput
 from serve_app.generation.protocol import GenerationParams
 
 _WINDOW_STEP = 1_000_003

@@ -102,7 +102,7 @@ class Generator(Protocol):
         params: Sequence[GenerationParams],
         *,
         cancelled: Callable[[int], bool] | None = None,
-        share: str | None = None,
+        tenant: str | None = None,
     ) -> list[Summary]:
         """One summary for each text.
 
@@ -112,8 +112,8 @@ class Generator(Protocol):
             cancelled: asked again and again, from any thread, with the position of a text; True
                 ends that text soon, with what it has and finish_reason `cancelled`. It must be
                 quick and must not raise.
-            share: whose texts they are. Where an engine has a queue of its own, shares take turns
-                in it; None: a share of its own for this call.
+            tenant: whose texts they are. Where an engine has a queue of its own, tenants take turns
+                in it; None: a tenant of its own for this call.
 
         Raises:
             InvalidInput: a text cannot be summarised (empty, or over the model's context), or a
@@ -128,13 +128,13 @@ class Generator(Protocol):
         params: GenerationParams,
         *,
         cancelled: Callable[[], bool] | None = None,
-        share: str | None = None,
+        tenant: str | None = None,
     ) -> PieceIterator:
         """Yields pieces of the summary as they are written, then the `Summary` itself.
 
         No piece is empty; joined they are the summary's text, for a seed that of `generate`.
         Closing the iterator stops the work, and so does `cancelled` (as in `generate`, like
-        `share`), which ends the stream with a `Summary` of what it has.
+        `tenant`), which ends the stream with a `Summary` of what it has.
 
         Raises:
             InvalidInput: as `generate`; raised by the call, before the first piece is asked for.

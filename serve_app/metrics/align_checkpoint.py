@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 from transformers import AutoModel
 
-from serve_app.errors import CheckpointError
+from serve_app.core.errors import CheckpointError
 from serve_app.metrics.align_model import HEADS, AlignModel
-from serve_app.weights import (
+from serve_app.models.verification import (
     forbidden_name,
     is_plain,
     listed,

@@ -19,16 +19,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel
 
-from serve_app.artifacts import resolve
-from serve_app.documents import read_json
-from serve_app.errors import CheckpointError
-from serve_app.metrics.packed import PackedEncoder, PackedForward, supports
-from serve_app.metrics.pretrained import load_pretrained
-from serve_app.weights import (
-    listed,
-    refusing,
-    require_finite,
-)
+from serve_app.core.documents import read_json
+from serve_app.core.errors import CheckpointError
+from serve_app.models.packed_encoder import PackedEncoder, PackedForward, supports
+from serve_app.models.pretrained import load_pretrained
+from serve_app.models.verification import listed, refusing, require_finite
+from serve_app.storage.artifacts import resolve
 
 HEADS = ("bin_layer", "tri_layer", "reg_layer")
 _HEAD_WEIGHTS = tuple(f"{head}.{part}" for head in HEADS for part in ("weight", "bias"))

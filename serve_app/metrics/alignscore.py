@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from serve_app.artifacts import Downloads, resolve
-from serve_app.errors import CheckpointError, ConfigError, InvalidInput, MetricFailed
+from serve_app.core.errors import CheckpointError, ConfigError, InvalidInput, MetricFailed
+from serve_app.core.settings import EvalMode
 from serve_app.metrics.align_checkpoint import load_checkpoint
 from serve_app.metrics.align_model import (
     DEFAULT_CHUNK_WORDS,
@@ -34,14 +34,14 @@ from serve_app.metrics.align_model import (
     is_compact,
     load_compact,
 )
-from serve_app.metrics.encoder import Batch, EncoderRuntime
 from serve_app.metrics.pair_tokens import PairEncoder
 from serve_app.metrics.results import AlignScoreResult, ClaimSentence
-from serve_app.metrics.sentences import split_sentences
-from serve_app.metrics.text import require_pairs
-from serve_app.metrics.tokenizer_checks import require_known_ids, token_limit
-from serve_app.settings import EvalMode
-from serve_app.weights import refusing
+from serve_app.models.encoder_runtime import Batch, EncoderRuntime
+from serve_app.models.tokenizer_checks import require_known_ids, token_limit
+from serve_app.models.verification import refusing
+from serve_app.storage.artifacts import Downloads, resolve
+from serve_app.text.sentences import split_sentences
+from serve_app.text.validation import require_pairs
 
 __all__ = ["AlignScoreResult", "AlignScorer", "ClaimSentence", "EvalMode", "context_chunks"]
 
@@ -158,7 +158,7 @@ class AlignScorer:
         max_pairs: int | None = None,
         downloads: Downloads | None = None,
     ) -> AlignScorer:
-        """A scorer from weights references (see `serve_app.artifacts`).
+        """A scorer from weights references (see `serve_app.storage.artifacts`).
 
         Args:
             model: a compact model such as `embedded:alignscore-mini`; with `ckpt`, the encoder

@@ -22,8 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from serve_app.artifacts import Downloads, resolve
-from serve_app.errors import ConfigError, InvalidInput, MetricFailed
+from serve_app.core.errors import ConfigError, InvalidInput, MetricFailed
 from serve_app.metrics.bertscore_layers import known_layer, reference_name
 from serve_app.metrics.bertscore_model import (
     config_names,
@@ -34,10 +33,11 @@ from serve_app.metrics.bertscore_model import (
     truncate_layers,
 )
 from serve_app.metrics.embedding_cache import EmbeddedText, EmbeddingCache
-from serve_app.metrics.encoder import Batch, EncoderRuntime, TokenSequence
 from serve_app.metrics.results import BertScoreResult
-from serve_app.metrics.text import require_pairs
-from serve_app.metrics.tokenizer_checks import require_known_ids
+from serve_app.models.encoder_runtime import Batch, EncoderRuntime, TokenSequence
+from serve_app.models.tokenizer_checks import require_known_ids
+from serve_app.storage.artifacts import Downloads, resolve
+from serve_app.text.validation import require_pairs
 
 LongText = Literal["truncate", "window"]
 
@@ -46,7 +46,7 @@ _BLOCK = 16_777_216
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class TokenWindow:
     """Encode tokens [start, stop) of a text; keep the embeddings of [take_start, take_stop)."""
 
     start: int
@@ -55,7 +55,7 @@ class Window:
     take_stop: int
 
 
-def plan_windows(length: int, size: int, context: int) -> list[Window]:
+def plan_windows(length: int, size: int, context: int) -> list[TokenWindow]:
     """Windows that embed each of `length` tokens once, at most `size` tokens a window.
 
     As few equally spread windows as leave every token `context` tokens on each side in its
@@ -67,18 +67,18 @@ def plan_windows(length: int, size: int, context: int) -> list[Window]:
         ValueError: `length` or `size` is below 1, or `size` leaves no token between contexts.
 
     >>> plan_windows(10, size=8, context=2)
-    [Window(start=0, stop=8, take_start=0, take_stop=5), Window(start=2, stop=10, \
+    [TokenWindow(start=0, stop=8, take_start=0, take_stop=5), TokenWindow(start=2, stop=10, \
 take_start=5, take_stop=10)]
     """
     if length < 1 or context < 0 or size <= 2 * context:
         raise ValueError(f"no windows of {size} with context {context} over {length} tokens")
     if length <= size:
-        return [Window(0, length, 0, length)]
+        return [TokenWindow(0, length, 0, length)]
     gaps = math.ceil((length - size) / (size - 2 * context))
     starts = [index * (length - size) // gaps for index in range(gaps + 1)]
     borders = [(left + size + right) // 2 for left, right in pairwise(starts)]
     return [
-        Window(start, start + size, take_start, take_stop)
+        TokenWindow(start, start + size, take_start, take_stop)
         for start, take_start, take_stop in zip(
             starts, [0, *borders], [*borders, length], strict=True
         )
@@ -90,7 +90,7 @@ class _Encoded:
     """One text as token rows. `weighted` is True for tokens that count in the average."""
 
     rows: list[TokenSequence]
-    windows: list[Window]
+    windows: list[TokenWindow]
     weighted: np.ndarray
     truncated: bool
 
@@ -171,7 +171,7 @@ class BertScorer:
         """Loads an encoder directory, fetched if `model` is an `s3://` or `hf://` reference.
 
         Args:
-            model: the reference; see `serve_app.artifacts`.
+            model: the reference; see `serve_app.storage.artifacts`.
             layer: hidden layer; None looks the model up in `bertscore_layers`.
             downloads: for a reference that has to be fetched; see `resolve`.
 
@@ -328,7 +328,7 @@ class BertScorer:
             embedded[key] = EmbeddedText(states, text.weighted, text.truncated)
         return embedded
 
-    def _join(self, parts: list[Tensor], windows: list[Window]) -> Tensor:
+    def _join(self, parts: list[Tensor], windows: list[TokenWindow]) -> Tensor:
         """One text from its windows: the first's leading special tokens, the last's trailing."""
         taken = [
             part[self._before + window.take_start - window.start :][

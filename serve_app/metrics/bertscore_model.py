@@ -11,14 +11,11 @@ from typing import Any
 from torch import nn
 from transformers import AutoTokenizer, GPT2Tokenizer, RobertaTokenizer
 
-from serve_app.documents import read_json
-from serve_app.errors import CheckpointError, ConfigError
-from serve_app.metrics.pretrained import load_pretrained
-from serve_app.metrics.tokenizer_checks import token_limit
-from serve_app.weights import (
-    refusing,
-    require_finite,
-)
+from serve_app.core.documents import read_json
+from serve_app.core.errors import CheckpointError, ConfigError
+from serve_app.models.pretrained import load_pretrained
+from serve_app.models.tokenizer_checks import token_limit
+from serve_app.models.verification import refusing, require_finite
 
 # Where encoders keep their layers; the first path there is wins.
 _LAYER_LISTS = ("layer", "encoder.block", "encoder.layer", "transformer.layer", "block", "layers")

@@ -14,8 +14,8 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from serve_app.errors import ConfigError
-from serve_app.metrics.encoder import TokenSequence
+from serve_app.core.errors import ConfigError
+from serve_app.models.encoder_runtime import TokenSequence
 
 
 def fit_pair(first: int, second: int, room: int) -> tuple[int, int]:

@@ -20,9 +20,9 @@ from typing import NamedTuple
 
 import pyphen
 
-from serve_app.artifacts.embedded import RESOURCES
-from serve_app.errors import InvalidInput
-from serve_app.metrics.text import require_text
+from serve_app.core.errors import InvalidInput
+from serve_app.core.resources import RESOURCES
+from serve_app.text.validation import require_text
 
 _STOPS = re.compile(r"[.!?]+")
 _WORD = re.compile(r"\w\S*")  # one match for each whitespace-separated token that has a \w
@@ -85,7 +85,7 @@ class Readability:
         return len({found.word for found in self.difficult_words})
 
 
-class Scores(NamedTuple):
+class ReadabilityScores(NamedTuple):
     """The three scores alone; see `Readability`."""
 
     fkgl: float
@@ -155,7 +155,7 @@ class ReadabilityCounts:
         """Sentences of three words or more, at least 1."""
         return max(1, _is_sentence(self.head) + self.closed + _is_sentence(self.tail or 0))
 
-    def scores(self) -> Scores:
+    def scores(self) -> ReadabilityScores:
         """FKGL, SMOG and Dale-Chall.
 
         Raises:
@@ -175,11 +175,11 @@ class ReadabilityCounts:
         dale_chall = 0.1579 * percent_difficult + 0.0496 * words_per_sentence
         if percent_difficult > 5:
             dale_chall += 3.6365
-        return Scores(fkgl, smog, _round(dale_chall, 100))
+        return ReadabilityScores(fkgl, smog, _round(dale_chall, 100))
 
 
 def readability(text: str, field: str = "texts") -> Readability:
-    """Scores one text; linear in its length.
+    """ReadabilityScores one text; linear in its length.
 
     Equal to textstat 0.7.4's `flesch_kincaid_grade`, `smog_index` and
     `dale_chall_readability_score` for every text.
@@ -213,7 +213,7 @@ def readability(text: str, field: str = "texts") -> Readability:
 
 
 def readability_batch(texts: Sequence[str], field: str = "texts") -> list[Readability]:
-    """Scores each text, in order.
+    """ReadabilityScores each text, in order.
 
     Raises:
         InvalidInput: a text cannot be scored; the error names it, as `texts[3]`.

@@ -72,6 +72,6 @@ class Measured:
 
     @property
     def values(self) -> tuple[float, float, float, float, float]:
-        """The five metrics in the order of `serve_app.loss.METRICS`."""
+        """The five metrics in the order of `serve_app.metrics.loss.METRICS`."""
         read = self.readability
         return (self.relevance.f1, self.factuality.score, read.fkgl, read.smog, read.dale_chall)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from serve_app.artifacts import Downloads
+from serve_app.core.settings import Settings
 from serve_app.metrics.alignscore import AlignScorer
 from serve_app.metrics.bertscore import BertScorer
 from serve_app.metrics.readability import readability
 from serve_app.metrics.results import Measured
-from serve_app.settings import Settings
+from serve_app.storage.artifacts import Downloads
 
 
 def load_relevance(settings: Settings) -> BertScorer:

@@ -5,3 +5,5 @@
 so before, `steps` are what verbs are made of, `verbs` puts them in order, `report` prints, `cli`
 parses. The serving code imports nothing of this.
 """
+
+__all__ = ["aws", "cli", "kube", "release", "runner", "steps", "verbs"]

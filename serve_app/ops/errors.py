@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from serve_app.errors import PlainMedError
+from serve_app.core.errors import PlainMedError
 
 
 class OpsError(PlainMedError):

@@ -1,5 +1,8 @@
-"""Trains `alignscore-mini`, and generators against the loss; nothing here is needed to serve.
+"""Training: the embedded factuality model, generators against the loss, merging, rewards.
 
-`reward*` are reward functions for TRL, `adapters` the metrics in other libraries' shapes,
-`generator_*` the recipe of scripts/train_generator.py; the other modules make the factuality model.
+Nothing here is needed to serve. `alignscore` makes alignscore-mini; `generator` is the recipe of
+scripts/train_generator.py; `merge` joins a LoRA adapter to its base and uploads it; `rewards` are
+reward functions for TRL and the metrics in other libraries' shapes.
 """
+
+__all__ = ["alignscore", "generator", "merge", "rewards"]

@@ -1,6 +1,6 @@
 # What holds in an environment, with a mocked AWS: run it once for each file in environments/,
 #   terraform test -var-file=environments/dev.tfvars
-# (tests/test_terraform.py runs every one). Expected numbers are written here, not computed from the
+# (tests/deploy/test_terraform.py runs every one). Expected numbers are written here, not computed from the
 # configuration under test.
 
 mock_provider "aws" {

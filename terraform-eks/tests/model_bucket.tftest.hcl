@@ -1,5 +1,5 @@
 # The permanent bucket, where it is asked for: private, versioned, and not to be destroyed by accident.
-# (`prevent_destroy` itself is proved against a moto server by tests/test_terraform.py.)
+# (`prevent_destroy` itself is proved against a moto server by tests/deploy/test_terraform.py.)
 
 mock_provider "aws" {
   source = "./tests/mocks"

@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import ceil
-from pathlib import Path
 
 import httpx
 from rich.console import Console
@@ -25,9 +24,10 @@ from tests.chaos.load import OUTCOMES, Answer, Case, Load, in_background
 from tests.chaos.patience import PatientClient
 from tests.chaos.stage import Stage, stage
 from tests.chaos.updates import either, unchanged
-from tests.texts import GENERATED, ORIGINALS
+from tests.support.paths import ROOT
+from tests.support.texts import GENERATED, ORIGINALS
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "reliability.md"
+PAGE = ROOT / "docs" / "reliability.md"
 RATE = 4.0
 """Requests a second, about half of what two busy cores can."""
 

@@ -22,14 +22,14 @@ from typing import Any
 
 import httpx
 
-from serve_app.artifacts import embedded_path
-from serve_app.settings import load_settings
-from serve_app.targets import load_targets
-from tests.artifact_servers import MotoProcess
+from serve_app.core.settings import load_settings
+from serve_app.metrics.targets import load_targets
+from serve_app.storage.artifacts import embedded_path
 from tests.chaos.load import Case, same
 from tests.chaos.patience import numbers
 from tests.chaos.poisoned import POISON
 from tests.chaos.stage import DEPLOYMENTS, Stage, processes
+from tests.support.artifact_servers import MotoProcess
 
 HANGS_S = 45.0
 """Longer than three health checks of the stage, after which Serve replaces a replica."""

@@ -9,8 +9,9 @@ import json
 import time
 from typing import Any
 
-from serve_app.client import AsyncPlainMedClient
-from serve_app.client_wire import Call, PlainMedAPIError, PlainMedConnectionError
+from serve_app.client.clients import AsyncPlainMedClient
+from serve_app.client.errors import PlainMedAPIError, PlainMedConnectionError
+from serve_app.client.wire import Call
 from tests.chaos.load import Answer, Case, Outcome, same
 
 NAMES = frozenset({"model", "device"})

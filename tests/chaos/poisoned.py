@@ -13,11 +13,11 @@ from typing import Any
 from ray import serve
 
 from serve_app.app import _options
-from serve_app.deployments.gateway import Gateway
-from serve_app.deployments.generator import Generator
-from serve_app.deployments.loss import Loss
-from serve_app.deployments.metrics import Factuality, Pair, ReadabilityDeployment, Relevance
-from serve_app.settings import load_settings
+from serve_app.core.settings import load_settings
+from serve_app.serving.deployments.gateway import Gateway
+from serve_app.serving.deployments.generator import Generator
+from serve_app.serving.deployments.loss import Loss
+from serve_app.serving.deployments.metrics import Factuality, Pair, ReadabilityDeployment, Relevance
 
 POISON = "uncomputable"
 """What stands in a text that the computation fails on."""

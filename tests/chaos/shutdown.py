@@ -20,11 +20,12 @@ import httpx
 import yaml
 
 from benchmarks.report import replace
-from serve_app.demo import free_port
+from serve_app.cli.demo import free_port
 from tests.chaos.load import Answer, Case, Load
-from tests.serve.conftest import ROOT, Server
-from tests.serve.metrics_ports import exporters
-from tests.texts import GENERATED, ORIGINALS
+from tests.serving.live.conftest import Server
+from tests.serving.live.metrics_ports import exporters
+from tests.support.paths import ROOT
+from tests.support.texts import GENERATED, ORIGINALS
 
 PAGE = ROOT / "docs" / "reliability.md"
 CLIENTS = 8

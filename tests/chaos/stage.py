@@ -16,11 +16,11 @@ import httpx
 import psutil
 import yaml
 
-from serve_app.demo import free_port
-from serve_app.refusals import CALLBACK
+from serve_app.cli.demo import free_port
+from serve_app.serving.proxy.middleware import CALLBACK
 from tests.chaos.load import Case, Load
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 DEPLOYMENTS = ("Gateway", "Loss", "Readability", "Relevance", "Factuality", "Generator")
 Node = TypeVar("Node")
 READY_S = 480.0

@@ -27,7 +27,7 @@ from tests.chaos.load import Case, Load, due, in_background, same
 from tests.chaos.patience import PatientClient
 from tests.chaos.stage import ROOT, Stage
 from tests.chaos.updates import either, unchanged
-from tests.servers import Answer, ScriptedServer, wait_for
+from tests.support.servers import Answer, ScriptedServer, wait_for
 
 
 async def answer(request: Request) -> Response:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from tests.servers import Answer
+from tests.support.servers import Answer
 
 FAST: dict[str, Any] = {"backoff": 0.01}
 RELEVANCE = Answer(body=b'{"relevance": [0.5], "model": "m", "device": "cpu"}')

@@ -7,10 +7,7 @@ from typing import Any
 
 import pytest
 
-from serve_app.client import (
-    AsyncPlainMedClient,
-    PlainMedClient,
-)
+from serve_app.client.clients import AsyncPlainMedClient, PlainMedClient
 from tests.client.answers import FAST
 
 

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import uvicorn
 
-from serve_app.access.keys import NewKey, dump_keys, new_key
-from serve_app.client import PlainMedAPIError
-from serve_app.errors import ConfigError
-from serve_app.gateway import create_app
-from serve_app.limits import Traffic
-from serve_app.settings import load_settings
+from serve_app.api.app import create_app
+from serve_app.api.auth.api_keys import NewKey, dump_keys, new_key
+from serve_app.api.middleware.request_guard import Traffic
+from serve_app.client.clients import PlainMedAPIError
+from serve_app.core.errors import ConfigError
+from serve_app.core.settings import load_settings
 from tests.client.answers import FAST
-from tests.servers import LightBackend, wait_for
+from tests.support.servers import LightBackend, wait_for
 
 KEY = new_key()
 

@@ -7,14 +7,10 @@ from typing import Any
 
 import pytest
 
-from serve_app.client import (
-    PlainMedAPIError,
-    PlainMedClient,
-    PlainMedConnectionError,
-)
-from serve_app.errors import ConfigError, InvalidInput, PlainMedError
+from serve_app.client.clients import PlainMedAPIError, PlainMedClient, PlainMedConnectionError
+from serve_app.core.errors import ConfigError, InvalidInput, PlainMedError
 from tests.client.answers import RELEVANCE, error_body
-from tests.servers import Answer, ScriptedServer
+from tests.support.servers import Answer, ScriptedServer
 
 
 def test_an_error_answer_becomes_an_exception_with_all_it_says(ask: Any) -> None:

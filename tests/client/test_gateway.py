@@ -8,13 +8,9 @@ from typing import Any
 
 import pytest
 
-from serve_app.client import (
-    AsyncPlainMedClient,
-    PlainMedAPIError,
-    PlainMedClient,
-)
-from tests.servers import lead, overlap
-from tests.texts import GENERATED, ORIGINALS
+from serve_app.client.clients import AsyncPlainMedClient, PlainMedAPIError, PlainMedClient
+from tests.support.servers import lead, overlap
+from tests.support.texts import GENERATED, ORIGINALS
 
 
 def test_every_method_agrees_with_the_gateway(ask: Any, url: str) -> None:

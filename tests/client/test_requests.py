@@ -7,14 +7,11 @@ from typing import Any
 
 import pytest
 
-from serve_app.client import (
-    PlainMedAPIError,
-    PlainMedClient,
-)
-from serve_app.demo import free_port
+from serve_app.cli.demo import free_port
+from serve_app.client.clients import PlainMedAPIError, PlainMedClient
 from tests.client.answers import RELEVANCE, SUMMARY
-from tests.servers import Answer, ScriptedServer, api_server, lead
-from tests.texts import ORIGINALS
+from tests.support.servers import Answer, ScriptedServer, api_server, lead
+from tests.support.texts import ORIGINALS
 
 
 def test_the_environment_names_the_server(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from tenacity import RetryCallState, Retrying
 
-from serve_app.client import PlainMedAPIError, PlainMedClient, PlainMedConnectionError
-from serve_app.demo import free_port
+from serve_app.cli.demo import free_port
+from serve_app.client.clients import PlainMedAPIError, PlainMedClient, PlainMedConnectionError
 from tests.client.answers import FAST, RELEVANCE, busy, error_body
-from tests.servers import Answer, ScriptedServer
+from tests.support.servers import Answer, ScriptedServer
 
 
 def test_retry_after_seconds_are_waited_for_and_the_same_request_is_sent_again(ask: Any) -> None:

@@ -9,14 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.client import (
-    PlainMedAPIError,
-    PlainMedConnectionError,
-)
-from serve_app.client_wire import EventParser
-from serve_app.schemas import GenerateResponse
+from serve_app.client.clients import PlainMedAPIError, PlainMedConnectionError
+from serve_app.client.sse import EventParser
+from serve_app.core.schemas import GenerateResponse
 from tests.client.answers import SUMMARY, busy, error_body
-from tests.servers import Answer, ScriptedServer
+from tests.support.servers import Answer, ScriptedServer
 
 
 def events(*pieces: str, end: str = "\n") -> bytes:

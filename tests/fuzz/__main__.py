@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import os
 
+from tests.support.paths import ROOT
+
 # Before torch is imported: what is measured here is measured on one thread, and forked.
 os.environ.update(OMP_NUM_THREADS="1", HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -21,14 +23,13 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from rich.console import Console
 
 from benchmarks.report import replace
 from tests.fuzz import tables
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "reliability.md"
+PAGE = ROOT / "docs" / "reliability.md"
 EXAMPLES = 40
 console = Console(stderr=True)
 

@@ -15,14 +15,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from serve_app.access.source import KeySource
-from serve_app.artifacts import RESOURCES
-from serve_app.corpus.journal import Journal
-from serve_app.corpus.places import place
-from serve_app.corpus.reading import scan
-from serve_app.generation.glossary import Glossary
-from serve_app.loss import Targets
-from serve_app.server import load_document
+from serve_app.api.auth.key_source import KeySource
+from serve_app.core.resources import RESOURCES
+from serve_app.metrics.loss import Targets
+from serve_app.offline.corpus.journal import Journal
+from serve_app.offline.corpus.reader import scan
+from serve_app.serving.server import load_document
+from serve_app.storage.locate import locate
+from serve_app.text.glossary import Glossary
 from tests.fuzz.probe import CANARY, Case, sparse
 
 GIB = 1 << 30
@@ -235,7 +235,7 @@ def read_table(path: Path) -> object:
 
 
 def go_on(path: Path) -> object:
-    journal = Journal(place(path), {"input": "in.csv"})
+    journal = Journal(locate(path), {"input": "in.csv"})
     return list(journal.results([0]))
 
 

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from serve_app.errors import PlainMedError
+from serve_app.core.errors import PlainMedError
 
 MOST_GROWN = 2 << 30
 """Address space a case may take beside what the process has: far below what the files claim."""

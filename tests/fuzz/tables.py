@@ -17,7 +17,7 @@ from tests.fuzz import api
 from tests.fuzz.files import all_cases, run
 from tests.fuzz.probe import Outcome, in_a_fork
 from tests.fuzz.texts import ORIGINAL, READERS, TEXTS, Models, answer, enough, growth, seconds
-from tests.serve.conftest import Server, free_port
+from tests.serving.live.conftest import Server, free_port
 
 LENGTH = 20_000
 """Characters at which growth is measured; of models, `MODEL_LENGTH`, as their work is longer."""

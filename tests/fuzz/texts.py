@@ -12,26 +12,26 @@ import time
 from collections.abc import Callable, Sequence
 from functools import cache
 
-from serve_app.artifacts import RESOURCES
-from serve_app.errors import InvalidInput
-from serve_app.explanation import explain
-from serve_app.generation.extractive import ExtractiveGenerator
-from serve_app.generation.glossary import Glossary
-from serve_app.generation.passages import split_passages
-from serve_app.generation.prompting import Prompter
+from serve_app.core.errors import InvalidInput
+from serve_app.core.resources import RESOURCES
+from serve_app.core.settings import load_settings
+from serve_app.generation.causal.prompts import Prompter
+from serve_app.generation.causal.windows import split_windows
+from serve_app.generation.extractive.engine import ExtractiveGenerator
+from serve_app.generation.extractive.passages import split_passages
 from serve_app.generation.protocol import GenerationParams
-from serve_app.generation.windows import split_windows
-from serve_app.loss import LossFunction, Targets
 from serve_app.metrics.alignscore import context_chunks
+from serve_app.metrics.explanation import explain
+from serve_app.metrics.loss import LossFunction, Targets
 from serve_app.metrics.readability import coleman_liau, readability
 from serve_app.metrics.results import AlignScoreResult, BertScoreResult, ClaimSentence, Measured
-from serve_app.metrics.sentences import split_sentences
 from serve_app.metrics.suite import MetricSuite
-from serve_app.metrics.text import require_text
-from serve_app.report.marking import mark
-from serve_app.settings import load_settings
-from tests.texts import ORIGINALS
-from tests.tiny_models import CHAT_TEMPLATE, SPECIAL_TOKENS, make_tokenizer
+from serve_app.offline.report.highlights import mark
+from serve_app.text.glossary import Glossary
+from serve_app.text.sentences import split_sentences
+from serve_app.text.validation import require_text
+from tests.support.texts import ORIGINALS
+from tests.support.tiny_models import CHAT_TEMPLATE, SPECIAL_TOKENS, make_tokenizer
 
 ORIGINAL = ORIGINALS[0]
 

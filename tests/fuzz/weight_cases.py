@@ -12,7 +12,6 @@ from tests.fuzz import weights as make
 from tests.fuzz.probe import Bomb, Case, sparse
 from tests.fuzz.weights import (
     BILLION,
-    FIXTURES,
     LOADERS,
     PADDING,
     Change,
@@ -44,6 +43,7 @@ from tests.fuzz.weights import (
     widen,
     without,
 )
+from tests.support.paths import ALIGNSCORE
 
 READ_CONFIGS = ("BERTSCORE_MODEL", "MODEL_PATH")
 ADAPTERS = ("MODEL_PATH, an adapter", "merge, adapter")
@@ -203,7 +203,7 @@ _SECONDS = "a GiB of zeros, compressed"
 """In the names of those that take seconds to make."""
 
 _CKPTS: list[tuple[str, Callable[[Path], Path], str]] = [
-    ("unchanged", lambda _: FIXTURES / "tiny-roberta.ckpt", ""),
+    ("unchanged", lambda _: ALIGNSCORE / "tiny-roberta.ckpt", ""),
     ("a pickle that would run", bomb_ckpt, "it was not run"),
     ("a bare pickle that would run", bare, r"is not a readable checkpoint \("),
     ("64 MiB of zeros, compressed", ckpt_of(_small), "is compressed"),

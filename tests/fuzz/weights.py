@@ -23,19 +23,19 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-from serve_app.generation.causal_model import load_causal_model
-from serve_app.generation.prompting import Prompter
-from serve_app.merge import merging
+from serve_app.generation.causal.prompts import Prompter
 from serve_app.metrics.align_checkpoint import load_checkpoint
 from serve_app.metrics.align_model import AlignModel, CompactConfig, save_compact
 from serve_app.metrics.alignscore import AlignScorer
 from serve_app.metrics.bertscore import BertScorer
-from serve_app.training import trainer
+from serve_app.models.causal_lm import load_causal_model
+from serve_app.training.alignscore import trainer
+from serve_app.training.merge import lora
 from tests.fuzz.probe import Bomb
-from tests.tiny_models import CHAT_TEMPLATE, make_tokenizer, save_adapter, save_model
-from tests.tiny_suite import save_align
+from tests.support.paths import ALIGNSCORE
+from tests.support.tiny_models import CHAT_TEMPLATE, make_tokenizer, save_adapter, save_model
+from tests.support.tiny_suite import save_align
 
-FIXTURES = Path(__file__).resolve().parents[1] / "fixtures" / "alignscore"
 BILLION = 10**9
 PADDING = 1 << 20
 """Bytes that make a file as large as its model, so that it is not refused for its size."""
@@ -109,11 +109,11 @@ def load_causal(place: Path) -> object:
 
 
 def merge(place: Path) -> object:
-    return merging.merge_adapter(place, good("causal"), place.parent / "merged")
+    return lora.merge_adapter(place, good("causal"), place.parent / "merged")
 
 
 def merge_base(place: Path) -> object:
-    return merging.merge_adapter(good("adapter"), place, place.parent / "merged")
+    return lora.merge_adapter(good("adapter"), place, place.parent / "merged")
 
 
 def resume(place: Path) -> object:
@@ -121,7 +121,7 @@ def resume(place: Path) -> object:
 
 
 def load_ckpt(path: Path) -> object:
-    return load_checkpoint(path, FIXTURES / "tiny-roberta")
+    return load_checkpoint(path, ALIGNSCORE / "tiny-roberta")
 
 
 # kind, what is given it, how it is loaded, the file of its weights
@@ -394,7 +394,7 @@ def ckpt(change: Callable[[Tensor], Tensor]) -> Callable[[Path], Path]:
     """A good checkpoint with another tensor in the place of one."""
 
     def build(folder: Path) -> Path:
-        content = torch.load(FIXTURES / "tiny-roberta.ckpt", weights_only=True)
+        content = torch.load(ALIGNSCORE / "tiny-roberta.ckpt", weights_only=True)
         state = content["state_dict"]
         state["tri_layer.weight"] = change(state["tri_layer.weight"])
         torch.save(content, folder / "odd.ckpt")
@@ -421,7 +421,7 @@ def claims(folder: Path) -> Path:
 
 def expanded(folder: Path) -> Path:
     """One number that claims to be a matrix of 4 TB."""
-    content = torch.load(FIXTURES / "tiny-roberta.ckpt", weights_only=True)
+    content = torch.load(ALIGNSCORE / "tiny-roberta.ckpt", weights_only=True)
     name = "base_model.embeddings.word_embeddings.weight"
     content["state_dict"][name] = torch.zeros(1).expand(10**6, 10**6)
     torch.save(content, folder / "wide.ckpt")
@@ -434,7 +434,7 @@ def bare(folder: Path) -> Path:
 
 
 def bomb_ckpt(folder: Path) -> Path:
-    content = torch.load(FIXTURES / "tiny-roberta.ckpt", weights_only=True)
+    content = torch.load(ALIGNSCORE / "tiny-roberta.ckpt", weights_only=True)
     content["callbacks"] = Bomb(folder)
     torch.save(content, folder / "bomb.ckpt")
     return folder / "bomb.ckpt"

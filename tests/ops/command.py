@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-from pathlib import Path
 from typing import Any
 
 import boto3
@@ -12,10 +11,10 @@ import yaml
 from click.testing import Result
 from typer.testing import CliRunner
 
-from serve_app.cli import app
+from serve_app.cli.main import app
 from tests.ops.fakes import Cluster, Stage
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 METRICS, GENERATOR = "plainmed-metrics", "plainmed-generator"
 REPOSITORY = "123456789012.dkr.ecr.us-east-1.amazonaws.com/plainmed-dev/cpu"
 

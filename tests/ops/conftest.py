@@ -10,9 +10,9 @@ import pytest
 
 from serve_app.ops import aws as operations
 from serve_app.ops import kube, steps
-from tests.artifact_servers import use_server
 from tests.ops.command import client, session
 from tests.ops.fakes import Cluster, Stage
+from tests.support.artifact_servers import use_server
 
 
 @pytest.fixture

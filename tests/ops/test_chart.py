@@ -12,14 +12,15 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.support.paths import ROOT
+
 pytest.importorskip("helm_python", reason="needs helm-python-sdk, of the dev extra")
 
-ROOT = Path(__file__).resolve().parents[2]
-from chart_files import CHART, merge, render  # noqa: E402
+from chart_files import CHART, merge, render
 
-from serve_app.ops.commands import helm_upgrade  # noqa: E402
-from serve_app.ops.options import Options, Profile, Specs, Target  # noqa: E402
-from serve_app.ops.release import Release, parse, wanted  # noqa: E402
+from serve_app.ops.commands import helm_upgrade
+from serve_app.ops.options import Options, Profile, Specs, Target
+from serve_app.ops.release import Release, parse, wanted
 
 GENERATOR = Release(
     service="generator",

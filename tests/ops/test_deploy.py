@@ -114,7 +114,7 @@ def put_image(tag: str) -> None:
 
 
 def test_uncommitted_changes_get_a_tag_of_their_own(stage: Stage, cluster: Cluster) -> None:
-    stage.answer("git-status", " M serve_app/loss.py\n")
+    stage.answer("git-status", " M serve_app/metrics/loss.py\n")
     done("deploy", "metrics", "--yes")
     tag = stage.release(METRICS)["config"]["image"]["tag"]
     assert tag.startswith("abcdef123456-20")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from serve_app.cli import app
+from serve_app.cli.main import app
 from tests.ops.command import GENERATOR, METRICS, REPOSITORY, ROOT, deployed, done
 from tests.ops.fakes import Cluster, Stage
 

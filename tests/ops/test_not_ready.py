@@ -12,7 +12,7 @@ import yaml
 from moto.servicequotas.models import ServiceQuotasBackend
 from typer.testing import CliRunner
 
-from serve_app.cli import app
+from serve_app.cli.main import app
 from serve_app.ops import aws as operations
 from tests.ops.command import GENERATOR, METRICS, ROOT, client, deployed, done, refused
 from tests.ops.fakes import Cluster, Stage, crd, service

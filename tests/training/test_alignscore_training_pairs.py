@@ -8,17 +8,19 @@ from random import Random
 
 import pytest
 
-from serve_app.errors import ConfigError
-from serve_app.training import data, evaluation, pairs
+from serve_app.core.errors import ConfigError
 from serve_app.training.alignscore import (
     comparisons,
     consistency,
+    data,
     development,
+    evaluation,
     mirrored,
+    pairs,
     relations,
     trial_edits,
 )
-from tests.texts import PASSAGE
+from tests.support.texts import PASSAGE
 
 SENTENCES = [
     "Compared with placebo, warfarin reduced the risk of stroke among adults with arrhythmia.",

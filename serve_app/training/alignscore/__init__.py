@@ -1,1 +1,3 @@
-"""Training of the embedded factuality model: its data, its fast forward pass, its measurements."""
+"""Makes `alignscore-mini`: training pairs, edits that change a meaning, the trainer, the card."""
+
+__all__ = ["corruptions", "data", "development", "evaluation", "mixture", "pairs", "trainer"]

@@ -13,9 +13,16 @@ from pathlib import Path
 from random import Random
 
 from serve_app.metrics.alignscore import context_chunks
-from serve_app.metrics.sentences import split_sentences
-from serve_app.training.data import NliRow, normalised, read_jsonl
-from serve_app.training.pairs import ALIGNED, CONTRADICTING, NEUTRAL, NO_LABEL, Pair, support
+from serve_app.text.sentences import split_sentences
+from serve_app.training.alignscore.data import NliRow, normalised, read_jsonl
+from serve_app.training.alignscore.pairs import (
+    ALIGNED,
+    CONTRADICTING,
+    NEUTRAL,
+    NO_LABEL,
+    Pair,
+    support,
+)
 
 FILES = ("direction", "trials", "pubmedqa", "scifact", "summaries", "wiki_claims", "fine_nli")
 LABELS = {

@@ -12,11 +12,11 @@ from random import Random
 
 import numpy as np
 
-from serve_app.training import corruptions
+from serve_app.training.alignscore import corruptions
 from serve_app.training.alignscore.consistency import load_judged, without_originals_of
-from serve_app.training.data import NliRow, Passage, load_cochrane, load_nli, normalised
-from serve_app.training.evaluation import Claims, Floats, medical_claims
-from serve_app.training.pairs import EVERYDAY, medical_terms, support
+from serve_app.training.alignscore.data import NliRow, Passage, load_cochrane, load_nli, normalised
+from serve_app.training.alignscore.evaluation import Claims, Floats, medical_claims
+from serve_app.training.alignscore.pairs import EVERYDAY, medical_terms, support
 
 # Kinds of `direction.jsonl` that make a set of their own.
 _ROLES = ("roles_swapped", "roles_swapped_true")

@@ -11,10 +11,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from random import Random
 
-from serve_app.training import corruptions
-from serve_app.training.alignscore.trial_edits import FALSE_EDITS, TRUE_EDITS
-from serve_app.training.data import Passage, normalised
-from serve_app.training.pairs import (
+from serve_app.training.alignscore import corruptions
+from serve_app.training.alignscore.data import Passage, normalised
+from serve_app.training.alignscore.pairs import (
     ALIGNED,
     CONTRADICTING,
     NEUTRAL,
@@ -23,6 +22,7 @@ from serve_app.training.pairs import (
     support,
     window,
 )
+from serve_app.training.alignscore.trial_edits import FALSE_EDITS, TRUE_EDITS
 
 # Edits after which the passage leaves the claim open rather than speaks against it.
 _OPEN = frozenset({"certainty", "word"})

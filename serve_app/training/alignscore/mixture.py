@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
 
-from serve_app.training import corruptions
+from serve_app.training.alignscore import corruptions
 from serve_app.training.alignscore.comparisons import Finding, read_finding, say, say_false
 from serve_app.training.alignscore.consistency import (
     Judged,
@@ -19,10 +19,9 @@ from serve_app.training.alignscore.consistency import (
     without_edits_of,
     without_originals_of,
 )
+from serve_app.training.alignscore.data import Passage, load_nli, sentences_of
 from serve_app.training.alignscore.mirrored import explanation_pair, mirrored_pair
-from serve_app.training.alignscore.relations import relation_pair
-from serve_app.training.data import Passage, load_nli, sentences_of
-from serve_app.training.pairs import (
+from serve_app.training.alignscore.pairs import (
     ALIGNED,
     CONTRADICTING,
     Corpus,
@@ -30,6 +29,7 @@ from serve_app.training.pairs import (
     choose,
     nli_pair,
 )
+from serve_app.training.alignscore.relations import relation_pair
 
 # Corpora that may not be used commercially.
 NONCOMMERCIAL = ("sick",)

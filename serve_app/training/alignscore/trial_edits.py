@@ -11,8 +11,8 @@ import re
 from collections.abc import Sequence
 from random import Random
 
-from serve_app.training import corruptions
-from serve_app.training.lexicon import PRONOUNS
+from serve_app.training.alignscore import corruptions
+from serve_app.training.alignscore.lexicon import PRONOUNS
 
 _NUMBER = re.compile(r"(?<![\w.,/-])\d+(?:[.,]\d+)*\s?%?(?![\w-])")
 # A noun phrase as far as a pattern can tell: up to six words without a stop or a verb's sign.

@@ -1,0 +1,131 @@
+"""The HTTP API: routes, limits and errors. No maths, no models, no Ray.
+
+`create_app` wraps any `Backend`; the Serve deployment gives it one made of handles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import Route
+
+from serve_app import __version__
+from serve_app.api.auth.api_key_gate import access_gates
+from serve_app.api.auth.host_gate import host_gates
+from serve_app.api.backend import Backend
+from serve_app.api.error_handlers import add_error_handlers
+from serve_app.api.middleware.admission import load_gate
+from serve_app.api.middleware.gate import BodyGate
+from serve_app.api.middleware.request_guard import RequestGuard, Traffic
+from serve_app.api.request_stats import RequestStats
+from serve_app.api.routes.generate import add_generate
+from serve_app.api.routes.health import add_health
+from serve_app.api.routes.page import add_page
+from serve_app.api.routes.reference import add_reference
+from serve_app.api.routes.scoring import add_scoring
+from serve_app.core.errors import NotServed
+from serve_app.core.observability.instruments import Telemetry
+from serve_app.core.observability.log_redaction import keep_texts_out
+from serve_app.core.observability.tracing import Tracer
+from serve_app.core.settings import Settings
+
+
+def create_app(
+    backend: Backend,
+    settings: Settings,
+    traffic: Traffic,
+    telemetry: Telemetry | None = None,
+    *,
+    recent: RequestStats | None = None,
+    tracer: Tracer | None = None,
+    host: str | None = None,
+) -> RequestGuard:
+    """The whole ASGI application: the API inside the guard that ids, counts and limits requests.
+
+    `host` is the address listened on. On loopback, without keys, only what calls this machine by
+    its own name is answered; None, where the address is not known: everybody.
+    """
+    keep_texts_out()
+    recent = recent or RequestStats()
+    api = create_api(backend, settings, recent)
+    return RequestGuard(
+        api,
+        max_body_bytes=settings.max_body_bytes,
+        retry_after_s=settings.retry_after_s,
+        timeout_s=settings.request_timeout_s,
+        traffic=traffic,
+        gates=[
+            *host_gates(settings, host),
+            *access_gates(settings),
+            BodyGate(settings.max_body_bytes),
+            load_gate(settings),
+        ],
+        telemetry=telemetry,
+        recent=recent,
+        tracer=tracer,
+        routes=frozenset(route.path for route in api.routes if isinstance(route, Route)),
+    )
+
+
+def create_api(backend: Backend, settings: Settings, recent: RequestStats | None = None) -> FastAPI:
+    """The routes over `backend`; its OpenAPI document describes exactly what is served.
+
+    `recent` is what `/status` tells the rates of.
+    """
+    app = FastAPI(
+        title="PlainMed",
+        version=__version__,
+        description="Scores and generates plain-language summaries of medical text.",
+        docs_url=None,  # the page of reference_routes instead
+        redoc_url=None,
+    )
+    add_error_handlers(app, settings)
+    add_health(app, backend, settings, recent or RequestStats())
+    if "metrics" in backend.services:
+        add_scoring(app, backend, settings)
+    if "generator" in backend.services:
+        add_generate(app, backend, settings)
+    _add_missing(app, backend)
+    add_page(app)
+    add_reference(app)
+    origins = [part.strip() for part in settings.cors_origins.split(",") if part.strip()]
+    if origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["content-type", "x-request-id", "authorization", "x-api-key"],
+            expose_headers=["x-request-id", "retry-after"],
+        )
+    return app
+
+
+def _add_missing(app: FastAPI, backend: Backend) -> None:
+    """Routes of a service this server was started without say so, and what to start."""
+    absent = {
+        "metrics": [
+            "/metrics/relevance",
+            "/metrics/factuality",
+            "/metrics/readability",
+            "/loss",
+            "/evaluate",
+        ],
+        "generator": ["/generate"],
+    }
+    for service, paths in absent.items():
+        if service in backend.services:
+            continue
+
+        for path in paths:
+            app.add_api_route(path, _refuse(service), methods=["POST"], include_in_schema=False)
+
+
+def _refuse(service: str) -> Callable[[], Awaitable[None]]:
+    async def refuse() -> None:
+        raise NotServed(
+            f"this server runs without the {service}; start one with services: [{service}]"
+        )
+
+    return refuse

@@ -1,0 +1,166 @@
+"""The route `/generate`: one text or several, once or best of n, whole or as a stream."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from starlette.types import Scope
+
+from serve_app.api import candidates
+from serve_app.api.auth.api_key_gate import may_call
+from serve_app.api.backend import Backend
+from serve_app.api.middleware.gate import ERROR_CODE, ITEMS
+from serve_app.api.middleware.request_guard import logger
+from serve_app.api.serializers import generate_out, summary_out
+from serve_app.api.validation import ERRORS, check_count, check_texts, params_of, within
+from serve_app.core import schemas
+from serve_app.core.context import current_context
+from serve_app.core.errors import (
+    InvalidInput,
+    NotAllowed,
+    NotServed,
+    PlainMedError,
+    Unavailable,
+    error_body,
+)
+from serve_app.core.observability.log_redaction import frames
+from serve_app.core.settings import Settings
+from serve_app.generation.best_of import Candidates
+from serve_app.generation.protocol import Summary
+from serve_app.metrics.loss import check_weights
+
+
+def add_generate(app: FastAPI, backend: Backend, settings: Settings) -> None:
+    """Adds the route; where the metrics are not served, `select` is refused."""
+
+    @app.post(
+        "/generate",
+        response_model=schemas.GenerateResponse | schemas.GenerateListResponse,
+        responses={**ERRORS, 200: {"content": {"text/event-stream": {}}}},
+    )
+    async def generate(body: schemas.GenerateRequest, request: Request) -> Response:
+        """A plain-language summary of `text`, or one of each of `texts`.
+
+        With `n`, so many candidates of each, all in `candidates`; with `select: "loss"` they are
+        scored and the best comes first, as the answer's own summary too.
+
+        With `stream: true`, server-sent events: `data: {"text": piece}`, then one `event: done`
+        whose data is the usual answer, or one `event: error` with the usual error body.
+        """
+        texts, field, n = _wanted(body, settings)
+        request.scope[ITEMS] = n * len(texts)
+        weights = _selecting_weights(body, backend, request.scope)
+        params = params_of(body, settings)
+        if body.stream:
+            seconds = min(settings.request_timeout_s, current_context().left())
+            ends = asyncio.get_running_loop().time() + seconds
+            pieces = backend.stream(texts[0], params)
+            # The first piece is awaited here, so that a refused text is a 4xx, no broken stream.
+            first = await within(anext(pieces), settings)
+            return StreamingResponse(
+                _events(first, pieces, ends, request.scope),
+                media_type="text/event-stream",
+                headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+            )
+
+        async def work() -> list[Candidates]:
+            groups = await candidates.write(backend, texts, params, n, field)
+            if weights is None:
+                return groups
+            return await candidates.choose(backend, texts, groups, None, weights)
+
+        groups = await within(work(), settings)
+        answers = [generate_out(group, body.select, weights) for group in groups]
+        if body.texts is None:
+            return JSONResponse(answers[0].model_dump())
+        return JSONResponse(schemas.GenerateListResponse(results=answers).model_dump())
+
+
+def _wanted(body: schemas.GenerateRequest, settings: Settings) -> tuple[list[str], str, int]:
+    """The texts, the field they came in, and how many candidates of each are wanted."""
+    if body.text is not None and body.texts is not None:
+        raise InvalidInput("give text or texts, not both", field="texts")
+    if body.text is not None:
+        texts, field = [body.text], "text"
+    elif body.texts is not None:
+        texts, field = body.texts, "texts"
+    else:
+        message = "text is required (or texts, for several)"
+        raise InvalidInput(message, field="text", code="missing_field")
+    check_texts(texts, field, settings)
+    n = check_count(body.n, len(texts), settings)
+    if body.stream and (body.texts is not None or n > 1 or body.select is not None):
+        raise InvalidInput(
+            "stream is for one text, written once: leave out stream, or texts, n and select",
+            field="stream",
+        )
+    return texts, field, n
+
+
+def _selecting_weights(
+    body: schemas.GenerateRequest, backend: Backend, scope: Scope
+) -> list[float] | None:
+    """The weights of the loss that selects; None where nothing is selected."""
+    if body.select is None:
+        if body.weights is not None:
+            raise InvalidInput(
+                'weights are of the loss that selects: give select: "loss" too', field="weights"
+            )
+        return None
+    if "metrics" not in backend.services:
+        raise NotServed(
+            "select needs the metrics, and this server runs without them; start one with "
+            "services: [metrics, generator]",
+            field="select",
+        )
+    if not may_call(scope, "metrics"):
+        raise NotAllowed("this key may not call the metrics; leave out select", field="select")
+    weights: list[float] = check_weights(body.weights).tolist()
+    return weights
+
+
+async def _events(
+    first: str | Summary, rest: AsyncIterator[str | Summary], ends: float, scope: Scope
+) -> AsyncIterator[str]:
+    """The stream as server-sent events, ended by exactly one `done` or `error`.
+
+    Args:
+        first: its first piece.
+        rest: the others.
+        ends: when the request's time is over, on the running loop's clock.
+        scope: of the request; is told the code of an error, since the status no longer can.
+    """
+    item = first
+    try:
+        while isinstance(item, str):
+            yield f"data: {json.dumps({'text': item})}\n\n"
+            item = await _next(rest, ends)
+        yield f"event: done\ndata: {summary_out(item).model_dump_json()}\n\n"
+    except PlainMedError as error:
+        if error.status >= 500:
+            logger.error("%s: %s", error.code, type(error).__name__)
+        yield _error_event(scope, error.code, error.message, error.field)
+    except Exception as error:  # the status is sent, so this event is the only way left to say so
+        logger.error("a stream failed: %s", frames(error))
+        yield _error_event(scope, "internal_error", "an internal error ended the stream")
+
+
+async def _next(rest: AsyncIterator[str | Summary], ends: float) -> str | Summary:
+    try:
+        async with asyncio.timeout_at(ends):
+            return await anext(rest)
+    except TimeoutError:
+        raise Unavailable(
+            "the summary was not finished within the request's time; lower max_new_tokens, or try "
+            "again",
+            code="timeout",
+        ) from None
+
+
+def _error_event(scope: Scope, code: str, message: str, field: str | None = None) -> str:
+    scope[ERROR_CODE] = code
+    return f"event: error\ndata: {json.dumps(error_body(code, message, field))}\n\n"

@@ -1,0 +1,176 @@
+"""The routes that say how the server is: alive, ready, and, behind the API key, what it has done.
+
+`/livez` asks nobody; `/readyz` and `/healthz` (its older name, with more in it) ask the backend
+about every deployment; `/status` adds replicas and the rates of the last minutes. No maths but
+rates, no models.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.responses import JSONResponse, Response
+
+from serve_app import __version__
+from serve_app.api.backend import Backend, Component, Health
+from serve_app.api.middleware.gate import LIVE_PATH
+from serve_app.api.request_stats import RequestStats, Tally, together
+from serve_app.api.validation import ERRORS
+from serve_app.core import schemas
+from serve_app.core.settings import Settings
+
+_FINGERPRINTED = ("TARGET_", "SIGMA_", "models")
+
+
+def add_health(app: FastAPI, backend: Backend, settings: Settings, recent: RequestStats) -> None:
+    """Adds the four routes; `recent` is what this gateway replica remembers."""
+
+    def answer(body: Any, health: Health) -> Response:
+        headers = None if health.ready else {"Retry-After": str(settings.retry_after_s)}
+        return JSONResponse(body.model_dump(), 200 if health.ready else 503, headers)
+
+    @app.get(LIVE_PATH, responses=_answers())
+    async def livez() -> schemas.LiveResponse:
+        """200 while this process answers, whatever the models do: for a liveness probe."""
+        return schemas.LiveResponse(status="alive", version=__version__)
+
+    ready = _answers(schemas.ReadyResponse)
+
+    @app.get("/readyz", response_model=schemas.ReadyResponse, responses=ready)
+    async def readyz() -> Response:
+        """200 when every built deployment is ready, else 503: for a readiness probe."""
+        health = await backend.health()
+        waiting = sorted(name for name, part in health.components.items() if not part.ready)
+        return answer(schemas.ReadyResponse(status=_status(health), waiting=waiting), health)
+
+    healthy = _answers(schemas.HealthResponse)
+
+    @app.get("/healthz", response_model=schemas.HealthResponse, responses=healthy)
+    async def healthz() -> Response:
+        """200 when every built deployment is ready, else 503 with the same body."""
+        health = await backend.health()
+        body = schemas.HealthResponse(
+            status=_status(health),
+            version=__version__,
+            services=sorted(backend.services),
+            components={
+                name: schemas.ComponentHealth(
+                    ready=part.ready, model=part.model, device=part.device
+                )
+                for name, part in health.components.items()
+            },
+            targets=None if health.targets is None else _short(health.targets),
+            warnings=health.warnings,
+        )
+        return answer(body, health)
+
+    known = {**_answers(schemas.StatusResponse), 401: ERRORS[401], 429: ERRORS[429]}
+
+    @app.get("/status", response_model=schemas.StatusResponse, responses=known)
+    async def status() -> Response:
+        """Models, targets, replicas, and the rates of the last five minutes over all gateways.
+
+        Counted are the routes that compute. With the status of `/readyz`.
+        """
+        # At once: each of them may wait for replicas that do not answer.
+        health, windows = await asyncio.gather(backend.health(), backend.windows(recent.window()))
+        window = together(windows)
+        total = Tally()
+        for tally in window.routes.values():
+            total.add(tally)
+        seconds = max(window.seconds, 1.0)
+        body = schemas.StatusResponse(
+            status=_status(health),
+            version=__version__,
+            services=sorted(backend.services),
+            deployments=_deployments(health),
+            targets=None if health.targets is None else _named(health.targets),
+            warnings=health.warnings,
+            gateways_heard=len(windows),
+            window_s=round(window.seconds, 1),
+            total=_rates(total, seconds),
+            routes={
+                route: _rates(tally, seconds) for route, tally in sorted(window.routes.items())
+            },
+            tokens_per_s=round(window.tokens / seconds, 4),
+        )
+        return answer(body, health)
+
+
+def _answers(body: Any = None) -> dict[int | str, dict[str, Any]]:
+    """What a route here answers beside 200; not ready, with its usual `body` where it has one."""
+    errors: dict[int | str, dict[str, Any]] = {
+        status: ERRORS[status] for status in (400, 413, 500, 503)
+    }
+    if body is not None:
+        errors[503] = {
+            **ERRORS[503],
+            "model": body | schemas.ErrorResponse,
+            "description": "Not ready, or shutting down; retry after Retry-After seconds.",
+        }
+    return errors
+
+
+def _status(health: Health) -> str:
+    return "ready" if health.ready else "unavailable"
+
+
+def _short(targets: Mapping[str, Any]) -> dict[str, Any]:
+    """The targets without what a calibration keeps beside its numbers: lists and tables."""
+    return {
+        key: value
+        for key, value in targets.items()
+        if key == "models" or not isinstance(value, dict | list)
+    }
+
+
+def _named(targets: Mapping[str, Any]) -> schemas.TargetsInUse:
+    """What the targets are called, and a fingerprint of their numbers and models."""
+    numbers = {key: targets[key] for key in targets if key.startswith(_FINGERPRINTED)}
+    text = json.dumps(numbers, sort_keys=True)
+    return schemas.TargetsInUse(
+        name=_kept(targets.get("file"), str),
+        corpus=_kept(targets.get("corpus"), str),
+        n=_kept(targets.get("n"), int),
+        fingerprint=f"sha256:{hashlib.sha256(text.encode()).hexdigest()[:16]}",
+    )
+
+
+def _kept(value: Any, kind: type) -> Any:
+    """A detail of a targets file, which without a format may say what it likes; else None."""
+    return value if isinstance(value, kind) else None
+
+
+def _deployments(health: Health) -> dict[str, schemas.DeploymentStatus]:
+    nothing = Component(ready=False)
+    found = {}
+    for name in sorted({*health.components, *health.replicas}):
+        part = health.components.get(name, nothing)
+        replicas = health.replicas.get(name)
+        found[name] = schemas.DeploymentStatus(
+            model=part.model,
+            device=part.device,
+            replicas_ready=int(part.ready) if replicas is None else replicas.ready,
+            replicas_wanted=1 if replicas is None else replicas.wanted,
+        )
+    return found
+
+
+def _rates(tally: Tally, seconds: float) -> schemas.Rates:
+    def quantile(share: float) -> float | None:
+        found = tally.quantile(share)
+        return None if found is None else round(found, 4)
+
+    return schemas.Rates(
+        requests=tally.requests,
+        requests_per_s=round(tally.requests / seconds, 4),
+        refused_per_s=round(tally.refused / seconds, 4),
+        failed_per_s=round(tally.failed / seconds, 4),
+        p50_s=quantile(0.5),
+        p99_s=quantile(0.99),
+    )

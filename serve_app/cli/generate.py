@@ -1,0 +1,116 @@
+"""`plainmed generate`: a summary, or the best of several, from this process's engine or a server.
+
+Both sources are seen as what `generate_stream` of the client gives: pieces, then the answer.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from serve_app.client.clients import PlainMedClient, SamplingOptions
+from serve_app.core.documents import read_input
+from serve_app.core.errors import InvalidInput
+from serve_app.core.schemas import GenerateResponse, Select
+
+if TYPE_CHECKING:
+    from serve_app.core.settings import Settings
+    from serve_app.generation.best_of import Candidates
+
+
+@dataclass(frozen=True, slots=True)
+class BestOf:
+    """How many candidates are wanted, and what selects among them, as in `/generate`."""
+
+    n: int | None = None
+    select: Select | None = None
+    weights: Sequence[float] | None = None
+
+
+def read_source(name: str) -> str:
+    """The text of a file, or of standard input where the name is `-`.
+
+    Raises:
+        InvalidInput: it cannot be read, is not UTF-8, or is empty.
+    """
+    if name != "-":
+        text = read_input(Path(name))
+    else:
+        try:
+            text = sys.stdin.buffer.read().decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise InvalidInput(f"standard input is not UTF-8 text (byte {error.start})") from error
+    if not text.strip():
+        raise InvalidInput(f"{'standard input' if name == '-' else name} is empty")
+    return text
+
+
+def generate_there(
+    client: PlainMedClient, text: str, sampling: SamplingOptions, stream: bool, best: BestOf
+) -> Iterator[str | GenerateResponse]:
+    """Pieces (where streamed) and the answer of a server."""
+    if stream:
+        yield from client.generate_stream(text, **sampling)
+    else:
+        yield client.generate(text, n=best.n, select=best.select, weights=best.weights, **sampling)
+
+
+def generate_here(
+    text: str, sampling: SamplingOptions, stream: bool, best: BestOf
+) -> Iterator[str | GenerateResponse]:
+    """Pieces (where streamed) and the answer of the engine the settings name, loaded now.
+
+    Raises:
+        ConfigError: a setting or model is wrong.
+        InvalidInput: the text cannot be summarised, or the weights are none.
+    """
+    # Seconds of imports, so not before they are needed.
+    from serve_app.api.serializers import generate_out, summary_out
+    from serve_app.core.settings import load_settings
+    from serve_app.generation import best_of
+    from serve_app.generation.loading import load_generator
+    from serve_app.generation.protocol import GenerationParams
+    from serve_app.metrics.loss import check_weights
+    from serve_app.text.validation import require_text
+
+    require_text(text, "text")
+    weights = None if best.select is None else check_weights(best.weights).tolist()
+    settings = load_settings()
+    params = GenerationParams(
+        max_new_tokens=sampling.get("max_new_tokens", settings.max_new_tokens),
+        temperature=sampling.get("temperature", settings.temperature),
+        top_p=sampling.get("top_p", settings.top_p),
+        repeat_penalty=sampling.get("repeat_penalty", settings.repeat_penalty),
+        seed=sampling.get("seed"),
+    )
+    engine = load_generator(settings)
+    if stream:
+        for item in engine.stream(text, params):
+            yield item if isinstance(item, str) else summary_out(item)
+        return
+    n = 1 if best.n is None else best.n
+    groups = best_of.grouped(engine.generate(*best_of.jobs([text], params, n)), n)
+    if best.select is not None:
+        groups = _ranked(text, groups, settings, weights)
+    yield generate_out(groups[0], best.select, weights)
+
+
+def _ranked(
+    text: str, groups: list[Candidates], settings: Settings, weights: Sequence[float] | None
+) -> list[Candidates]:
+    """The one text's candidates, scored with the metrics of the settings, loaded now."""
+    from serve_app.generation import best_of
+    from serve_app.metrics.evaluation import evaluate
+    from serve_app.metrics.loss import LossFunction
+    from serve_app.metrics.suite import MetricSuite
+    from serve_app.metrics.targets import load_targets
+
+    loss = LossFunction(load_targets(settings), settings.loss_steepness, settings.loss_direction)
+    places = best_of.to_score(groups)
+    measured = MetricSuite.from_settings(settings).measure(
+        [text] * len(places), [summary for _, summary in places]
+    )
+    return best_of.best_first(groups, places, evaluate(measured, loss, weights=weights))

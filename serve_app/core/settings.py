@@ -1,0 +1,416 @@
+"""Every setting of PlainMed, once: its name, type, default and meaning.
+
+Each field is read from the environment variable of the same name in capitals
+(`alignscore_batch` from `ALIGNSCORE_BATCH`); the names of the earlier system are kept.
+`serve_config.yaml` may give the same fields under `settings:`; the environment wins, so
+an operator can override a baked-in file. Unknown fields and malformed values raise
+`ConfigError` naming the variable. Secrets are left out where settings are pickled: Ray keeps what
+it is given, in Redis too where it is told to, and every process of it has the environment.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, get_args
+from urllib.parse import urlsplit
+
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from serve_app.core.errors import ConfigError
+
+EvalMode = Literal["nli_sp", "bin_sp", "reg_sp", "nli", "bin", "reg"]
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+
+def _steepness(value: Any) -> Any:
+    """Accepts `calibrated`, `legacy` or a positive number (k * sigma)."""
+    if value in ("calibrated", "legacy"):
+        return value
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ValueError(
+            "must be 'calibrated', 'legacy' or a positive number (k * sigma)"
+        ) from None
+    if not 0 < number < float("inf"):
+        raise ValueError("must be a finite number above 0")
+    return number
+
+
+Steepness = Annotated[str | float, BeforeValidator(_steepness)]
+
+
+class Settings(BaseSettings):
+    """All settings; immutable once read. Build it with `load_settings`."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), env_ignore_empty=True
+    )
+
+    # --- server -------------------------------------------------------------------------
+    host: str = Field("127.0.0.1", description="Address `plainmed serve` binds to.")
+    port: int = Field(8000, ge=1, le=65535, description="Port `plainmed serve` listens on.")
+    cors_origins: str = Field(
+        "", description="Comma-separated origins allowed to call from a browser; empty: none."
+    )
+    max_body_bytes: int = Field(8_388_608, ge=1024, description="Largest request body, in bytes.")
+    max_texts: int = Field(1024, ge=1, description="Most texts (or pairs) in one request.")
+    max_text_chars: int = Field(1_000_000, ge=1, description="Longest single text, in characters.")
+    max_candidates: int = Field(
+        16, ge=1, description="Most candidates of one text that a request may ask for (n)."
+    )
+    request_timeout_s: float = Field(
+        300.0,
+        gt=0,
+        description="Longest time one request may take before it is answered 503; a client may ask "
+        "for less by X-Request-Timeout.",
+    )
+    max_wait_s: float = Field(
+        60.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="A request that would wait longer for others is answered 503 at once.",
+    )
+    crowded_wait_s: float = Field(
+        5.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="The same from a refusal until ten seconds without one: a burst may queue for "
+        "MAX_WAIT_S, lasting overload keeps the queue short.",
+    )
+    max_pending_requests: int = Field(
+        256, ge=1, description="Most requests a gateway replica has under way; more get 503."
+    )
+    max_pending_mb: int = Field(
+        64, ge=1, description="Most MiB of request bodies it has under way; more get 503."
+    )
+    retry_after_s: int = Field(2, ge=1, description="Least seconds in Retry-After of a 503.")
+    drain_timeout_s: float = Field(
+        60.0, gt=0, description="How long `plainmed serve` waits for accepted requests at shutdown."
+    )
+
+    # --- access -------------------------------------------------------------------------
+    api_keys_file: str | None = Field(
+        None,
+        description="File of the API keys that may call (made by `plainmed keys new`; read again "
+        "when it changes); unset, with API_KEYS: everybody may.",
+    )
+    api_keys: SecretStr | None = Field(
+        None, description="The same document as text, for platforms that give secrets so."
+    )
+    allow_no_keys: bool = Field(
+        False,
+        description="Start without keys on an address that other machines reach too; for where "
+        "something else asks who calls.",
+    )
+
+    # --- traces -------------------------------------------------------------------------
+    traces_endpoint: str | None = Field(
+        None,
+        description="Root of an OpenTelemetry collector that takes OTLP over HTTP, such as "
+        "http://127.0.0.1:4318; unset: no traces.",
+    )
+    traces_ratio: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="Share of the requests that are traced, of those whose client asks for it too; "
+        "what a client does not want traced is not.",
+    )
+
+    # --- device -------------------------------------------------------------------------
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
+        description="Where models run: auto (GPU when there is one), cpu, cuda, cuda:N or mps.",
+    )
+    torch_num_threads: int = Field(
+        0,
+        ge=0,
+        description="Threads of a model replica; 0: as many as its num_cpus, at least 1.",
+    )
+    metrics_dtype: Dtype = Field(
+        "float32", description="Weights of both metric encoders; bfloat16 is faster, not exact."
+    )
+    token_budget: int = Field(
+        8192,
+        ge=512,
+        description="Most tokens of one pass, padding included; a CPU takes at most 512 a thread.",
+    )
+
+    # --- relevance ----------------------------------------------------------------------
+    bertscore_model: str = Field(
+        "embedded:all-MiniLM-L6-v2", description="Encoder of the relevance metric (a reference)."
+    )
+    bertscore_layer: int | None = Field(
+        None, ge=0, description="Hidden layer; unset: as bert-score chooses for known models."
+    )
+    bertscore_long_text: Literal["truncate", "window"] = Field(
+        "truncate", description="Texts over the encoder's limit: cut as bert-score, or windowed."
+    )
+    bertscore_cache_mb: int = Field(
+        256, ge=0, description="MiB of original texts' embeddings each replica keeps; 0: none."
+    )
+
+    # --- factuality ---------------------------------------------------------------------
+    alignscore_model: str = Field(
+        "embedded:alignscore-mini",
+        description="AlignScore model, or the backbone of ALIGNSCORE_CKPT (a reference).",
+    )
+    alignscore_ckpt: str | None = Field(
+        None, description="A published Lightning .ckpt; unset: ALIGNSCORE_MODEL holds all weights."
+    )
+    alignscore_batch: int = Field(
+        32, ge=1, description="Most (chunk, sentence) pairs the encoder takes in one forward pass."
+    )
+    alignscore_max_pairs: int = Field(
+        10_000,
+        ge=1,
+        description="Most such pairs of one original and its summary; more are answered 422.",
+    )
+    alignscore_eval_mode: EvalMode | None = Field(
+        None,
+        description="Which head, and whether split; unset: the model's own, nli_sp for a .ckpt.",
+    )
+    alignscore_chunk_words: int | None = Field(
+        None, ge=8, description="Context chunk size in words; unset: the model's own (350)."
+    )
+
+    # --- loss ---------------------------------------------------------------------------
+    targets_file: str | None = Field(
+        None, description="Targets JSON; unset: the one shipped for the embedded models."
+    )
+    loss_steepness: Steepness = Field(
+        "calibrated", description="Readability curves: calibrated, legacy, or a number k * sigma."
+    )
+    loss_direction: Literal["two_sided", "one_sided"] = Field(
+        "two_sided", description="two_sided: match human writing; one_sided: better costs nothing."
+    )
+    loss_targets: Literal["corpus", "human"] = Field(
+        "corpus", description="human: with texts_human, each sample's own human text is its target."
+    )
+
+    # --- generator ----------------------------------------------------------------------
+    generator: Literal["auto", "extractive", "transformers", "openai"] = Field(
+        "auto",
+        description="Engine; auto: transformers when MODEL_PATH or MODEL_NAME is set, "
+        "else extractive. Only openai sends texts to another server, and only when it is named.",
+    )
+    model_path: str | None = Field(
+        None, description="Causal model or LoRA adapter (a reference) of the transformers engine."
+    )
+    model_name: str | None = Field(
+        None, description="With MODEL_S3_BUCKET: s3://BUCKET/merged-models/MODEL_NAME/."
+    )
+    model_s3_bucket: str | None = Field(None, description="Bucket of merged generator models.")
+    model_base: str | None = Field(
+        None, description="Base of a LoRA adapter (a reference), if not the one it names itself."
+    )
+    generator_dtype: Dtype = Field("float32", description="Weights of the transformers engine.")
+    generator_long_input: Literal["error", "window"] = Field(
+        "error", description="Input over the context: refuse with 422, or summarise in windows."
+    )
+    generator_batch: int = Field(
+        16, ge=1, description="Most texts a replica generates at once, over all requests."
+    )
+    generation_timeout_s: float = Field(
+        240.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="A summary not finished after so many seconds ends there, with finish_reason "
+        "time; keep it below REQUEST_TIMEOUT_S.",
+    )
+    max_new_tokens: int = Field(
+        512, ge=1, description="Longest summary, in tokens; a request that asks for more gets 422."
+    )
+    temperature: float = Field(0.2, ge=0.0, le=2.0, description="0 decodes greedily.")
+    top_p: float = Field(0.9, gt=0.0, le=1.0, description="Nucleus sampling mass.")
+    repeat_penalty: float = Field(1.015, gt=0.0, le=10.0, description="Repetition penalty.")
+    system_prompt: str = Field(
+        "You rewrite medical text as a plain-language summary that a reader without medical "
+        "training understands. Keep every fact, number and direction of effect; add nothing.",
+        description="System message of the engines that write with a language model.",
+    )
+    user_prefix: str = Field(
+        "Write a plain-language summary of this text:\n\n",
+        description="Put before the text in the user message.",
+    )
+    extractive_max_words: int = Field(
+        220, ge=20, description="Length budget of the extractive engine, in words."
+    )
+
+    # --- generator on another server ----------------------------------------------------
+    openai_base_url: str | None = Field(
+        None,
+        description="Root of the OpenAI-compatible API of the openai engine, such as "
+        "http://127.0.0.1:8080/v1.",
+    )
+    openai_api_key: SecretStr | None = Field(
+        None, description="Its key; unset for servers that want none."
+    )
+    openai_model: str | None = Field(None, description="Name of the model there.")
+    openai_timeout_s: float = Field(
+        240.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Longest time for one summary, retries included; keep it below "
+        "REQUEST_TIMEOUT_S.",
+    )
+    openai_wait_s: float = Field(
+        60.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="How long the start waits for that server to come up.",
+    )
+    openai_max_retries: int = Field(
+        3, ge=0, le=20, description="Further tries after 408, 409, 429, 5xx or a lost connection."
+    )
+    openai_concurrency: int = Field(
+        16, ge=1, le=1024, description="Most requests a replica has under way there."
+    )
+    openai_max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = Field(
+        "max_tokens", description="What that server calls MAX_NEW_TOKENS."
+    )
+    openai_repeat_penalty_field: Literal["none", "repetition_penalty", "repeat_penalty"] = Field(
+        "none",
+        description="What it calls REPEAT_PENALTY: repetition_penalty (vLLM) or repeat_penalty "
+        "(llama.cpp); none: it is not sent.",
+    )
+
+    # --- weights ------------------------------------------------------------------------
+    hf_token: SecretStr | None = Field(None, description="Token for hf:// references.")
+    cache_dir: str | None = Field(
+        None, description="Where downloads are kept; unset: the user's cache directory."
+    )
+    cache_max_gb: float = Field(
+        100.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Most that downloads may take, in 10^9 bytes; what no process uses goes first.",
+    )
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _origins(cls, value: str) -> str:
+        for origin in filter(None, (part.strip() for part in value.split(","))):
+            if origin != "*" and not origin.startswith(("http://", "https://")):
+                raise ValueError(f"{origin!r} is not an origin such as https://example.org")
+        return value
+
+    @field_validator("openai_base_url", "traces_endpoint")
+    @classmethod
+    def _endpoint(cls, value: str | None) -> str | None:
+        if value is None:
+            return value
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("must be a URL such as http://127.0.0.1:8080/v1")
+        if "@" in parts.netloc or parts.query or parts.fragment:
+            raise ValueError(
+                "must hold no password, query or fragment; a key is a setting of its own"
+            )
+        return value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment first, then what the caller gave; no .env file, no secrets folder."""
+        return (env_settings, init_settings)
+
+    def __getstate__(self) -> dict[Any, Any]:
+        """Everything but the secrets, of which only the names of those that are set.
+
+        Raises:
+            ConfigError: a secret is not the environment's, so it could not be read again.
+        """
+        state, here = super().__getstate__(), _secrets_here()
+        values = dict(state["__dict__"])
+        for name, found in here.items():
+            if values[name] is not None and values[name] != found:
+                raise ConfigError(
+                    f"{name.upper()} is a secret, and Ray would keep it: set the environment "
+                    f"variable, and take {name} out of the Serve config"
+                )
+            values[name] = values[name] is not None
+        return {**state, "__dict__": values}
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        """The secrets are those of the environment here.
+
+        Raises:
+            ConfigError: one was set where this was pickled, and is not here. Without it an API
+                with keys would be one without.
+        """
+        values, here = dict(state["__dict__"]), _secrets_here()
+        missing = [name.upper() for name, found in here.items() if values[name] and found is None]
+        if missing:
+            raise ConfigError(
+                f"{', '.join(missing)}: not set in the environment of this process of Ray, though "
+                "it was where the application was built; give every node the same"
+            )
+        super().__setstate__({**state, "__dict__": {**values, **here}})
+
+    @property
+    def generator_engine(self) -> Literal["extractive", "transformers", "openai"]:
+        """The engine `generator` stands for, with `auto` resolved."""
+        if self.generator != "auto":
+            return self.generator
+        return "transformers" if self.generator_reference else "extractive"
+
+    @property
+    def generator_at_once(self) -> int:
+        """Most texts that a replica of that engine computes at once."""
+        if self.generator_engine == "transformers":
+            return self.generator_batch
+        return self.openai_concurrency if self.generator_engine == "openai" else 1
+
+    @property
+    def generator_reference(self) -> str | None:
+        """Where the causal model is: MODEL_PATH, else the bucket convention, else None."""
+        if self.model_path:
+            return self.model_path
+        if self.model_name and self.model_s3_bucket:
+            return f"s3://{self.model_s3_bucket}/merged-models/{self.model_name}/"
+        return None
+
+
+def secret_settings() -> list[str]:
+    """Names of the settings whose values nothing may show or keep."""
+    fields = Settings.model_fields.items()
+    return [name for name, field in fields if SecretStr in get_args(field.annotation)]
+
+
+def _secrets_here() -> dict[str, SecretStr | None]:
+    """The secret settings, as this process's environment has them."""
+    found = EnvSettingsSource(Settings)()
+    return {name: SecretStr(found[name]) if found.get(name) else None for name in secret_settings()}
+
+
+def load_settings(**values: Any) -> Settings:
+    """Reads settings from the environment over `values` (as from `serve_config.yaml`).
+
+    Raises:
+        ConfigError: a name is unknown or a value malformed; the message names each variable.
+    """
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        problems = []
+        for item in error.errors():
+            name = str(item["loc"][0]).upper() if item["loc"] else "SETTINGS"
+            if item["type"] == "extra_forbidden":
+                problems.append(f"{name}: there is no such setting")
+            else:
+                problems.append(f"{name}: {item['msg']}")
+        raise ConfigError("bad settings: " + "; ".join(problems)) from None

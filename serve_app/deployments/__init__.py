@@ -1,1 +1,0 @@
-"""Thin Ray Serve classes: batching, concurrency, health; no maths."""

@@ -1,0 +1,90 @@
+"""RowScores with this process's models: a `MetricSuite`, and a loss where one is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from serve_app.core.settings import Settings
+from serve_app.metrics.evaluation import evaluate
+from serve_app.metrics.loss import LossFunction
+from serve_app.metrics.suite import MetricSuite
+from serve_app.offline.corpus.scoring import ModelNames, RowScores
+
+_PROBE = (
+    "Aspirin reduced the incidence of ischaemic stroke in adults with hypertension.",
+    "Aspirin makes a stroke less likely in people with high blood pressure.",
+)
+# Settings that change a metric by more than rounding.
+_SETTINGS = (
+    "metrics_dtype",
+    "bertscore_model",
+    "bertscore_layer",
+    "bertscore_long_text",
+    "alignscore_model",
+    "alignscore_ckpt",
+    "alignscore_eval_mode",
+    "alignscore_chunk_words",
+)
+
+
+@dataclass(frozen=True)
+class LossTerms:
+    """The loss to compute: its function, and five weights (None: equal ones)."""
+
+    function: LossFunction
+    weights: tuple[float, ...] | None = None
+
+
+class SuiteScorer:
+    """A `Scorer` over a suite that is loaded once."""
+
+    def __init__(self, suite: MetricSuite, loss: LossTerms | None) -> None:
+        self._suite = suite
+        self._loss = loss
+        (measured,) = suite.measure([_PROBE[0]], [_PROBE[1]])
+        self.models = ModelNames(suite.models, measured.values, suite.factuality.eval_mode)
+
+    def __call__(self, originals: Sequence[str], generated: Sequence[str]) -> Sequence[RowScores]:
+        """One result a pair; see `Scorer`."""
+        measured = self._suite.measure(originals, generated)
+        if self._loss is None:
+            return [RowScores(item.values) for item in measured]
+        evaluated = evaluate(measured, self._loss.function, weights=self._loss.weights)
+        return [RowScores(item.measured.values, item.loss) for item in evaluated]
+
+
+@dataclass(frozen=True)
+class SuiteRecipe:
+    """How to make a `SuiteScorer` in another process: plain data, so that it travels."""
+
+    settings: Settings
+    loss: LossTerms | None = None
+
+    def describe(self) -> dict[str, Any]:
+        """What the scores depend on, as JSON data."""
+        described: dict[str, Any] = {
+            "settings": {name: getattr(self.settings, name) for name in _SETTINGS}
+        }
+        if self.loss is not None:
+            function = self.loss.function
+            described |= {
+                "weights": None if self.loss.weights is None else list(self.loss.weights),
+                "targets": function.targets.to_dict(),
+                "loss_steepness": function.steepness,
+                "loss_direction": function.direction,
+            }
+        return described
+
+    def __call__(self) -> SuiteScorer:
+        """Loads the models.
+
+        Raises:
+            ConfigError: a model cannot be loaded.
+        """
+        if self.settings.torch_num_threads:
+            torch.set_num_threads(self.settings.torch_num_threads)
+        return SuiteScorer(MetricSuite.from_settings(self.settings), self.loss)

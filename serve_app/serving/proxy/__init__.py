@@ -1,0 +1,3 @@
+"""ASGI middleware around Ray Serve's HTTP proxy; knows no settings and no routes."""
+
+__all__ = ["middleware", "retry"]
