@@ -22,9 +22,9 @@ from rich.table import Table
 
 from serve_app.metrics.align_model import AlignModel, CompactConfig, load_compact, save_compact
 from serve_app.storage.artifacts import resolve
-from serve_app.training.alignscore import evaluation, trainer
+from serve_app.training.alignscore import development, evaluation, trainer
 from serve_app.training.alignscore.data import BASE
-from serve_app.training.alignscore.pairs import Corpus
+from serve_app.training.alignscore.mixture import Mixture
 
 app = typer.Typer(add_completion=False, help=__doc__, pretty_exceptions_show_locals=False)
 console = Console()
@@ -47,21 +47,34 @@ def _save(model: AlignModel, out: Path, rank: int) -> None:
     save_compact(model, out, config)
 
 
+def _model(reference: str) -> tuple[AlignModel, int, str]:
+    """The model with its chunk words and mode; a checkpoint's is its averaged weights."""
+    if not reference.endswith(".pt"):
+        model, config, _ = load_compact(resolve(reference))
+        return model, config.chunk_words, config.eval_mode
+    model = trainer.new_model(0)
+    trainer.load_average(Path(reference), model)
+    return model.eval(), 120, "bin_sp"
+
+
 @app.command()
 def train(
     data_dir: Folder,
     out: Annotated[Path, typer.Option(help="where the model and its checkpoint go")],
     seed: int = 0,
     max_tokens: Annotated[int, typer.Option(help="tokens to train on")] = 5_000_000,
-    batch_tokens: int = 2048,
-    learning_rate: float = 1.5e-4,
-    nli_share: float = 0.6,
+    batch_tokens: int = 4096,
+    learning_rate: float = 3e-4,
+    decay: Annotated[float, typer.Option(help="share of the run over which the rate falls")] = 1.0,
+    average: Annotated[float, typer.Option(help="decay a step of the weights' average")] = 0.999,
+    nli_share: Annotated[float, typer.Option(help="share of short pairs")] = 0.4,
     rank: Rank = RANK,
     threads: int = 2,
     save_every: Annotated[int, typer.Option(help="steps between checkpoints")] = 200,
     resume: Annotated[bool, typer.Option(help="go on from OUT/checkpoint.pt")] = False,
 ) -> None:
-    """Train from nli_train.jsonl, cochrane_pls.csv (train rows) and reference_metrics.jsonl."""
+    """Train from nli_train.jsonl, cochrane_pls.csv (train rows), reference_metrics.jsonl and the
+    files of consistency/ that may be used commercially."""
     torch.set_num_threads(threads)
     out.mkdir(parents=True, exist_ok=True)
     config = trainer.TrainConfig(
@@ -69,10 +82,13 @@ def train(
         tokens=max_tokens,
         batch_tokens=batch_tokens,
         learning_rate=learning_rate,
+        decay=decay,
         nli_share=nli_share,
+        average=average,
+        ahead=16,
     )
     with console.status("reading the data"):
-        corpus = Corpus(data_dir, "train")
+        corpus = Mixture(data_dir, "train")
     model = trainer.new_model(seed)
     average = 0.0
     with Progress(
@@ -90,8 +106,6 @@ def train(
             bar.update(task, completed=progress.tokens, description=text)
             if progress.steps % 50 == 0 and not console.is_terminal:
                 console.print(f"{text} tokens {progress.tokens}")
-            if progress.steps % save_every == 0:
-                _save(model, out, rank)
 
         trainer.run(
             model,
@@ -115,7 +129,7 @@ def export(
 ) -> None:
     """Write the compact model of a training checkpoint, at any moment of a run."""
     model = trainer.new_model(0)
-    progress = trainer.load_checkpoint(checkpoint, model)
+    progress = trainer.load_average(checkpoint, model)
     _save(model, out, rank)
     console.print(f"saved {out}, as of step {progress.steps} and {progress.tokens} tokens")
 
@@ -124,40 +138,92 @@ def export(
 def tune(
     model_dir: Annotated[str, typer.Argument(help="a compact model, changed in place")],
     data_dir: Folder,
-    pairs: Annotated[int, typer.Option(help="development claims to score")] = 300,
+    limit: Annotated[int, typer.Option(help="development claims of each set")] = 200,
     threads: int = 2,
 ) -> None:
     """Choose chunk_words and eval_mode on development data, and write them to config.json."""
     torch.set_num_threads(threads)
     directory = resolve(model_dir)
     model, config, _ = load_compact(directory)
-    claims = Corpus(data_dir, "dev").long_claims(0, pairs, 380)
+    # Chunks matter where contexts are longer than one.
+    sets = {
+        name: claims
+        for name, claims in development.development_sets(data_dir, limit).items()
+        if sum(len(context.split()) for context in claims.contexts) > 60 * len(claims.contexts)
+    }
     scorer = evaluation.ModelScorer(model, dtype="bfloat16")
-    contexts, texts = [pair.context for pair in claims], [pair.claim for pair in claims]
-    truth = [bool(pair.binary) for pair in claims]
-    medical = [index % 2 == 0 for index in range(len(claims))]
-    table = Table("chunk words", "mode", "medical", "general", "mean", title="development AUC")
+    table = Table("chunk words", "mode", *sets, "mean", title="development AUC")
     best = (0.0, config.chunk_words, config.eval_mode)
     for words in CHUNK_WORDS:
-        every = scorer.aligned_all(contexts, texts, chunk_words=words)
-        for mode, scores in every.items():
-            parts = [
-                evaluation.auc(
-                    [s for s, m in zip(scores, medical, strict=True) if m is side],
-                    [t for t, m in zip(truth, medical, strict=True) if m is side],
-                )
-                for side in (True, False)
-            ]
-            mean = sum(parts) / 2
-            table.add_row(str(words), mode, *(f"{value:.3f}" for value in (*parts, mean)))
+        columns: dict[str, list[float]] = {}
+        for claims in sets.values():
+            every = scorer.aligned_all(claims.contexts, claims.claims, chunk_words=words)
+            for mode, scores in every.items():
+                columns.setdefault(mode, []).append(evaluation.auc(scores, claims.truth))
+            scorer.forget()
+        for mode, values in columns.items():
+            mean = sum(values) / len(values)
+            table.add_row(str(words), mode, *(f"{value:.3f}" for value in (*values, mean)))
             if mode in BOUNDED:
                 best = max(best, (mean, words, mode))
-    console.print(table)
+    Console(width=200).print(table)
     _, words, mode = best
     document = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     document.update(chunk_words=words, eval_mode=mode)
     (directory / "config.json").write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     console.print(f"wrote chunk_words {words}, eval_mode {mode} to {directory}/config.json")
+
+
+@app.command()
+def kinds(
+    model_dir: Annotated[
+        str, typer.Argument(help="a compact model, embedded:alignscore-mini, or a checkpoint.pt")
+    ],
+    data_dir: Folder,
+    chunk_words: Annotated[int, typer.Option(help="0 takes the model's own")] = 0,
+    eval_mode: Annotated[str, typer.Option(help="empty takes the model's own")] = "",
+    limit: Annotated[int, typer.Option(help="development claims of each set")] = 400,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON, not a table")] = False,
+    threads: int = 2,
+) -> None:
+    """Print the AUC of every kind of development claim, its interval, and that of word overlap."""
+    torch.set_num_threads(threads)
+    model, words, mode = _model(model_dir)
+    words, mode = chunk_words or words, eval_mode or mode
+    sets = development.development_sets(data_dir, limit)
+    scorer = evaluation.ModelScorer(model, dtype="bfloat16")
+    mine, overlaps = {}, {}
+    for name, claims in sets.items():
+        every = scorer.aligned_all(claims.contexts, claims.claims, chunk_words=words)
+        mine[name] = every[mode]
+        scorer.forget()
+        overlaps[name] = evaluation.overlap(claims.contexts, claims.claims, size=2)
+    rows: dict[str, dict[str, float]] = {}
+    other = development.measures(sets, overlaps)
+    for name, (scores, truth) in development.measures(sets, mine).items():
+        low, high = development.interval(scores, truth)
+        rows[name] = {
+            "claims": len(truth),
+            "AUC": evaluation.auc(scores, list(truth)),
+            "from": low,
+            "to": high,
+            "bigram overlap": evaluation.auc(other[name][0], list(truth)),
+        }
+    turned = development.TURNED
+    rows[f"{turned}, pairwise"] = {
+        "claims": len(mine[turned]) // 2,
+        "AUC": development.pairwise(mine[turned]),
+        "bigram overlap": development.pairwise(overlaps[turned]),
+    }
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    names = ("claims", "AUC", "from", "to", "bigram overlap")
+    table = Table("claims of", *names, title=f"{words} words, {mode}")
+    for name, row in rows.items():
+        shown = (f"{row[n]:.3f}" if n in row and n != "claims" else "" for n in names[1:])
+        table.add_row(name, str(row["claims"]), *shown)
+    console.print(table)
 
 
 @app.command()

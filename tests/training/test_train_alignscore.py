@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -19,6 +20,7 @@ from serve_app.metrics.align_model import AlignLogits, CompactConfig, load_compa
 from serve_app.metrics.alignscore import AlignScorer
 from serve_app.storage.artifacts import resolve
 from serve_app.training.alignscore import data, evaluation, pairs, trainer
+from serve_app.training.alignscore.block_network import BlockNetwork
 from tests.support.paths import ROOT
 from tests.support.texts import PASSAGE
 
@@ -119,7 +121,13 @@ class Toy:
 
 
 TOY = trainer.TrainConfig(
-    tokens=3600, batch_tokens=200, learning_rate=2e-4, weight_decay=0.0, round_pairs=24
+    tokens=8000,
+    batch_tokens=512,
+    blocks=1,
+    learning_rate=2e-4,
+    weight_decay=0.0,
+    round_pairs=24,
+    average=0.5,
 )
 
 
@@ -129,6 +137,72 @@ def test_the_loss_is_the_sum_of_the_paper_and_skips_missing_labels() -> None:
     assert float(trainer.align_loss(even, *labels)) == pytest.approx(1 + 1 + 0.5)
     none = torch.full((2,), pairs.NO_LABEL)
     assert float(trainer.align_loss(even, labels[0], none, labels[2])) == pytest.approx(1.5)
+
+
+def test_the_training_forward_pass_is_the_modules_own() -> None:
+    model = trainer.new_model(0)
+    lengths = torch.tensor([9, 16, 4])
+    ids = torch.randint(1000, 2000, (3, 16), generator=torch.Generator().manual_seed(0))
+    types = (torch.arange(16) > 5).long().expand(3, 16)
+    mask = (torch.arange(16) < lengths[:, None]).long()
+    parameters = list(trainer.trainable(model).values())
+
+    def gradients(logits: AlignLogits) -> list[torch.Tensor]:
+        return list(torch.autograd.grad(sum(part.square().sum() for part in logits), parameters))
+
+    wanted = model(input_ids=ids, token_type_ids=types, attention_mask=mask)
+    exact = BlockNetwork(model, torch.float32)(ids, types, lengths)
+    fast = BlockNetwork(model)(ids, types, lengths)
+    for mine, low, own in zip(exact, fast, wanted, strict=True):
+        assert torch.allclose(mine, own, atol=1e-5)
+        assert torch.allclose(low, own, atol=0.02)
+    for mine, own in zip(gradients(exact), gradients(wanted), strict=True):
+        assert torch.allclose(mine, own, atol=1e-5)
+    # What stands behind a pair's end changes nothing.
+    other = torch.where(mask.bool(), ids, 999)
+    again = BlockNetwork(model, torch.float32)(other, types, lengths)
+    assert torch.allclose(again.three_way, exact.three_way, atol=1e-6)
+
+
+def test_blocks_have_few_shapes_and_hold_every_pair() -> None:
+    rng = Random(0)
+    made = [
+        pairs.Pair("word " * rng.randint(1, 400), f"claim {n}", n % 2, n % 3, n / 9, "k")
+        for n in range(300)
+    ]
+    batcher = trainer.Batcher(1024)
+    blocks = batcher.blocks(made, Random(1))
+    assert len({block.ids.shape for block in blocks}) <= len(trainer.WIDTHS)
+    assert all(block.ids.size <= 1024 or len(block.ids) == 1 for block in blocks)
+    seen = {
+        batcher.tokenizer.decode(ids[:length]).split("[SEP]")[1].strip()
+        for block in blocks
+        for ids, length in zip(block.ids, block.lengths, strict=True)
+    }
+    assert seen == {pair.claim for pair in made}
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_pairs_prepared_ahead_are_those_prepared_in_between() -> None:
+    config = replace(TOY, tokens=1500)
+    states = []
+    for ahead in (0, 3):
+        model = trainer.new_model(0)
+        trainer.run(model, Toy(), replace(config, ahead=ahead))
+        states.append(trainer.trainable(model))
+    for name, value in states[0].items():
+        assert torch.equal(value, states[1][name]), name
+
+
+def test_a_preparing_process_that_fails_ends_the_run() -> None:
+    class Broken:
+        """A source without pairs."""
+
+        def round(self, seed: int, number: int, size: int, nli_share: float) -> list[pairs.Pair]:
+            raise ValueError("no pairs")
+
+    with pytest.raises(RuntimeError, match="prepares the pairs"):
+        trainer.run(trainer.new_model(0), Broken(), replace(TOY, ahead=1))
 
 
 @pytest.mark.usefixtures("one_thread")
@@ -155,6 +229,13 @@ def test_a_short_run_lowers_the_loss_and_a_stopped_one_resumes_to_the_same_weigh
     trainer.run(resumed, Toy(), TOY, checkpoint=path, resume=True)
     for name, value in trainer.trainable(whole).items():
         assert torch.equal(value, trainer.trainable(resumed)[name]), name
+
+    averaged = trainer.new_model(1)
+    trainer.load_average(path, averaged)
+    last = trainer.trainable(whole)["base_model.encoder.layer.0.output.dense.weight"]
+    mean = trainer.trainable(averaged)["base_model.encoder.layer.0.output.dense.weight"]
+    assert torch.allclose(mean, last, atol=1e-3)
+    assert not torch.equal(mean, last)
 
     frozen = whole.base_model.embeddings.state_dict()
     for name, value in trainer.new_model(2).base_model.embeddings.state_dict().items():
@@ -216,7 +297,7 @@ def test_the_command_line_says_what_it_takes(tmp_path: Path) -> None:
     spec.loader.exec_module(module)
     shown = CliRunner().invoke(module.app, ["--help"])
     assert shown.exit_code == 0
-    assert all(name in shown.output for name in ("train", "export", "tune", "evaluate"))
+    assert all(name in shown.output for name in ("train", "export", "tune", "kinds", "evaluate"))
     missing = CliRunner().invoke(module.app, ["train", str(tmp_path / "no"), "--out", "x"])
     assert missing.exit_code == 2
 

@@ -179,6 +179,19 @@ def embed(texts: Sequence[str], *, max_length: int = 64) -> NDArray[np.float32]:
     return torch.stack(runtime.run([TokenSequence(row) for row in ids], pool)).numpy()
 
 
+def word_vectors(texts: Sequence[str]) -> NDArray[np.float32]:
+    """Unit-length means of the encoder's word embeddings, rare words counting more, (n, 384): near
+    in meaning as far as words go, a hundred times as fast as `embed`."""
+    directory = resolve(BASE)
+    ids = AutoTokenizer.from_pretrained(directory)(list(texts), add_special_tokens=False).input_ids
+    embeddings = AutoModel.from_pretrained(directory).embeddings.word_embeddings.weight
+    seen = np.bincount(np.concatenate([np.unique(row) for row in ids]), minlength=len(embeddings))
+    weighted = embeddings.detach() * torch.from_numpy(np.log(len(ids) / (1 + seen)))[:, None]
+    means = torch.stack([weighted[row].mean(0) for row in ids])
+    vectors: NDArray[np.float32] = torch.nn.functional.normalize(means, dim=-1).float().numpy()
+    return vectors
+
+
 class PseudoDocuments:
     """Builds passages around single premises out of premises of the same source that are
     near in meaning, so that the words alone do not give the evidence away."""
@@ -190,7 +203,7 @@ class PseudoDocuments:
                 self.rows.setdefault(row.premise, []).append(row)
         self.premises = list(self.rows)
         self._near: list[list[int]] = [[] for _ in self.premises]
-        vectors = embed(self.premises)
+        vectors = word_vectors(self.premises)
         sources = np.array([self.rows[text][0].source for text in self.premises])
         for source in sorted(set(sources)):
             members = np.flatnonzero(sources == source)

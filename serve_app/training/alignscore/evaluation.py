@@ -93,6 +93,10 @@ class ModelScorer:
         stacked = torch.stack([self._known[pair] for pair in wanted])
         return AlignLogits(stacked[:, :2], stacked[:, 2:5], stacked[:, 5:])
 
+    def forget(self) -> None:
+        """Lets go of the pairs that were read."""
+        self._known.clear()
+
     def aligned_all(
         self, contexts: Sequence[str], claims: Sequence[str], *, chunk_words: int
     ) -> dict[str, Floats]:

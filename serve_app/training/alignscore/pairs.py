@@ -257,10 +257,16 @@ def medical_terms(passages: Sequence[Passage], everyday: Sequence[str]) -> list[
 
 
 class Corpus:
-    """All training text of one part (`train` or `dev`) and the endless draw of pairs from it."""
+    """All training text of one part (`train` or `dev`) and the endless draw of pairs from it.
 
-    def __init__(self, folder: Path, part: str) -> None:
-        self.nli = load_nli(folder)[part]
+    Args:
+        folder: the data folder.
+        part: `train` or `dev`.
+        leave_out: NLI corpora that are not used.
+    """
+
+    def __init__(self, folder: Path, part: str, leave_out: Sequence[str] = ()) -> None:
+        self.nli = [row for row in load_nli(folder)[part] if row.source not in leave_out]
         cochrane = load_cochrane(folder)
         self.medical = list(cochrane[part])
         if part == "train":
