@@ -23,7 +23,7 @@ def ray_folder() -> str | None:
         return None
     token_folder = Path.home() / ".ray"
     # As Ray chooses: the paths of its sockets must stay short.
-    parent = "/tmp" if sys.platform == "darwin" else tempfile.gettempdir()  # noqa: S108
+    parent = "/tmp" if sys.platform == "darwin" else tempfile.gettempdir()  # noqa: S108  # nosec B108
     folder = Path(parent) / f"plainmed-{os.getuid()}"
     for one in (token_folder, folder):
         try:

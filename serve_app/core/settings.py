@@ -375,7 +375,7 @@ RETIRED = {
     "crowded_wait_s": "after a refusal the queue is always kept to 5 s",
     "openai_wait_s": "a server always waits 30 minutes for the model's server, a command 1 minute",
     "retry_after_s": "Retry-After is always at least 2 s",
-    "token_budget": "a forward pass always takes at most 8192 tokens",
+    "token_budget": "a forward pass always takes at most 8192 tokens",  # nosec B105 - no password
 }
 """Settings of earlier versions, and what holds instead. One still set is ignored with a warning."""
 

@@ -204,7 +204,7 @@ def _refuse_products(template: str) -> None:
     """Raises `ValueError` for a power, and for a product without a small number in it."""
     tokens = [
         (kind, value)
-        for _, kind, value in jinja2.Environment().lex(template)  # noqa: S701 - renders nothing
+        for _, kind, value in jinja2.Environment().lex(template)  # noqa: S701  # nosec B701 - renders nothing
         if kind != "whitespace"
     ]
     for (_, first), before, (kind, value), after in zip(
