@@ -156,6 +156,9 @@ AFTER = "It was safe for most adults."
         "Symptoms (e.g. 3 headaches a week) were less common (i.e. 20% less).",
         "The trial of Tbc. 9 months long had too few patients.",
         "See Ref. Smith for how the trials were found.",
+        "The N. Engl. J. Med. 2004 reported less pain with it.",
+        "The dose was 2.5 mg/kg/d. 14 days long in both groups.",
+        "In 1. January 2004 the trial began with the adults.",
     ],
 )
 def test_an_abbreviation_keeps_the_number_and_the_words_that_follow_it(sentence: str) -> None:
@@ -193,6 +196,9 @@ def test_no_line_break_or_dash_makes_a_list_or_heading_of_a_sentence(original: s
         "Pain was lower with at most\n\n40 mg of the drug a day.",
         "Pain was lower in the group that took the\n\nAspirin was given every day.",
         "which was far less than in the other group.",
+        "Aspirin against placebo in adults with pain\nTwo studies of it were found in all, and both"
+        " of them were\nsmall ones.",
+        "We found:\n- less pain in many adults\n- fewer deaths\nThe drug is safe for adults.",
         "Pain was less. Then it\n\nrose in both groups of the trial.",
         "- 5.2 points was the mean difference in pain.",
         "Patients With pain had the drug for a week.",
@@ -221,6 +227,10 @@ def test_a_piece_without_its_beginning_is_not_used(original: str) -> None:
         "(1) We found 4 small trials. (2) Nobody died of it.",
         "1. We found 4 small trials. 2. Nobody died of it.",
         "a) We found 4 small trials. b) Nobody died of it.",
+        "# Results\nWe found 4 small trials.\n## Conclusion\nNobody died of it.",
+        "**Results** We found 4 small trials. **Conclusion** Nobody died of it.",
+        "We found 4 small trials.[1] Nobody died of it.[2,3]",
+        "We found 4 small trials. &nbsp; Nobody died of it.",
         "We found 4 small trials. 🎉🎉 Nobody died of it. 😀",
         "✅ We found 4 small trials.\n✅ Nobody died of it.",
         "RESULTS We found 4 small trials. CONCLUSION Nobody died of it.",

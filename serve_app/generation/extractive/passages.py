@@ -13,6 +13,7 @@ blank lines, and breaks that no wrapping explains (the next word would have fitt
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
@@ -43,7 +44,7 @@ _LOOSE = (
 _CAPITALS = r"[A-Z]{3,}(?: (?:[A-Z]{2,}|&|/))+"
 _NAME = rf"(?:(?i:{_FIRM}|{_LOOSE})|{_CAPITALS})"
 _HEADING_LINE = re.compile(rf"{_NAME} ?:?")
-_BEFORE_COLON = re.compile(rf"{_NAME} ?: ")
+_BEFORE_COLON = re.compile(rf"{_NAME} ?: |[*_]{{1,2}}{_NAME}[*_]{{1,2}} ?:? ?(?=[\"'“‘(]?[A-Z\d])")
 # Not before a second dash: "Interventions - Mostly exercise - helped".
 _BEFORE_DASH = re.compile(rf"{_NAME} [–—-] (?=[A-Z])(?!.* [–—-] )|[A-Z]{{3,}}(?: [A-Z]+)* [–—-] ")
 _BEFORE_CAPITAL = re.compile(rf"(?:(?i:{_FIRM}))(?<=\w) (?=[\"'“‘(]?(?:[A-Z][a-z]*|[A-Z]+\d+)\b)")
@@ -61,7 +62,10 @@ _DOUBTFUL = re.compile(
 # minus sign.
 _ITEM = r"\(?(?:\d{1,2}[.)]|[A-Za-z]\)|[ivx]{1,4}\))"
 _BULLET = re.compile(rf"[ \t]*(?:[-*•·●▪◦‣–—]|{_ITEM})[ \t]+")
-_ENUMERATOR = re.compile(rf"(?:[-*•·●▪◦‣–—]|{_ITEM}) (?=[\"'“‘(]?[A-Z])")
+_REFERENCES = r"\[\d[\d,;\s–-]*\]"
+_ENUMERATOR = re.compile(rf"(?:[-*•·●▪◦‣–—]|#{{1,6}}|{_REFERENCES}|{_ITEM}) (?=[\"'“‘(*_]*[A-Z])")
+_MARKED = re.compile(r"[ \t]*#{1,6}[ \t]+")
+_INITIAL = re.compile(r"[A-Z]\.\s")
 _DASH = re.compile(r"[-*•·●▪◦‣–—]\s+")
 _MINUS = re.compile(r"\s*[-–—]\s+\d")
 _DECORATION = (
@@ -73,7 +77,9 @@ _BROKEN = re.compile(r"\w-$")
 # Bounded, so that a text of beginnings of tags is read in linear time.
 _VALUE = r"(?:\"[^\"<>]{0,500}\"|'[^'<>]{0,500}'|[^\s\"'<>]{1,500})"
 _ATTRIBUTES = rf"(?:\s{{1,9}}[\w:-]{{1,50}}\s{{0,9}}=\s{{0,9}}{_VALUE}){{0,50}}\s{{0,9}}/?"
-_TAG = re.compile(rf"<!--[^<>]{{0,999}}-->|</?(?P<name>[A-Za-z][A-Za-z0-9]{{0,30}}){_ATTRIBUTES}>")
+_TAG = re.compile(
+    rf"(?P<space>&(?:nbsp|#160|#xa0);)|<!--[^<>]{{0,999}}-->|</?(?P<name>[A-Za-z][A-Za-z0-9]{{0,30}}){_ATTRIBUTES}>"
+)
 _INLINE = frozenset(
     [
         "a",
@@ -95,7 +101,7 @@ _INLINE = frozenset(
 )
 _SCRIPTS = frozenset(("sub", "sup"))  # without its tag, 10<sup>3</sup> would read 103
 
-_OPENS = re.compile(r"[\"'“‘(\[]*[^\W_]")
+_OPENS = re.compile(r"[\"'“‘(\[*_]*[^\W_]")
 # A word in lower case; names such as mRNA, pH, p53 or n-3 are none.
 _LOWER = re.compile(r"[\"'“‘(\[]*(?=[^\W\d_A-Z])(?![\w-]*[A-Z\d])")
 _ENDS = re.compile(r"[.!?]['\")\]’”]*$")
@@ -182,11 +188,13 @@ class _Block:
         words: joined they are `text`: without tags, white space as single spaces.
         offsets: of each character of the text in the original.
         headless: True if its first sentence may have its beginning elsewhere.
+        doubts: where in the text a heading may have been joined to what follows it.
     """
 
     words: list[str] = field(default_factory=list)
     offsets: list[int] = field(default_factory=list)
     headless: bool = False
+    doubts: list[int] = field(default_factory=list)
 
     @property
     def text(self) -> str:
@@ -224,13 +232,17 @@ def split_passages(original: str) -> list[Passage]:
             before = ""
             continue
         for at, (start, end) in enumerate(_sentences(whole)):
+            doubt = bisect_right(block.doubts, start)
+            joined = doubt < len(block.doubts) and block.doubts[doubt] < end
             begin, end, doubtful = _trimmed(whole, start, end)
             text = whole[begin:end]
             if has_word(text):
                 headless = at == 0 and (block.headless or _continues_block(before, text))
                 # After a heading a sentence may begin in lower case.
                 lower = begin == start and _LOWER.match(text) is not None
-                complete.append(not (headless or doubtful or lower) and _is_complete(text))
+                complete.append(
+                    not (headless or doubtful or joined or lower) and _is_complete(text)
+                )
                 first, last = block.offsets[begin], block.offsets[end - 1] + 1
                 usable = complete[-1] and stands_alone(text)
                 found.append(Passage(len(found), text, first, last, usable))
@@ -291,15 +303,21 @@ def _blocks(original: str) -> Iterator[_Block]:
         if not line.strip():
             yield block
             block = _Block()
+        elif marked := _MARKED.match(line):
+            yield block
+            skip = marked.end() if _ENDS.search(line.strip()) else len(line)
+            block = _Block()
         elif finished and _is_heading(line, lines[at + 1 : at + 2], width) and deliberate(at):
             yield block
             block, skip = _Block(), len(line)
         elif bullet := _BULLET.match(line):
-            item = line[bullet.end() : bullet.end() + 1].isupper()
+            item = line[bullet.end() : bullet.end() + 1].isalpha()
             if finished or (item and at and deliberate(at - 1)):
                 yield block
                 block = _Block(headless=not finished or _MINUS.match(line) is not None)
                 skip = bullet.end()
+        if block.words and not finished and line.strip()[:1].isupper() and deliberate(at - 1):
+            block.doubts.append(len(block.offsets))
         block.append(line[skip:], offsets[start + skip : start + len(line)])
         start += len(line)
     yield block
@@ -316,7 +334,7 @@ def _without_tags(original: str) -> tuple[str, list[int]]:
     for tag in _TAG.finditer(original):
         name = (tag["name"] or "b").lower()
         if name not in _SCRIPTS:
-            gap = "" if name in _INLINE else "\n\n"
+            gap = " " if tag["space"] else "" if name in _INLINE else "\n\n"
             text += [original[last : tag.start()], gap]
             offsets += [*range(last, tag.start()), *[tag.start()] * len(gap)]
             last = tag.end()
@@ -353,9 +371,8 @@ def _sentences(text: str) -> list[tuple[int, int]]:
                 if _brackets(text[start:further])[0] == 0:
                     end, taken = further, extra + 1
                     break
-        if joined and _continues(
-            text[max(joined[-1][1] - _TAIL, 0) : joined[-1][1]], text[start:end]
-        ):
+        before = text[max(joined[-1][0], joined[-1][1] - _TAIL) : joined[-1][1]] if joined else ""
+        if joined and _continues(before, text[start:end]):
             joined[-1] = (joined[-1][0], end)
         else:
             joined.append((start, end))
@@ -375,9 +392,13 @@ def _continues(before: str, after: str) -> bool:
     stopped = _STOPPED.search(before)
     if stopped is None:
         return False
-    word = stopped[1].lower().lstrip("-–—/")
+    word = re.split("[-–—/]", stopped[1].lower())[-1]
     if word in _NEVER_LAST:
         return True
+    if _INITIAL.match(after) and len(word) <= 5 and word not in _SHORT_WORDS:
+        return True  # N. Engl. J. Med.
+    if word.isdigit() and (only := before.lower().split()) and len(only) == 2:
+        return only[0] in _UNFINISHED  # In 1. January
     number = after.lstrip("\"'“‘([")[0].isdigit()
     opener = re.match(r"\W*(\w+)", after)
     starts = opener is not None and opener[1].lower() in _STARTERS
