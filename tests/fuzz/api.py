@@ -138,6 +138,16 @@ def named(name: bytes) -> bytes:
     return PAIR[:-1] + b', "%b": 1}' % name
 
 
+def names(count: int) -> bytes:
+    """A body of so many names that no request has."""
+    return b"{" + b",".join(b'"k%d":1' % number for number in range(count)) + b"}"
+
+
+def numbers(count: int) -> bytes:
+    """A body with so many numbers in the place of texts."""
+    return b'{"texts_original": [' + b",".join([b"1"] * count) + b"]}"
+
+
 def timed(seconds: str) -> dict[str, str]:
     return {**JSON, "x-request-timeout": seconds}
 
@@ -153,6 +163,10 @@ ODD: list[tuple[str, str, str, dict[str, str], bytes, tuple[int, ...]]] = [
     ("1e999 as a number", "POST", "/generate", JSON, b'{"text": "a", "top_p": 1e999}', (422,)),
     ("a body nested 100,000 deep", "POST", "/loss", JSON, b'{"weights":' + b"[" * 100_000, (400,)),
     ("a name twice", "POST", "/generate", JSON, b'{"text": "a", "text": "b"}', (422,)),
+    ("a hundred thousand wrong names", "POST", "/loss", JSON, names(100_000), (413,)),
+    ("a hundred thousand numbers for texts", "POST", "/loss", JSON, numbers(100_000), (413,)),
+    ("ten thousand numbers for texts", "POST", "/loss", JSON, numbers(10_000), (422,)),
+    ("a compressed body", "POST", "/loss", {**JSON, "content-encoding": "gzip"}, PAIR, (415,)),
     ("two JSON documents", "POST", "/loss", JSON, PAIR + PAIR, (400,)),
     ("a byte order mark", "POST", "/loss", JSON, b"\xef\xbb\xbf" + PAIR, (200, 400)),
     ("UTF-16", "POST", "/loss", JSON, PAIR.decode().encode("utf-16"), (400,)),
