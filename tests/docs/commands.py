@@ -28,7 +28,7 @@ _PLACEHOLDER = re.compile(r"[A-Z][A-Z_]*|\.\.\.|…|\[.*")
 SETTINGS = frozenset(name.upper() for name in Settings.model_fields)
 OTHERS = re.compile(
     r"(?:AWS|RAY|HF|CUDA|OMP|KUBE|OTEL)_[A-Z0-9_]+"  # what libraries read
-    r"|MALLOC_ARENA_MAX"  # glibc's
+    r"|(?:HTTPS?|ALL|NO)_PROXY|MALLOC_ARENA_MAX"  # HTTP clients', glibc's
     r"|METRICS_API_(?:URL|TIMEOUT)|PLAINMED_API_KEY"  # the clients
     r"|PLAINMED_(?:ENV|REGION|STATE_BUCKET)|OPS"  # operations
     r"|PLAINMED_(?:SLOW_TESTS|TEST_DEPLOY)|TERRAFORM_PLUGIN_DIR|CHECKOV|CHROMIUM"  # tests
