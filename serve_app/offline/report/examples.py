@@ -95,7 +95,7 @@ def mark(text: str, scores: Sequence[ScoredSentence] | None) -> MarkedSummary:
     words = [(one.start, one.end) for one in found]
     sentences: list[MarkedSentence] = []
     shown = 0
-    for (start, scored), (end, _) in zip(spans, [*spans[1:], (len(text), None)], strict=True):
+    for (start, scored), (end, _) in zip(spans, [*spans, (len(text), None)][1:], strict=True):
         if sentences and end > LONGEST:
             break
         shown = min(end, start + LONGEST)

@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 
 from serve_app.metrics.bertscore import BertScorer
+from serve_app.text.validation import has_word
 
 EMBEDDED = "embedded:all-MiniLM-L6-v2"
 VOCABULARY = """the of and in to with for was were not patients trial placebo treatment randomised
@@ -27,7 +28,8 @@ ODD = [
 
 
 def sample_text(rng: random.Random, words: int) -> str:
-    return " ".join(rng.choice(WORDS) for _ in range(words)).capitalize() + "."
+    text = " ".join(rng.choice(WORDS) for _ in range(words)).capitalize() + "."
+    return text if has_word(text) else sample_text(rng, words)
 
 
 def sample_pairs(count: int, longest: int, seed: int) -> tuple[list[str], list[str]]:
