@@ -37,9 +37,9 @@ class PatientClient(AsyncPlainMedClient):
         super().__init__(url, timeout=timeout_s, deadline=None)
         self.seen: list[str] = []
 
-    async def _once(self, call: Call[Any], started: float) -> Any:
+    async def _attempt(self, call: Call[Any], started: float, stream: bool = False) -> Any:
         try:
-            return await super()._once(call, started)
+            return await super()._attempt(call, started, stream)
         except PlainMedAPIError as error:
             self.seen.append(f"{error.status} {error.code}")
             raise

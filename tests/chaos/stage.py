@@ -115,7 +115,7 @@ class Stage:
     def asked_again(self) -> int:
         """How often a proxy has asked again, since it was not answered."""
         logs = self.folder.glob("ray/session_*/logs/serve/proxy_*.log")
-        return sum(log.read_text(encoding="utf-8").count("it is asked again") for log in logs)
+        return sum(log.read_text(encoding="utf-8").count("asking again") for log in logs)
 
     def missing(self) -> list[str]:
         """What does not run as wanted: replicas, proxies, a gateway that says that it is ready."""

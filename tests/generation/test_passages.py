@@ -319,3 +319,12 @@ def test_where_nothing_looks_like_a_sentence_everything_is_usable() -> None:
         False,
         True,
     ]
+
+
+@pytest.mark.parametrize("number", ["0.84", "(RR 0.68, 95% CI 0.55 to 0.84)", "P = 0.05", "12.5%"])
+def test_a_sentence_may_end_in_a_decimal(number: str) -> None:
+    text = f"Aspirin reduced stroke, {number}. Major bleeding was more frequent with aspirin."
+    assert [one.text for one in split_passages(text)] == [
+        f"Aspirin reduced stroke, {number}.",
+        "Major bleeding was more frequent with aspirin.",
+    ]

@@ -414,7 +414,11 @@ def _goes_on(before: str, after: str) -> bool:
 
 def _abbreviated(word: str) -> bool:
     """Whether a word before a full stop may be an abbreviation that the stop belongs to."""
-    return (len(word) == 1 and word.isalpha()) or "." in word or word in _ABBREVIATIONS
+    return (
+        (len(word) == 1 and word.isalpha())
+        or word in _ABBREVIATIONS
+        or re.search(r"[a-z]\.[a-z]", word) is not None  # e.g, a.m; 0.84 is a number
+    )
 
 
 def _owns_number(word: str) -> bool:

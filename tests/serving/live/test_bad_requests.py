@@ -27,7 +27,7 @@ TABLE: list[tuple[str, str, str, bytes, int, str, str | None]] = [
     ("a JSON list", "POST", REL, b"[]", 422, "invalid_input", None),
     ("a JSON string", "POST", REL, b'"x"', 422, "invalid_input", None),
     ("null", "POST", LOSS, b"null", 422, "invalid_input", None),
-    ("deep nesting", "POST", REL, b"[" * 100_000, 400, "invalid_body", None),
+    ("deep nesting", "POST", REL, b"[" * 100_000, 400, "invalid_json", None),
     (
         "missing generated",
         "POST",

@@ -55,7 +55,7 @@ def test_readability_is_the_librarys_exactly(http: httpx.Client, measured: list[
     assert answer == {
         name: [getattr(m.readability, name) for m in measured]
         for name in ("fkgl", "smog", "dale_chall")
-    }
+    } | {"language": ["en"] * len(GENERATED)}
 
 
 def test_loss_of_several_texts_is_a_list(

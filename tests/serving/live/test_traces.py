@@ -51,7 +51,7 @@ def test_a_loss_is_one_trace_from_the_clients_span_to_each_batch(
 def test_a_summary_and_a_stream_are_traced_with_their_model(
     http: httpx.Client, collector: Collector
 ) -> None:
-    body = {"text": ORIGINALS[0], "max_new_tokens": 4}
+    body = {"text": ORIGINALS[0], "max_new_tokens": 32}
     for number, name, more in ((2, "generate", {}), (3, "stream", {"stream": True})):
         trace = TRACE.format(number)
         headers = {"traceparent": f"00-{trace}-00f067aa0ba902b7-01"}
