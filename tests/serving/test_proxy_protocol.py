@@ -176,6 +176,17 @@ def test_what_is_no_http_is_refused_in_the_shape_of_all_errors() -> None:
     assert body["error"]["code"] == "bad_request"
 
 
+def test_what_is_no_http_is_told_so_after_an_answered_request_of_its_connection_too() -> None:
+    with serving() as (app, port), connected(port) as client:
+        client.sendall(LINE + b"\r\n")
+        answer = b""
+        while not answer.endswith(b"\r\n\r\n0"):
+            answer += client.recv(65536)
+        client.sendall(b"BREW / HTTP/1.1\r\n\r\n")
+        assert rest_of(client).startswith(b"HTTP/1.1 400 ")
+        assert app.seen == ["/"]
+
+
 @pytest.mark.parametrize(
     "sent", [b"", b"GET / HT", LINE + b"x: y\r\n"], ids=["none", "part", "most"]
 )

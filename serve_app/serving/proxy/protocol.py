@@ -128,7 +128,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Refuses what is no request to answer, in the API's shape, and closes the connection."""
-        if self.cycle is not None and self.cycle.response_started:
+        cycle = self.cycle  # the connection's last request, which may have its answer
+        if cycle is not None and cycle.response_started and not cycle.response_complete:
             self.transport.abort()  # an answer is under way; another cannot begin in it
             return
         code, message = {

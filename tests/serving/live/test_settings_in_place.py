@@ -8,8 +8,10 @@ import subprocess
 import sys
 
 from tests.support.paths import ROOT
+from tests.support.slow import slow
 
 
+@slow(40)
 def test_serve_stops_an_only_replica_before_it_starts_the_next_and_scales_without_a_restart() -> (
     None
 ):
