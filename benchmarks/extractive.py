@@ -1,7 +1,7 @@
 """Measures the extractive engine on human pairs: its loss beside simple ways to pick sentences.
 
-    python benchmarks/extractive.py compare ../shared/data/cochrane_pls.csv
-    python benchmarks/extractive.py fit ../shared/data/cochrane_pls.csv
+    python -m benchmarks.extractive compare ../shared/data/cochrane_pls.csv
+    python -m benchmarks.extractive fit ../shared/data/cochrane_pls.csv
 
 `compare` writes the table of docs/extractive.md from the test part. `fit` gives the straight
 line with which the engine estimates relevance while it searches, from the training part.
