@@ -116,7 +116,7 @@ def compare(
         f"{torch.get_num_threads()} thread(s) on {cores} cores whose load was "
         f"{os.getloadavg()[1]:.1f}.\n\n"
         "<!-- not run: takes minutes, and reads a folder that is no part of the repository -->\n"
-        f"```bash\npython {shlex.join(sys.argv)}\n```\n"
+        f"```bash\npython -m benchmarks.extractive {shlex.join(sys.argv[1:])}\n```\n"
     )
     typer.echo(table)
     if docs:
