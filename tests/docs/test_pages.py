@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import subprocess
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -174,3 +175,20 @@ def test_comments_quotes_and_here_documents_are_no_commands() -> None:
         "curl -d '{\n \"a\": 1}' URL | plainmed version  # make x"
     )
     assert [command.program for command in commands(text)] == ["cat", "curl", "plainmed"]
+
+
+def test_every_program_file_that_a_page_names_is_there() -> None:
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    files = listed.stdout.split()
+    missing = [
+        f"{page.relative_to(ROOT)}: {name}"
+        for page in (ROOT / file for file in files if file.endswith(".md"))
+        if page.name != "CHANGELOG.md"
+        for name in re.findall(r"`(?:\.\./)?([\w/-]+\.(?:py|js))`", page.read_text("utf-8"))
+        if not any(f"/{file}".endswith(f"/{name}") for file in files)
+    ]
+    assert not missing
