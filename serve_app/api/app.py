@@ -15,7 +15,6 @@ from serve_app import __version__
 from serve_app.api.auth.api_key_gate import access_gates
 from serve_app.api.auth.exposure import host_gates
 from serve_app.api.backend import Backend
-from serve_app.api.body import BoundedRoute
 from serve_app.api.endpoints import ENDPOINTS
 from serve_app.api.error_handlers import add_error_handlers
 from serve_app.api.middleware.admission import load_gate
@@ -27,6 +26,7 @@ from serve_app.api.routes.health import add_health
 from serve_app.api.routes.page import add_page
 from serve_app.api.routes.reference import add_reference
 from serve_app.api.routes.scoring import add_scoring
+from serve_app.api.validation import BoundedRoute
 from serve_app.core.errors import NotServed
 from serve_app.core.observability.instruments import Telemetry
 from serve_app.core.observability.log_redaction import keep_texts_out

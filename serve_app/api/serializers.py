@@ -3,74 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
-from serve_app.api.validation import TooLarge
 from serve_app.core import schemas
 from serve_app.generation.best_of import Candidate
-from serve_app.generation.protocol import Summary
 from serve_app.metrics.evaluation import Evaluation
 from serve_app.metrics.explanation import Span, explain
 from serve_app.metrics.loss import METRICS
 
-MAX_ANSWER_CHARS = 32_000_000
-"""Longest answer: several times what an ordinary request of the largest size gets."""
-
 MAX_SUPPORT_CHARS = 4_000_000
 """Most characters of an answer that `support` repeats of its `passages`."""
 
-_SENTENCE_CHARS, _EVIDENCE_CHARS, _WORD_CHARS = 80, 160, 60  # JSON around the texts
+SENTENCE_CHARS = 80
+"""JSON around the text of a sentence."""
 
-
-def check_answer(chars: int) -> None:
-    """Raises `TooLarge` if an answer would have more than MAX_ANSWER_CHARS, before it is built."""
-    if chars > MAX_ANSWER_CHARS:
-        raise TooLarge(
-            f"the answer would have {chars // 1_000_000} million characters; the limit is "
-            f"{MAX_ANSWER_CHARS // 1_000_000} million: send fewer or shorter texts in a request",
-            code="answer_too_large",
-        )
-
-
-def summary_chars(summary: Summary) -> int:
-    """About how many characters a summary has in an answer."""
-    return len(summary.text) + sum(
-        _SENTENCE_CHARS + len(one.text) + len(one.source or "") for one in summary.sentences
-    )
+_EVIDENCE_CHARS, _WORD_CHARS = 160, 60
 
 
 def evaluation_chars(text: str, item: Evaluation, *, explain: bool) -> int:
     """About how many characters the evaluation of `text` has in an answer, without `support`."""
     sentences = item.measured.factuality.sentences
     passages, _ = item.measured.factuality.support()
-    around = _SENTENCE_CHARS + (_EVIDENCE_CHARS if explain else 0)
+    around = SENTENCE_CHARS + (_EVIDENCE_CHARS if explain else 0)
     words = len(item.measured.readability.difficult_words)
     chars = len(text) + sum(map(len, passages)) + sum(around + len(one.text) for one in sentences)
     return chars + words * _WORD_CHARS * (2 if explain else 1)
-
-
-def summary_out(summary: Summary) -> schemas.GenerateResponse:
-    """The answer of `/generate` for one text, written once."""
-    return schemas.GenerateResponse(**_summary_fields(summary))
-
-
-def generate_out(
-    candidates: Sequence[Candidate],
-    select: schemas.Select | None,
-    weights: list[float] | None,
-) -> schemas.GenerateResponse:
-    """The answer of `/generate` for one text: its first candidate, and all where it has several.
-
-    A selection shows its candidate's scores even where there is only one.
-    """
-    if len(candidates) == 1 and select is None:
-        return summary_out(candidates[0].summary)
-    return schemas.GenerateResponse(
-        **_summary_fields(candidates[0].summary),
-        candidates=candidates_out(candidates),
-        select=select,
-        weights=weights,
-    )
 
 
 def scored_of(candidate: Candidate) -> Evaluation:
@@ -84,44 +40,12 @@ def scored_of(candidate: Candidate) -> Evaluation:
     return candidate.evaluation
 
 
-def candidates_out(candidates: Sequence[Candidate]) -> list[schemas.CandidateOut]:
-    """Every candidate of a text, in the order given."""
-    return [
-        schemas.CandidateOut(
-            **_summary_fields(one.summary), variant=one.variant, scores=_scores_out(one.evaluation)
-        )
-        for one in candidates
-    ]
-
-
-def _scores_out(item: Evaluation | None) -> schemas.Scores | None:
+def scores_out(item: Evaluation | None) -> schemas.Scores | None:
+    """What a candidate scored; None where it was not scored."""
     if item is None:
         return None
     metrics, errors = _by_metric(item.measured.values), _by_metric(item.errors)
     return schemas.Scores(loss=item.loss, metrics=metrics, errors=errors)
-
-
-def _summary_fields(summary: Summary) -> dict[str, Any]:
-    """The fields of a `SummaryOut`."""
-    return {
-        "summary": summary.text,
-        "model": summary.model,
-        "finish_reason": summary.finish_reason,
-        "truncated": summary.truncated,
-        "usage": schemas.Usage.model_validate(summary),
-        "sentences": [
-            schemas.SummarySentenceOut(
-                text=sentence.text,
-                source=sentence.source,
-                source_index=sentence.source_index,
-                replacements=[
-                    schemas.Replaced(term=term, plain=plain)
-                    for term, plain in sentence.replacements
-                ],
-            )
-            for sentence in summary.sentences
-        ],
-    }
 
 
 def evaluations_out(

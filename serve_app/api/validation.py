@@ -1,17 +1,29 @@
-"""Checks of a request before anything computes, and its time limit.
+"""Checks of a request before anything computes: its JSON, texts, time, and the size of its answer.
 
-Knows the settings' limits and the errors for them; no route, and no FastAPI.
+Knows the settings' limits and the errors for them; no route.
+
+The standard JSON decoder builds whatever is sent in one uninterruptible step, which hostile bodies
+make last for seconds. `parse_body` runs the decoder's own Python parts, counts values and names as
+they are met and stops at a limit; large bodies are parsed in a thread. Names given twice are
+refused, since one of the two would be lost silently.
 """
 
 from __future__ import annotations
 
 import asyncio
+import email.message
+import json
 import re
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from json import decoder, scanner
 from typing import Any, TypeVar
+
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
 
 from serve_app.core import schemas
 from serve_app.core.context import current_context
+from serve_app.core.documents import unique
 from serve_app.core.errors import InvalidInput, PlainMedError, Unavailable
 from serve_app.core.sampling import GenerationParams, SamplingOptions
 from serve_app.core.settings import Settings
@@ -59,11 +71,42 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 a name that is not this machine's, 404, if there is no such route, and 405, for another method."""
 
 
+MAX_ANSWER_CHARS = 32_000_000
+"""Longest answer: several times what an ordinary request of the largest size gets."""
+
+MAX_NAMES = 64
+"""Most names of one object; no request has as many."""
+
+MAX_VALUES = 65_536
+"""Most values of a body: texts, numbers, lists and objects."""
+
+INLINE_BYTES = 16_384
+"""Longest body that is parsed on the event loop, in a few milliseconds."""
+
+
 class TooLarge(InvalidInput):
     """Over a limit: 413."""
 
     code = "too_large"
     status = 413
+
+
+class TooManyValues(InvalidInput):
+    """A body has more values or names than any request needs: 413."""
+
+    code = "too_many_values"
+    status = 413
+
+
+class InvalidJson(PlainMedError):
+    """A body is not JSON: 400."""
+
+    code = "invalid_json"
+    status = 400
+
+
+class _Duplicate(Exception):
+    """A name is there twice. No ValueError, which would be taken for bad JSON."""
 
 
 async def within(work: Awaitable[Result], settings: Settings) -> Result:
@@ -201,3 +244,107 @@ def params_of(body: schemas.Sampling, settings: Settings) -> GenerationParams:
             field="max_new_tokens",
         )
     return params
+
+
+def check_answer(chars: int) -> None:
+    """Raises `TooLarge` if an answer would have more than MAX_ANSWER_CHARS, before it is built."""
+    if chars > MAX_ANSWER_CHARS:
+        raise TooLarge(
+            f"the answer would have {chars // 1_000_000} million characters; the limit is "
+            f"{MAX_ANSWER_CHARS // 1_000_000} million: send fewer or shorter texts in a request",
+            code="answer_too_large",
+        )
+
+
+class BoundedRoute(APIRoute):
+    """A route whose JSON body is parsed by `parse_body`."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """FastAPI's own handler, given a request whose body is parsed."""
+        handler = super().get_route_handler()
+
+        async def handle(request: Request) -> Response:
+            body = await request.body()
+            if body and _is_json(request.headers.get("content-type", "")):
+                inline = len(body) <= INLINE_BYTES
+                value = parse_body(body) if inline else await asyncio.to_thread(parse_body, body)
+                request = _ParsedRequest(request, body, value)
+            return await handler(request)
+
+        return handle
+
+
+class _ParsedRequest(Request):
+    def __init__(self, request: Request, body: bytes, value: Any) -> None:
+        super().__init__(request.scope, request.receive)
+        self._given, self._value = body, value
+
+    async def body(self) -> bytes:
+        return self._given
+
+    async def json(self) -> Any:
+        return self._value
+
+
+def _is_json(content_type: str) -> bool:
+    message = email.message.Message()
+    message["content-type"] = content_type
+    kind, _, subtype = message.get_content_type().partition("/")
+    return kind == "application" and (subtype == "json" or subtype.endswith("+json"))
+
+
+def parse_body(body: bytes) -> Any:
+    """The value of a JSON body, UTF-8.
+
+    Raises:
+        InvalidJson: it is not JSON, is nested too deeply, or has a number of thousands of digits.
+        TooManyValues: it has more than MAX_VALUES values, or an object more than MAX_NAMES names.
+        InvalidInput: `duplicate_field`, an object has a name twice.
+    """
+    try:
+        return _Decoder().decode(body.decode())
+    except RecursionError:
+        raise InvalidJson("the body is nested too deeply") from None
+    except json.JSONDecodeError as error:
+        raise InvalidJson(f"the body is not JSON: {error.msg} (character {error.pos})") from None
+    except _Duplicate as error:
+        raise InvalidInput(f"in the body {error}", code="duplicate_field") from None
+    except PlainMedError:
+        raise
+    except ValueError:  # of int(), whose message is about Python
+        raise InvalidJson("the body has a number with too many digits") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    try:
+        return found if len(found) == len(pairs) else unique(pairs)
+    except ValueError as error:
+        raise _Duplicate(str(error)) from None
+
+
+class _Decoder(json.JSONDecoder):
+    """The standard decoder in its Python parts, with a count of values and names."""
+
+    def __init__(self) -> None:
+        super().__init__(object_pairs_hook=_object)
+        parts: Any = (decoder, scanner)  # not in typeshed
+        self._left = MAX_VALUES
+        self.parse_array = lambda at, scan, *more: parts[0].JSONArray(at, self._count(scan), *more)
+        self.parse_object = lambda at, strict, scan, *more: parts[0].JSONObject(
+            at, strict, self._count(scan, MAX_NAMES), *more
+        )
+        self.scan_once = parts[1].py_make_scanner(self)
+
+    def _count(self, scan: Callable[[str, int], Any], names: int = MAX_VALUES) -> Any:
+        def counting(text: str, index: int) -> Any:
+            nonlocal names
+            names -= 1
+            self._left -= 1
+            if names < 0 or self._left < 0:
+                most = "values" if self._left < 0 else "names in one object"
+                number = MAX_VALUES if self._left < 0 else MAX_NAMES
+                raise TooManyValues(f"the body has more than {number} {most}; send fewer")
+            return scan(text, index)
+
+        return counting

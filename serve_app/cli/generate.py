@@ -69,7 +69,7 @@ def generate_here(
         InvalidInput: the text cannot be summarised, or the weights are wrong.
     """
     # Importing these takes seconds.
-    from serve_app.api.serializers import generate_out, summary_out
+    from serve_app.api.routes.generate import generate_out, summary_out
     from serve_app.core.settings import load_settings
     from serve_app.generation import best_of
     from serve_app.generation.loading import load_generator

@@ -7,7 +7,7 @@ earlier system's wire format.
 from __future__ import annotations
 
 from functools import partial
-from operator import is_
+from operator import is_, not_
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
@@ -160,7 +160,7 @@ class Usage(FromAttributes):
     completion_tokens: int
     reasoning_characters: int = Field(
         0,
-        exclude_if=lambda value: not value,
+        exclude_if=not_,
         description="Length of the model's reasoning, which is no part of the summary; its tokens "
         "are among `completion_tokens`.",
     )

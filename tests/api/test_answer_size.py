@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from serve_app.api import serializers
+from serve_app.api import serializers, validation
 from serve_app.core.errors import InvalidInput
 from serve_app.generation.protocol import GenerationParams, Summary, SummarySentence
 from serve_app.metrics.evaluation import (
@@ -96,7 +96,7 @@ async def test_in_ordinary_answers_every_sentence_has_its_passage_as_ever() -> N
 async def test_an_answer_over_the_limit_is_413_and_never_built(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(serializers, "MAX_ANSWER_CHARS", 10_000)
+    monkeypatch.setattr(validation, "MAX_ANSWER_CHARS", 10_000)
 
     def build(*_: object) -> None:
         raise AssertionError("it was built")
@@ -147,4 +147,4 @@ def test_the_size_of_an_answer_is_about_what_it_is_said_to_be() -> None:
     [result] = serializers.evaluations_out([text], item)
     assert 0.5 < said / len(result.model_dump_json()) < 2
     with pytest.raises(InvalidInput):
-        serializers.check_answer(serializers.MAX_ANSWER_CHARS + 1)
+        validation.check_answer(validation.MAX_ANSWER_CHARS + 1)

@@ -11,8 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.api import body as body_module
-from serve_app.api.body import MAX_NAMES, MAX_VALUES, InvalidJson, TooManyValues, parse_body
+from serve_app.api import validation
+from serve_app.api.validation import (
+    MAX_NAMES,
+    MAX_VALUES,
+    InvalidJson,
+    TooManyValues,
+    parse_body,
+)
 from serve_app.core.errors import InvalidInput
 from tests.support.backends import api_client
 from tests.support.servers import api_server
@@ -128,7 +134,7 @@ async def test_large_bodies_are_parsed_beside_the_event_loop(
             parsed.append(False)
         return parse_body(content)
 
-    monkeypatch.setattr(body_module, "parse_body", watched)
+    monkeypatch.setattr(validation, "parse_body", watched)
     async with api_client() as http:
         for text in ("A cat.", "A cat sat. " * 10_000):
             answer = await http.post("/metrics/readability", json={"texts": [text]})

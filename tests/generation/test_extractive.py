@@ -14,9 +14,8 @@ from serve_app.core.errors import ConfigError, InvalidInput
 from serve_app.core.settings import load_settings
 from serve_app.generation import best_of
 from serve_app.generation.extractive import engine as engine_module
-from serve_app.generation.extractive.engine import ExtractiveGenerator
+from serve_app.generation.extractive.engine import ExtractiveGenerator, in_drawn_order, search
 from serve_app.generation.extractive.passages import split_passages
-from serve_app.generation.extractive.selection import in_drawn_order, search
 from serve_app.generation.loading import load_generator
 from serve_app.generation.protocol import GenerationParams, Summary, SummarySentence
 from serve_app.metrics.loss import LossFunction, Targets

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from serve_app.core.context import RequestContext
 from serve_app.core.errors import Unavailable
-from serve_app.serving.scheduling.fair_executor import FairExecutor
+from serve_app.serving.deployments.generator import FairExecutor
 
 
 class ByHand(Executor):

@@ -22,8 +22,7 @@ from serve_app.core.settings import load_settings
 from serve_app.generation import best_of
 from serve_app.generation.protocol import GenerationParams, Summary
 from serve_app.serving.deployments import generator as generator_module
-from serve_app.serving.deployments.generator import Generator
-from serve_app.serving.scheduling.fair_executor import FairExecutor
+from serve_app.serving.deployments.generator import FairExecutor, Generator
 from tests.support.backends import Clock
 from tests.support.recording import Kept
 from tests.support.servers import wait_for

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
@@ -14,8 +15,15 @@ from serve_app.api.auth.api_key_gate import may_call
 from serve_app.api.backend import Backend
 from serve_app.api.middleware.gate import ERROR_CODE, ITEMS
 from serve_app.api.middleware.request_guard import logger
-from serve_app.api.serializers import check_answer, generate_out, summary_chars, summary_out
-from serve_app.api.validation import ERRORS, check_count, check_texts, params_of, within
+from serve_app.api.serializers import SENTENCE_CHARS, scores_out
+from serve_app.api.validation import (
+    ERRORS,
+    check_answer,
+    check_count,
+    check_texts,
+    params_of,
+    within,
+)
 from serve_app.core import schemas
 from serve_app.core.context import current_context
 from serve_app.core.errors import (
@@ -29,7 +37,7 @@ from serve_app.core.errors import (
 from serve_app.core.observability.log_redaction import frames
 from serve_app.core.settings import Settings
 from serve_app.generation import best_of
-from serve_app.generation.best_of import Candidates
+from serve_app.generation.best_of import Candidate, Candidates
 from serve_app.generation.protocol import Summary
 from serve_app.metrics.loss import check_weights
 
@@ -79,6 +87,70 @@ def add_generate(app: FastAPI, backend: Backend, settings: Settings) -> None:
         if body.texts is None:
             return JSONResponse(answers[0].model_dump())
         return JSONResponse(schemas.GenerateListResponse(results=answers).model_dump())
+
+
+def summary_out(summary: Summary) -> schemas.GenerateResponse:
+    """The answer of `/generate` for one text, written once."""
+    return schemas.GenerateResponse(**_summary_fields(summary))
+
+
+def generate_out(
+    candidates: Sequence[Candidate],
+    select: schemas.Select | None,
+    weights: list[float] | None,
+) -> schemas.GenerateResponse:
+    """The answer of `/generate` for one text: its first candidate, and all where it has several.
+
+    A selection shows its candidate's scores even where there is only one.
+    """
+    if len(candidates) == 1 and select is None:
+        return summary_out(candidates[0].summary)
+    return schemas.GenerateResponse(
+        **_summary_fields(candidates[0].summary),
+        candidates=candidates_out(candidates),
+        select=select,
+        weights=weights,
+    )
+
+
+def candidates_out(candidates: Sequence[Candidate]) -> list[schemas.CandidateOut]:
+    """Every candidate of a text, in the order given."""
+    return [
+        schemas.CandidateOut(
+            **_summary_fields(one.summary), variant=one.variant, scores=scores_out(one.evaluation)
+        )
+        for one in candidates
+    ]
+
+
+def summary_chars(summary: Summary) -> int:
+    """About how many characters a summary has in an answer."""
+    return len(summary.text) + sum(
+        SENTENCE_CHARS + len(one.text) + len(one.source or "") for one in summary.sentences
+    )
+
+
+def _summary_fields(summary: Summary) -> dict[str, Any]:
+    """The fields of a `SummaryOut`."""
+    return {
+        "summary": summary.text,
+        "model": summary.model,
+        "finish_reason": summary.finish_reason,
+        "truncated": summary.truncated,
+        "usage": schemas.Usage.model_validate(summary),
+        "sentences": [
+            schemas.SummarySentenceOut(
+                text=sentence.text,
+                source=sentence.source,
+                source_index=sentence.source_index,
+                replacements=[
+                    schemas.Replaced(term=term, plain=plain)
+                    for term, plain in sentence.replacements
+                ],
+            )
+            for sentence in summary.sentences
+        ],
+    }
 
 
 def _checked(body: schemas.GenerateRequest, settings: Settings) -> tuple[list[str], str, int]:

@@ -11,17 +11,16 @@ from fastapi import FastAPI, Request
 
 from serve_app.api.auth.api_key_gate import may_call
 from serve_app.api.backend import Backend, MetricScores
+from serve_app.api.routes.generate import candidates_out, summary_chars
 from serve_app.api.serializers import (
-    candidates_out,
-    check_answer,
     evaluation_chars,
     evaluations_out,
     explanations_out,
     scored_of,
-    summary_chars,
 )
 from serve_app.api.validation import (
     ERRORS,
+    check_answer,
     check_count,
     check_pairs,
     check_texts,

@@ -3,4 +3,4 @@
 Knows the metrics by which it chooses; needs no language model.
 """
 
-__all__ = ["engine", "passages", "selection"]
+__all__ = ["engine", "passages"]

@@ -11,13 +11,14 @@ import asyncio
 import os
 import threading
 import time
+from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 from opentelemetry.trace import Span
 from ray import serve
@@ -32,10 +33,11 @@ from serve_app.generation.protocol import GenerationParams, Summary
 from serve_app.serving.deployments.metrics import Description
 from serve_app.serving.observability import Observed
 from serve_app.serving.scheduling.compute_thread import lower_priority, set_threads
-from serve_app.serving.scheduling.fair_executor import FairExecutor
 
 MODEL_SERVER_WAIT_S = 1800.0
 """Longest wait for the openai engine's server at the start: it may download its weights first."""
+
+Result = TypeVar("Result")
 
 _WARM_UP = "Aspirin lowers the risk of stroke in adults. It was well tolerated in both trials."
 
@@ -207,3 +209,73 @@ def _require_whole(summary: Summary) -> None:
     """Raises `Unavailable` where the engine was stopped: half a summary is no answer."""
     if summary.finish_reason == "cancelled":
         raise out_of_time()
+
+
+@dataclass(eq=False)
+class _Job:
+    work: Callable[[], Any]
+    context: RequestContext
+    done: Future[Any] = field(default_factory=Future)
+
+    def begins(self) -> bool:
+        """Marks the job as begun; False where nobody waits for it any longer."""
+        if not self.done.set_running_or_notify_cancel():
+            return False
+        if self.context.left() == 0:
+            self.done.set_exception(out_of_time())
+            return False
+        return True
+
+    def run(self) -> None:
+        try:
+            self.done.set_result(self.work())
+        except BaseException as error:  # any kind: whoever waits must learn of it
+            self.done.set_exception(error)
+
+
+class FairExecutor:
+    """Runs the jobs of several tenants in `threads`, any pool that starts work in order of arrival.
+
+    Waiting jobs start in turn, one of each tenant, so a request of a thousand jobs delays one of a
+    single job by no more than one job per thread. Jobs nobody waits for any longer are not started.
+
+    May be used from any thread.
+    """
+
+    def __init__(self, threads: Executor) -> None:
+        self._threads = threads
+        self._lock = threading.Lock()
+        self._tenants: OrderedDict[str, deque[_Job]] = OrderedDict()
+
+    def submit(self, work: Callable[[], Result], context: RequestContext) -> Future[Result]:
+        """Runs `work` when its tenant has its turn, unless the future is cancelled before.
+
+        Returns:
+            The result, what `work` raised, or `Unavailable` (`timeout`) where the context's
+            deadline passed before its turn.
+        """
+        job = _Job(work, context)
+        with self._lock:
+            self._tenants.setdefault(context.tenant, deque()).append(job)
+        # Only adds one more call: a free thread takes the job whose turn it is.
+        self._threads.submit(self._run_next)
+        return job.done
+
+    def _run_next(self) -> None:
+        if job := self._take():
+            job.run()
+
+    def _take(self) -> _Job | None:
+        """The next job, begun; None where nobody waits for those that are left."""
+        with self._lock:
+            while self._tenants:
+                tenant, jobs = next(iter(self._tenants.items()))
+                job = jobs.popleft()
+                begins = job.begins()
+                if not jobs:
+                    del self._tenants[tenant]
+                elif begins:  # a job that was not begun takes no turn
+                    self._tenants.move_to_end(tenant)
+                if begins:
+                    return job
+        return None

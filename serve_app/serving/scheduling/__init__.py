@@ -1,3 +1,3 @@
 """Which request's work a replica does next, and in which thread; knows no models."""
 
-__all__ = ["compute_thread", "fair_batcher", "fair_executor", "single_flight"]
+__all__ = ["compute_thread", "fair_batcher", "single_flight"]

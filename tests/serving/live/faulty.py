@@ -17,10 +17,9 @@ from serve_app.core.context import RequestContext
 from serve_app.core.settings import load_settings
 from serve_app.generation.protocol import GenerationParams, Summary
 from serve_app.serving.deployments.gateway import Gateway
-from serve_app.serving.deployments.generator import Generator
+from serve_app.serving.deployments.generator import FairExecutor, Generator
 from serve_app.serving.deployments.loss import Loss
 from serve_app.serving.deployments.metrics import _PairMetric
-from serve_app.serving.scheduling.fair_executor import FairExecutor
 
 FAULTS: dict[str, type[Exception]] = {
     "uncomputable": ValueError,  # a computation that fails
