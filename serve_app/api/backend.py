@@ -32,10 +32,14 @@ class Component:
 
 @dataclass(frozen=True, slots=True)
 class Replicas:
-    """One deployment's replicas: how many answer, and how many there should be."""
+    """One deployment's replicas: how many answer, and how many there should be.
+
+    `failure` says where none answers and none will.
+    """
 
     ready: int
     wanted: int
+    failure: str = ""
 
 
 @dataclass(frozen=True, slots=True)

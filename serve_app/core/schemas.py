@@ -371,6 +371,9 @@ class ReadyResponse(BaseModel):
 
     status: str
     waiting: list[str]
+    failures: list[str] = Field(
+        [], exclude_if=not_, description="What cannot start, and the class of the error."
+    )
 
 
 class DeploymentStatus(BaseModel):

@@ -7,6 +7,7 @@ arguments, so another replica may be asked.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -30,6 +31,11 @@ one core, so that several replicas share a request and a death costs little."""
 
 PIECES_AT_ONCE = 8
 """Pieces of one request under way: enough for as many replicas, too few to fill queues."""
+
+
+# The last line of a traceback: an exception's class, and what it says. Names of settings, which may
+# begin a line of our messages, have no small letter.
+_RAISED = re.compile(r"^(?:\w+\.)*([A-Z]+[a-z]\w*)(?=:|$)", re.MULTILINE)
 
 
 async def call(send: Callable[[], Awaitable[Result]]) -> Result:
@@ -149,3 +155,15 @@ def as_unavailable(error: Exception) -> Unavailable:
     if isinstance(error, BackPressureError):
         return Unavailable("the server is busy and its queue is full; try again", code="overloaded")
     return Unavailable("a deployment is not available; try again", code="unavailable")
+
+
+def cannot_start(what: str, message: str) -> str:
+    """Says what does not run and will not: a deployment, or the application.
+
+    Of Serve's message only the class of the exception is said, since its text may name paths.
+
+    >>> cannot_start("Generator", "Traceback\\nserve_app.core.errors.ConfigError: no /x")
+    'Generator cannot start (ConfigError); `plainmed status` and the server log say why'
+    """
+    kinds = _RAISED.findall(message) or ["no reason given"]
+    return f"{what} cannot start ({kinds[-1]}); `plainmed status` and the server log say why"

@@ -14,6 +14,7 @@ import pytest
 from ray import serve
 
 from serve_app.api.request_stats import RequestStats
+from serve_app.core.errors import Unavailable
 from serve_app.core.observability.tracing import Timed
 from serve_app.metrics.evaluation import BertScoreResult
 from serve_app.serving.deployments import handle_backend
@@ -25,7 +26,9 @@ from serve_app.serving.scheduling.single_flight import SingleFlight
 def status(**running: int) -> SimpleNamespace:
     """What Serve says of an application with so many replicas of each deployment."""
     deployments = {
-        name: SimpleNamespace(replica_states={"RUNNING": count, "STARTING": 1})
+        name: SimpleNamespace(
+            replica_states={"RUNNING": count, "STARTING": 1}, status="HEALTHY", message=""
+        )
         for name, count in running.items()
     }
     return SimpleNamespace(applications={"plainmed": SimpleNamespace(deployments=deployments)})
@@ -220,3 +223,70 @@ async def test_no_answer_and_an_error_are_not_kept() -> None:
     with pytest.raises(RuntimeError):
         await shared.get()
     assert await shared.get() == await shared.get() == shared.last == 3
+
+
+def failed(name: str, message: str) -> SimpleNamespace:
+    """What Serve says of an application one of whose deployments cannot start."""
+    found = status(Loss=1, Readability=1)
+    found.applications["plainmed"].deployments[name] = SimpleNamespace(
+        replica_states={"STOPPING": 1}, status="DEPLOY_FAILED", message=message
+    )
+    return found
+
+
+@pytest.mark.parametrize("serve_says", ["nothing", "that it is not available"])
+async def test_a_call_that_needs_a_deployment_which_cannot_start_is_refused_at_once_with_its_kind(
+    monkeypatch: pytest.MonkeyPatch, serve_says: str
+) -> None:
+    message = "File /x.py\nserve_app.core.errors.CheckpointError: /secret/path is no model"
+    monkeypatch.setattr(serve, "status", lambda: failed("Relevance", message))
+    broken = Deployment()
+    broken.busy = True
+    if serve_says != "nothing":
+        broken.score = SimpleNamespace(remote=unavailable)
+    one = backend(Relevance=broken, Readability=Deployment())
+    with pytest.raises(Unavailable) as info:
+        await asyncio.wait_for(one.relevance(["A cat."], ["A cat."]), 5)
+    assert info.value.code == "not_ready"
+    assert info.value.message.startswith("Relevance cannot start (CheckpointError)")
+    assert "/secret" not in info.value.message
+    assert (await one.health()).replicas["Relevance"].failure == info.value.message
+
+
+async def unavailable(*_: Any) -> Any:
+    raise Unavailable("a deployment is not available; try again")
+
+
+async def test_a_slow_call_is_waited_for_while_its_deployment_runs_or_starts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(serve, "status", lambda: failed("Generator", "RuntimeError: no"))
+    monkeypatch.setattr(handle_backend, "HEALTH_FRESH_S", 0.02)
+    slow = Deployment()
+
+    async def score(*_: Any) -> Any:
+        await asyncio.sleep(0.3)
+        return Timed([BertScoreResult(0.5, 0.5, 0.5, False, False)], {}, "computed", "gpu")
+
+    slow.score = SimpleNamespace(remote=score)
+    found = await backend(Relevance=slow).relevance(["A cat."], ["A cat."])
+    assert found.values == [0.5]
+
+
+async def test_a_call_that_is_given_up_while_it_waits_is_cancelled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(serve, "status", lambda: status(Relevance=1))
+    ended = asyncio.Event()
+
+    async def score(*_: Any) -> Any:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    waiting = Deployment()
+    waiting.score = SimpleNamespace(remote=score)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(backend(Relevance=waiting).relevance(["A."], ["A."]), 0.3)
+    assert ended.is_set()

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -271,3 +272,63 @@ async def test_a_stream_that_ends_well_is_left_alone() -> None:
         await send({"type": "http.response.body", "body": b"event: done\n\n", "more_body": False})
 
     assert len(await talk(RetryUnanswered(proxy), [{"type": "http.request"}])) == 2
+
+
+async def not_found(scope: Scope, receive: Receive, send: Send) -> None:
+    """As Serve's proxy, where no application has this path."""
+    await PlainTextResponse("Path not found. Ping http://.../-/routes", 404)(scope, receive, send)
+
+
+async def test_where_no_application_runs_any_path_says_why_instead_of_not_found() -> None:
+    async def why() -> str:
+        return "the application cannot start (ConfigError)"
+
+    answer = await post(RetryUnanswered(not_found, why_nothing_runs=why))
+    assert refused(answer, "not_ready")
+    assert answer.json()["error"]["message"] == "the application cannot start (ConfigError)"
+    own = await post(RetryUnanswered(not_found, why_nothing_runs=why), path="/-/healthz")
+    assert own.status_code == 404  # a route of the proxy itself
+
+
+async def test_a_path_beside_a_running_application_stays_not_found() -> None:
+    async def why() -> str:
+        return ""
+
+    answer = await post(RetryUnanswered(not_found, why_nothing_runs=why))
+    assert answer.status_code == 404
+    assert answer.text.startswith("Path not found")
+
+
+@pytest.mark.parametrize(
+    ("states", "said"),
+    [
+        ({"a": "RUNNING"}, ""),
+        ({"a": "RUNNING", "b": "DEPLOY_FAILED"}, ""),
+        ({"a": "UNHEALTHY"}, ""),
+        ({"a": "DEPLOYING"}, "the application is still starting; try again"),
+        ({}, "the application is still starting; try again"),
+        ({"a": "DEPLOY_FAILED"}, "the application cannot start (KeyError); "),
+    ],
+)
+async def test_why_nothing_runs_is_what_serve_says(
+    monkeypatch: pytest.MonkeyPatch, states: dict[str, str], said: str
+) -> None:
+    applications = {
+        name: SimpleNamespace(status=status, message="Traceback\nKeyError: 'x'")
+        for name, status in states.items()
+    }
+    monkeypatch.setattr(retry.serve, "status", lambda: SimpleNamespace(applications=applications))
+    found = await retry.why_nothing_runs()
+    assert found.startswith(said)
+    assert bool(found) == bool(said)
+
+
+async def test_a_controller_that_does_not_answer_leaves_what_the_proxy_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken() -> Any:
+        raise RuntimeError("no controller")
+
+    monkeypatch.setattr(retry.serve, "status", broken)
+    answer = await post(RetryUnanswered(not_found))
+    assert answer.status_code == 404

@@ -45,7 +45,9 @@ def add_health(app: FastAPI, backend: Backend, recent: RequestStats) -> None:
         """200 when every built deployment is ready, else 503: for a readiness probe."""
         health = await backend.health()
         waiting = sorted(name for name, part in health.components.items() if not part.ready)
-        return answer(schemas.ReadyResponse(status=_status(health), waiting=waiting), health)
+        failures = [one.failure for one in health.replicas.values() if one.failure]
+        body = schemas.ReadyResponse(status=_status(health), waiting=waiting, failures=failures)
+        return answer(body, health)
 
     healthy = _responses(schemas.HealthResponse)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from asyncio import FIRST_COMPLETED
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
@@ -19,13 +20,13 @@ from serve_app.api.backend import Component, Health, MetricScores, Replicas
 from serve_app.api.request_stats import RequestStats, StatsWindow
 from serve_app.core.context import RequestContext, current_context
 from serve_app.core.errors import Unavailable
-from serve_app.core.observability.tracing import stage, timed
+from serve_app.core.observability.tracing import timed
 from serve_app.generation.protocol import GenerationParams, Summary
 from serve_app.metrics.evaluation import Evaluation
 from serve_app.metrics.readability import Readability
 from serve_app.serving.deployments.metrics import Description
 from serve_app.serving.graph import DEPLOYMENTS
-from serve_app.serving.remote_calls import call, cause_of, in_pieces, pair_sizes
+from serve_app.serving.remote_calls import call, cannot_start, cause_of, in_pieces, pair_sizes
 from serve_app.serving.scheduling.single_flight import SingleFlight
 
 GATEWAY = "Gateway"
@@ -37,6 +38,8 @@ HEALTH_FRESH_S = 1.0
 """The health is asked for at most this often: the routes are open, and there is one controller."""
 NAMES_FRESH_S = 10.0
 """Names are asked for again after this: an update may change the models."""
+PATIENCE_S = 0.1
+"""A call that has no answer by then may wait for a deployment that cannot start."""
 REPLICAS_KEPT_S = 30.0
 """How long the controller's last answer holds while it cannot be reached, as when its node
 restarts: replicas answer without it."""
@@ -58,10 +61,12 @@ class HandleBackend:
         self._recent = recent
         self._gateways: Any = None  # a handle, made when first needed
         self._health: SingleFlight[Health] = SingleFlight(self._ask_health, HEALTH_FRESH_S)
+        self._states: SingleFlight[dict[str, Replicas]] = SingleFlight(
+            self._ask_replicas, HEALTH_FRESH_S
+        )
         # Its own, as it may wait for a controller that hangs. One, as `serve.status()` in two
         # threads at once sometimes raises: it changes a list of cloudpickle's for a moment.
         self._thread = ThreadPoolExecutor(1, "controller")
-        self._replicas: dict[str, Replicas] = {}
         self._replicas_at = 0.0
         self._names: dict[str, SingleFlight[Description]] = {
             name: SingleFlight(partial(self._ask, name, "describe"), NAMES_FRESH_S)
@@ -90,7 +95,7 @@ class HandleBackend:
             lambda part: lambda: handle.score.remote(originals[part], generated[part], context),
             pair_sizes(originals, generated),
         )
-        results = await timed(deployment.lower(), work)
+        results = await self._answered([deployment], timed(deployment.lower(), work))
         model, device = results.model, results.device
         if model is None or device is None:
             description = await self._describe(deployment)
@@ -104,7 +109,7 @@ class HandleBackend:
             lambda part: lambda: handle.score.remote(texts[part], context),
             [len(text) for text in texts],
         )
-        return await timed("readability", work)
+        return await self._answered(["Readability"], timed("readability", work))
 
     async def evaluate(
         self,
@@ -115,18 +120,17 @@ class HandleBackend:
     ) -> list[Evaluation]:
         """Metrics, errors and loss of each pair."""
         handle, context = self._handles["Loss"], current_context()
-        with stage("loss"):
-            return await call(
-                lambda: handle.evaluate.remote(originals, generated, human, weights, context)
-            )
+        work = call(lambda: handle.evaluate.remote(originals, generated, human, weights, context))
+        needed = [name for name in self._handles if DEPLOYMENTS[name].service == "metrics"]
+        return await self._answered(needed, timed("loss", work))
 
     async def generate(
         self, texts: Sequence[str], params: Sequence[GenerationParams]
     ) -> list[Summary]:
         """A summary of each text."""
         handle, context = self._handles["Generator"], current_context()
-        with stage("generator"):
-            summaries = await call(lambda: handle.generate.remote(texts, params, context))
+        work = call(lambda: handle.generate.remote(texts, params, context))
+        summaries = await self._answered(["Generator"], timed("generator", work))
         self._recent.wrote(sum(one.completion_tokens for one in summaries))
         return summaries
 
@@ -136,8 +140,8 @@ class HandleBackend:
         Closed or cancelled, it ends the replica's work.
         """
         handle, context = self._handles["Generator"].options(stream=True), current_context()
-        with stage("generator_first"):
-            pieces, first = await call(lambda: _open(handle, text, params, context))
+        work = timed("generator_first", call(lambda: _open(handle, text, params, context)))
+        pieces, first = await self._answered(["Generator"], work)
         try:
             yield first
             async for piece in pieces:
@@ -151,6 +155,38 @@ class HandleBackend:
         except (asyncio.CancelledError, GeneratorExit):
             pieces.cancel()
             raise
+
+    async def _answered(self, needed: Sequence[str], work: Coroutine[Any, Any, Answer]) -> Answer:
+        """The result of `work`, for which the deployments `needed` must run.
+
+        Raises:
+            Unavailable: `not_ready`, one of them cannot start. Serve would wait for it until the
+                request's time is over.
+        """
+        task = asyncio.create_task(work)
+        try:
+            waits = PATIENCE_S
+            while not (await asyncio.wait([task], timeout=waits))[0]:
+                await asyncio.wait([task, self._states.task()], return_when=FIRST_COMPLETED)
+                if not task.done():
+                    self._require_startable(needed)
+                waits = HEALTH_FRESH_S
+            error = task.exception()
+            if isinstance(error, Unavailable) and error.code == Unavailable.code:
+                await asyncio.wait([self._states.task()])
+                self._require_startable(needed)
+            return task.result()
+        finally:
+            if not task.done():
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+
+    def _require_startable(self, needed: Sequence[str]) -> None:
+        """Raises `Unavailable` where one of these deployments is known to be unable to start."""
+        for name in needed:
+            known = (self._states.last or {}).get(name)
+            if known is not None and known.failure:
+                raise Unavailable(known.failure, code="not_ready")
 
     async def _describe(self, deployment: str) -> Description:
         """What a deployment runs.
@@ -175,7 +211,7 @@ class HandleBackend:
         return await self._health.get() or Health({})
 
     async def _ask_health(self) -> Health:
-        replicas = await self._ask_replicas()
+        replicas = await self._states.get() or {}
         running = {name for name in self._handles if name in replicas and replicas[name].ready > 0}
         asked: list[asyncio.Task[Any]] = [self._names[name].task() for name in running]
         if self._targets is not None and "Loss" in running:
@@ -212,22 +248,26 @@ class HandleBackend:
         does not answer, as last known, until that is too old."""
         try:
             async with asyncio.timeout(HEALTH_TIMEOUT_S - NAMES_WAIT_S):
-                self._replicas = await self._in_thread(self._count_replicas)
+                replicas = await self._in_thread(self._count_replicas)
             self._replicas_at = time.monotonic()
+            return replicas
         except Exception as error:  # any kind means the same, and the route is open
             logger.warning("the Serve controller did not answer: %s", type(error).__name__)
-            if time.monotonic() - self._replicas_at > REPLICAS_KEPT_S:
-                self._replicas = {}
-        return self._replicas
+            known = time.monotonic() - self._replicas_at <= REPLICAS_KEPT_S
+            return (self._states.last if known else None) or {}
 
     def _count_replicas(self) -> dict[str, Replicas]:
         application = serve.status().applications.get(self._app_name)
         states = {} if application is None else application.deployments
-        counts = {name: one.replica_states for name, one in states.items()}
-        return {
-            name: Replicas(count.get("RUNNING", 0), sum(count.values()) - count.get("STOPPING", 0))
-            for name, count in counts.items()
-        }
+        found = {}
+        for name, one in states.items():
+            count = one.replica_states
+            ready, failure = count.get("RUNNING", 0), ""
+            if not ready and one.status == "DEPLOY_FAILED":
+                failure = cannot_start(name, one.message)
+            wanted = sum(count.values()) - count.get("STOPPING", 0)
+            found[name] = Replicas(ready, wanted, failure)
+        return found
 
     async def _in_thread(self, work: Callable[[], Answer]) -> Answer:
         """`work()`, which asks the controller and may never end."""

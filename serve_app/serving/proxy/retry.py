@@ -5,7 +5,7 @@ and its server turns that into a plain-text `500 Internal Server Error`. This mi
 request to the proxy again, which asks another gateway or waits for a new one: until the first byte
 of an answer a request may run twice, since each is a function of its own texts. A request that
 cannot be repeated is answered 503, a broken event stream ends with an error event, and Serve's own
-refusals get the API's error shape.
+refusals get the API's error shape; where no application runs, that is said instead of its 404.
 
 Knows no settings and no routes.
 """
@@ -16,14 +16,17 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from ray import serve
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_app.core.context import AGE_HEADER
 from serve_app.core.errors import error_body
+from serve_app.serving.remote_calls import cannot_start
+from serve_app.serving.scheduling.single_flight import SingleFlight
 
 ATTEMPTS = 3
 """In all. A request that kills its gateway must not go round all of them."""
@@ -33,6 +36,10 @@ PAUSE_S = 0.1
 
 MAX_BUFFERED_BYTES = 64 << 20
 """Of all requests together; bodies that do not fit are not buffered, and so not repeated."""
+
+STATUS_TIMEOUT_S = 4.0
+STATUS_FRESH_S = 1.0
+"""Serve's controller is asked at most this often."""
 
 RETRY_AFTER_S = 1
 """Another gateway may be there at once."""
@@ -48,6 +55,22 @@ _ID = "x-request-id"
 logger = logging.getLogger("ray.serve")
 
 
+async def why_nothing_runs() -> str:
+    """Why there is no application to ask; empty where one runs, or nobody knows."""
+    try:
+        async with asyncio.timeout(STATUS_TIMEOUT_S):
+            applications = (await asyncio.to_thread(serve.status)).applications.values()
+    except Exception as error:  # any kind: what Serve's proxy said stands
+        logger.warning("the Serve controller did not answer: %s", type(error).__name__)
+        return ""
+    if any(one.status in ("RUNNING", "UNHEALTHY") for one in applications):
+        return ""
+    failed = next((one.message for one in applications if one.status == "DEPLOY_FAILED"), None)
+    if failed is not None:
+        return cannot_start("the application", failed)
+    return "the application is still starting; try again"
+
+
 class RetryUnanswered:
     """The middleware.
 
@@ -55,6 +78,7 @@ class RetryUnanswered:
         app: Serve's proxy.
         max_buffered: see `MAX_BUFFERED_BYTES`.
         clock: seconds, monotonic.
+        why_nothing_runs: asked about a path that Serve's proxy does not know.
     """
 
     def __init__(
@@ -62,8 +86,11 @@ class RetryUnanswered:
         app: ASGIApp,
         max_buffered: int = MAX_BUFFERED_BYTES,
         clock: Callable[[], float] = time.monotonic,
+        why_nothing_runs: Callable[[], Awaitable[str]] = why_nothing_runs,
     ) -> None:
         self._app, self._clock = app, clock
+        # Any path may be asked for by anybody, and there is one controller.
+        self._why_nothing_runs = SingleFlight(why_nothing_runs, STATUS_FRESH_S)
         self._budget = _ByteBudget(max_buffered)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -72,7 +99,7 @@ class RetryUnanswered:
             await self._app(scope, receive, send)
             return
         body = _Body(receive, self._budget)
-        answer = _Answer(scope, send, body)
+        answer = _Answer(scope, send, body, self._why_nothing_runs)
         came = self._clock()
         try:
             await self._app(scope, body.reader(), answer.take)
@@ -161,13 +188,17 @@ class _Answer:
         scope: of the request.
         send: of the connection.
         body: of the request; not needed any more once an answer has begun.
+        why_nothing_runs: see `RetryUnanswered`.
 
     Attributes:
         started: whether an answer has begun.
     """
 
-    def __init__(self, scope: Scope, send: Send, body: _Body) -> None:
+    def __init__(
+        self, scope: Scope, send: Send, body: _Body, why_nothing_runs: SingleFlight[str]
+    ) -> None:
         self._scope, self._send, self._body = scope, send, body
+        self._why_nothing_runs = why_nothing_runs
         self._events = self._ended = False
         self._instead: tuple[str, str] | None = None
         self.started = False
@@ -182,8 +213,11 @@ class _Answer:
             self._events = kind.startswith(_EVENTS)
             # Routes of the proxy itself, such as `/-/healthz`, keep its words.
             own = not (kind.startswith("application/json") or self._scope["path"].startswith("/-/"))
-            if own and message["status"] in _SERVES_OWN:
-                self._instead = _SERVES_OWN[message["status"]]
+            if own:
+                self._instead = _SERVES_OWN.get(message["status"])
+            if own and message["status"] == 404 and (why := await self._why_nothing_runs.get()):
+                self._instead = "not_ready", why
+            if self._instead is not None:
                 await self._refuse(self._instead, headers.get("retry-after"))
         elif message["type"] == "http.response.body":
             self._ended = not message.get("more_body", False)
