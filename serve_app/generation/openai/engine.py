@@ -11,6 +11,7 @@ import asyncio
 import ipaddress
 import logging
 import queue
+import re
 import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
@@ -64,6 +65,12 @@ _SEEDS = 2**31  # llama.cpp keeps 32 bits of a seed
 _VARIANT_STEP = 1_000_003
 _NO_KEY = "none"  # the client requires one; servers without keys ignore it
 _COMPLETE = {"stop", "length"}
+
+# Names of models that reason, such as DeepSeek-R1, QwQ and Qwen3-Thinking. Their chat templates
+# often open the reasoning, so that an answer begins in it without a tag.
+_REASONING_NAME = re.compile(
+    r"(?<![a-z])(r1|qwq|think\w*|reason\w*|magistral)(?![a-z])", re.IGNORECASE
+)
 
 
 class OpenAIGenerator:
@@ -120,6 +127,7 @@ class OpenAIGenerator:
             http_client=_http_client(base_url),
         )
         self._reasons = False  # known once a model has closed reasoning that it had not opened
+        self._may_reason = _REASONING_NAME.search(model) is not None  # until an answer says
         self._slots = asyncio.Semaphore(concurrency)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
@@ -273,7 +281,7 @@ class OpenAIGenerator:
             raise withheld(self.device, "a refusal")
         if choice.finish_reason not in _COMPLETE:
             raise withheld(self.device, str(choice.finish_reason))
-        self._reasons |= begins_in_reasoning(written.text)
+        self._learn(written, choice.finish_reason)
         return self._summary(written, choice.finish_reason, answer.usage)
 
     def _stream(
@@ -282,7 +290,7 @@ class OpenAIGenerator:
         items: queue.SimpleQueue[Any] = queue.SimpleQueue()
         job = self._submit(self._feed(text, params, items.put))
         job.add_done_callback(lambda _: items.put(None))
-        written, stream = Written(), TextStream(reasoning=self._reasons)
+        written, stream = Written(), None
         finish_reason, usage = None, None
         try:
             while True:
@@ -304,7 +312,11 @@ class OpenAIGenerator:
                     written.add(choice.delta)
                 if written.refused:
                     raise withheld(self.device, "a refusal")
-                if piece := stream.push(written.text):
+                if stream is None and written.text:
+                    # What a server separates is not in the text too.
+                    unknown = self._may_reason and not written.reasoning
+                    stream = TextStream(reasoning=self._reasons or unknown)
+                if stream is not None and (piece := stream.push(written.text)):
                     yield piece
         finally:
             job.cancel()
@@ -312,7 +324,8 @@ class OpenAIGenerator:
             raise broken_off(self.device)
         if finish_reason not in {*_COMPLETE, "cancelled"}:
             raise withheld(self.device, finish_reason)
-        self._reasons |= begins_in_reasoning(written.text)
+        self._learn(written, finish_reason)
+        stream = stream or TextStream()
         if piece := stream.end(written.text, reasoning=self._in_reasoning(finish_reason)):
             yield piece
         summary = self._summary(written, finish_reason, usage)
@@ -362,6 +375,11 @@ class OpenAIGenerator:
             prompt_tokens=usage.prompt_tokens or 0 if usage else 0,
             completion_tokens=usage.completion_tokens or 0 if usage else 0,
         )
+
+    def _learn(self, written: Written, finish_reason: str) -> None:
+        """Takes from a finished answer whether the model begins in reasoning."""
+        self._reasons |= begins_in_reasoning(written.text)
+        self._may_reason &= finish_reason != "stop"
 
     def _in_reasoning(self, finish_reason: str) -> bool:
         """Whether an answer without a tag is reasoning: cut off before its closing tag."""

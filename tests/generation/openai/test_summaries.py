@@ -238,6 +238,36 @@ def test_a_model_that_closes_reasoning_it_did_not_open_is_held_back_once_it_is_k
 
 
 @pytest.mark.parametrize(
+    "name", ["deepseek-r1", "DeepSeek-R1-Distill-Qwen-7B", "QwQ-32B", "Qwen3-4B-Thinking-2507"]
+)
+def test_the_first_stream_of_a_model_that_reasons_by_its_name_gives_no_thought_either(
+    engine: Callable[..., OpenAIGenerator], name: str
+) -> None:
+    last = event(delta={}, finish_reason="stop")
+    thoughts = [event(delta={"content": one}) for one in (THOUGHTS, "</think>", "Pain fell.")]
+    parsed = [event(delta={"reasoning_content": THOUGHTS}), event(delta={"content": "Pain "})]
+    parsed.append(event(delta={"content": "fell."}))
+    for events, expected in ((thoughts, ["Pain fell."]), (parsed, ["Pain", " fell."])):
+        with ScriptedServer([stream_of(*events, last, "[DONE]")]) as scripted:
+            subject = engine(f"{scripted.url}/v1", model=name)
+            pieces, summary = drain(subject.stream(TEXT, GREEDY))
+        assert pieces == expected
+        assert summary.text == "Pain fell."
+        assert summary.reasoning_characters == len(THOUGHTS)
+
+
+def test_a_model_named_for_reasoning_that_does_not_reason_streams_once_that_is_known(
+    engine: Callable[..., OpenAIGenerator],
+) -> None:
+    plain = [event(delta={"content": one}) for one in ("Pain ", "fell.")]
+    answers = [stream_of(*plain, event(delta={}, finish_reason="stop"), "[DONE]")] * 2
+    with ScriptedServer(answers) as scripted:
+        subject = engine(f"{scripted.url}/v1", model="org/some-thinking-model")
+        assert drain(subject.stream(TEXT, GREEDY))[0] == ["Pain fell."]
+        assert drain(subject.stream(TEXT, GREEDY))[0] == ["Pain", " fell."]
+
+
+@pytest.mark.parametrize(
     ("message", "finish_reason"),
     [
         ({"content": None}, "length"),
