@@ -22,7 +22,10 @@ PORTS = {"metrics": 8001, "generator": 8000}
 
 _BUCKET = (r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", "a bucket's name, without s3://")
 _FORMS = {
-    "model_name": (r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", "letters, digits, dots and hyphens"),
+    "model_name": (
+        r"[A-Za-z0-9]([A-Za-z0-9._ -]{0,126}[A-Za-z0-9._-])?",
+        "letters, digits, dots, hyphens, underscores and spaces between them",
+    ),
     "model_bucket": _BUCKET,
     "state_bucket": _BUCKET,
     "region": (r"[a-z]{2}(-[a-z]+)+-\d", "an AWS region, such as eu-west-1"),

@@ -34,6 +34,7 @@ METRICS = replace(GENERATOR, service="metrics", model_name=None, model_bucket=No
 RELEASES = {
     "metrics": METRICS,
     "generator": GENERATOR,
+    "a name with spaces": replace(GENERATOR, model_name="Llama 3.2 - 6 epocas"),
     "stopped": replace(GENERATOR, suspend=True),
     "max": replace(GENERATOR, specs=Specs.MAX),
     "gpu": replace(GENERATOR, profile=Profile.GPU),
