@@ -16,7 +16,7 @@ PACKAGE = ROOT / "serve_app"
 # What each package may import of serve_app, besides itself.
 CORE = {"core"}
 TEXTS = CORE | {"storage", "text", "models"}
-LIBRARY = TEXTS | {"metrics", "generation"}
+LIBRARY = TEXTS | {"evidence", "metrics", "generation"}
 ALLOWED = {
     "core": set[str](),
     "storage": CORE,
@@ -26,12 +26,12 @@ ALLOWED = {
     "evidence": CORE | {"text"},
     "metrics": TEXTS,
     "generation": TEXTS | {"metrics"},
-    "offline": TEXTS | {"metrics"},
+    "offline": TEXTS | {"evidence", "metrics"},
     "training": LIBRARY | {"offline", "client"},
     "api": LIBRARY,
     "serving": LIBRARY | {"api"},
     "ops": CORE,
-    "cli": LIBRARY | {"client", "evidence", "offline", "training", "api", "serving", "ops", "app"},
+    "cli": LIBRARY | {"client", "offline", "training", "api", "serving", "ops", "app"},
     "app": LIBRARY | {"api", "serving"},
 }
 # What a plain `import` of a package must not pull in.

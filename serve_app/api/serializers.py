@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from serve_app.core import schemas
+from serve_app.evidence import Check, check
 from serve_app.generation.best_of import Candidate
 from serve_app.metrics.evaluation import Evaluation
 from serve_app.metrics.explanation import Span, explain
@@ -16,7 +17,29 @@ MAX_SUPPORT_CHARS = 4_000_000
 SENTENCE_CHARS = 80
 """JSON around the text of a sentence."""
 
-_EVIDENCE_CHARS, _WORD_CHARS = 160, 60
+MAX_FINDINGS = 100
+"""Most findings of a summary in an answer."""
+
+_EVIDENCE_CHARS, _WORD_CHARS, _FINDING_CHARS = 160, 60, 260
+
+
+def checks_of(
+    originals: Sequence[str], texts: Sequence[str], unwanted: Callable[[], bool]
+) -> list[Check]:
+    """Findings and omissions of each summary.
+
+    Raises:
+        Unavailable: `unwanted`, asked again and again, said that nobody waits any more.
+    """
+    return [check(*pair, unwanted) for pair in zip(originals, texts, strict=True)]
+
+
+def check_chars(found: Check) -> int:
+    """About how many characters findings and omissions have in an answer."""
+    spans = sum(len(one.summary_spans) + len(one.source_spans) for one in found.findings)
+    messages = [one.message for one in found.findings[:MAX_FINDINGS]]
+    messages += [one.message for one in found.omissions]
+    return sum(_FINDING_CHARS + len(message) for message in messages) + spans * _WORD_CHARS
 
 
 def evaluation_chars(text: str, item: Evaluation, *, explain: bool) -> int:
@@ -124,8 +147,36 @@ def _explanation_out(
     )
 
 
+def add_findings(out: schemas.EvaluationOut, found: Check) -> None:
+    """Puts findings and omissions into a result of `/evaluate`."""
+    # Of too many the severe ones are kept; those shown stand in the order of the summary.
+    first = sorted(found.findings, key=lambda one: one.severity != "severe")[:MAX_FINDINGS]
+    out.findings = [
+        schemas.FindingOut(
+            kind=one.kind,
+            severity=one.severity,
+            message=one.message,
+            sentence=_span(one.sentence_span),
+            summary_spans=list(map(_span, one.summary_spans)),
+            source_spans=list(map(_span, one.source_spans)),
+        )
+        for one in sorted(first, key=lambda one: one.sentence)
+    ]
+    out.findings_left_out = len(found.findings) - len(first)
+    out.omissions = [
+        schemas.OmissionOut(
+            topic=one.topic, message=one.message, source_span=_span(one.source_span)
+        )
+        for one in found.omissions
+    ]
+
+
+def _span(span: Span) -> schemas.SpanOut:
+    return schemas.SpanOut(start=span[0], end=span[1])
+
+
 def _span_out(span: Span | None) -> schemas.SpanOut | None:
-    return None if span is None else schemas.SpanOut(start=span[0], end=span[1])
+    return None if span is None else _span(span)
 
 
 def _by_metric(values: Sequence[float]) -> schemas.MetricValues:

@@ -165,12 +165,14 @@ def evaluate(
     n: int | None = None,
     seed: int | None = None,
     explain: bool = False,
+    findings: bool = True,
     request_id: str | None = None,
 ) -> Call[EvaluateResponse]:
     """Metrics, errors and loss of each pair; without `generated` the server writes the summaries.
 
     It then writes `n` candidates of each (default 1) and evaluates the one of least loss. With
-    `explain` each result has an `explanation`.
+    `explain` each result has an `explanation`, unless `findings` is False, `findings` and
+    `omissions` too.
     """
     body = _body(
         EvaluateRequest,
@@ -181,6 +183,7 @@ def evaluate(
         n=n,
         seed=seed,
         explain=explain,
+        findings=findings,
     )
     return _post("/evaluate", EvaluateResponse.model_validate_json, body, request_id)
 

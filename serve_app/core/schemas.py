@@ -123,6 +123,9 @@ class EvaluateRequest(Request):
         description="Add `explanation` to each result: positions of each sentence and of the "
         "passage that supports it, plain words for terms, the targets' standard deviations.",
     )
+    findings: StrictBool = Field(
+        True, description="Whether results have `findings` and `omissions`."
+    )
 
 
 _LANGUAGE = "ISO 639 code; null: undetermined, or LANGUAGE_CHECK=off. The metrics need English."
@@ -288,6 +291,32 @@ class EvidenceOut(BaseModel):
     closest: SpanOut | None
 
 
+FindingKind = Literal[
+    "number", "direction", "negation", "roles", "certainty", "entity", "unsupported", "explanation"
+]
+
+
+class FindingOut(BaseModel):
+    """Something that the summary says otherwise than the original, found by rules (no model)."""
+
+    kind: FindingKind
+    severity: Literal["severe", "minor", "note"] = Field(
+        description="severe: it misleads a reader; minor: look at it; note: to know."
+    )
+    message: str = Field(description="What differs, in one sentence for a writer.")
+    sentence: SpanOut = Field(description="The sentence of the summary.")
+    summary_spans: list[SpanOut] = Field(description="The words concerned, in the summary.")
+    source_spans: list[SpanOut] = Field(description="What they differ from, in the original.")
+
+
+class OmissionOut(BaseModel):
+    """A key statement of the original that the summary does not make."""
+
+    topic: Literal["result", "harms", "certainty", "population", "funding"]
+    message: str
+    source_span: SpanOut = Field(description="Where the original says it.")
+
+
 class PlainWordOut(SpanOut):
     """A term at text[start:end] of the summary, and its plain form in the glossary."""
 
@@ -322,6 +351,11 @@ class EvaluationOut(BaseModel):
     truncated: Truncation
     language: str | None = Field(None, description=_LANGUAGE)
     original_language: str | None = Field(None, description=_LANGUAGE)
+    findings: list[FindingOut] = Field(
+        [], description="In the order of the summary; of more than 100, the severe ones first."
+    )
+    findings_left_out: int = Field(0, exclude_if=not_, description="Findings beyond those.")
+    omissions: list[OmissionOut] = []
     candidates: list[CandidateOut] | None = Field(None, exclude_if=ABSENT)
     explanation: ExplanationOut | None = Field(None, exclude_if=ABSENT)
 

@@ -3,12 +3,12 @@
 Knows sentences, quantities and claims, by rules; knows no metric, no model, no Ray and no HTTP.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from serve_app.evidence.alignment import Sentence, Source
+from serve_app.evidence.alignment import Source, sentences_of
 from serve_app.evidence.findings import Finding, find
 from serve_app.evidence.omissions import Omission, omitted
-from serve_app.text.sentences import sentence_spans
 from serve_app.text.validation import require_text
 
 __all__ = ["Check", "Finding", "Omission", "check"]
@@ -27,14 +27,19 @@ class Check:
         return sum(finding.severity == "severe" for finding in self.findings)
 
 
-def check(source: str, summary: str) -> Check:
+def check(source: str, summary: str, unwanted: Callable[[], bool] = lambda: False) -> Check:
     """Compares a summary with its source, sentence by sentence.
+
+    Args:
+        source, summary: the texts.
+        unwanted: asked again and again whether nobody waits for the result any more.
 
     Raises:
         InvalidInput: a text is empty or has no word.
+        Unavailable: `unwanted` said so.
     """
     require_text(source, "source")
     require_text(summary, "summary")
-    read = Source(source)
-    sentences = [Sentence(summary, start, end) for start, end in sentence_spans(summary)]
-    return Check(tuple(find(read, sentences)), tuple(omitted(read, sentences)))
+    read = Source(source, unwanted)
+    sentences = sentences_of(summary)
+    return Check(tuple(find(read, sentences, unwanted)), tuple(omitted(read, sentences)))

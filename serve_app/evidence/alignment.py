@@ -7,10 +7,14 @@ they stand for. Knows nothing of what is claimed.
 from __future__ import annotations
 
 import math
-from collections import Counter
+from bisect import bisect_right
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from heapq import nsmallest
+from itertools import islice
 
+from serve_app.core.errors import out_of_time
 from serve_app.evidence.claims import Clause, clauses
 from serve_app.evidence.quantities import Quantity, quantities
 from serve_app.evidence.words import content_stems, expansions, said_plainly
@@ -18,6 +22,14 @@ from serve_app.text.sentences import sentence_spans
 
 MOST_EVIDENCE = 3
 """Sentences of the source that together are the evidence of one of the summary's."""
+MOST_SENTENCE_CHARS = 2000
+"""No sentence is as long: lists without a full stop, and hostile texts, are read in parts."""
+MOST_COMPARED = 64
+"""Sentences of the source that are compared closely: those with most of the words, by weight."""
+MOST_PLACES = 2000
+"""A word that more sentences have tells none of them apart."""
+MOST_ABBREVIATIONS = 200
+"""Of a source; further ones are read as words."""
 _LEAST_GAIN = 0.12  # of the summary sentence's words, for a further sentence of evidence
 
 
@@ -53,6 +65,20 @@ class Sentence:
         return quantities(self.text, self.start, self.end)
 
 
+def sentences_of(text: str) -> list[Sentence]:
+    """The sentences of a text; what is too long for one is cut between two words."""
+    found = []
+    for start, end in sentence_spans(text):
+        while end - start > MOST_SENTENCE_CHARS:
+            limit = start + MOST_SENTENCE_CHARS
+            cut = max(text.rfind(" ", start + 1, limit), text.rfind("\n", start + 1, limit))
+            cut = cut if cut > 0 else limit
+            found.append(Sentence(text, start, cut))
+            start = cut
+        found.append(Sentence(text, start, end))
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Alignment:
     """Sentences of the source that speak of what one of the summary's does.
@@ -67,14 +93,24 @@ class Alignment:
 
 
 class Source:
-    """A source text, read once for all sentences of a summary."""
+    """A source text, read once for all sentences of a summary; in time linear in its length.
 
-    def __init__(self, text: str) -> None:
+    Args:
+        text: the source.
+        unwanted: asked again and again whether nobody waits any more.
+
+    Raises:
+        Unavailable: `unwanted` said so.
+    """
+
+    def __init__(self, text: str, unwanted: Callable[[], bool] = lambda: False) -> None:
         self.text = text
-        self.sentences = [Sentence(text, start, end) for start, end in sentence_spans(text)]
-        short = expansions(text)
+        self.sentences = sentences_of(text)
+        short = dict(islice(expansions(text).items(), MOST_ABBREVIATIONS))
         self._stems = []
         for one in self.sentences:
+            if unwanted():
+                raise out_of_time()
             stems = set(one.plain_stems)
             for name, meant in short.items():
                 if name in one.said:
@@ -84,11 +120,35 @@ class Source:
             self._stems.append(frozenset(stems))
         self.stems = frozenset().union(*self._stems)
         """Everything the source speaks of."""
-        counts = Counter(stem for stems in self._stems for stem in stems)
+        self._places: dict[str, list[int]] = {}
+        for index, there in enumerate(self._stems):
+            for stem in there:
+                self._places.setdefault(stem, []).append(index)
         self._most = math.log(1 + len(self.sentences))
         self._rarity = {
-            stem: math.log((1 + len(self.sentences)) / count) for stem, count in counts.items()
+            stem: math.log((1 + len(self.sentences)) / len(places))
+            for stem, places in self._places.items()
         }
+
+    @cached_property
+    def quantities(self) -> list[Quantity]:
+        """Those of all sentences."""
+        return [one for sentence in self.sentences for one in sentence.quantities]
+
+    def sentence_at(self, place: int) -> Sentence | None:
+        """The sentence around an offset; None between two."""
+        index = bisect_right(self.sentences, place, key=lambda one: one.start) - 1
+        found = self.sentences[index] if index >= 0 else None
+        return found if found is not None and place < found.end else None
+
+    def _near(self, stems: frozenset[str]) -> list[int]:
+        """The sentences that share most with these stems, by weight, in the order of the text."""
+        shared: dict[int, float] = {}
+        for stem in stems & self._places.keys():
+            if len(self._places[stem]) <= MOST_PLACES:
+                for index in self._places[stem]:
+                    shared[index] = shared.get(index, 0.0) + self._rarity[stem]
+        return sorted(nsmallest(MOST_COMPARED, shared, key=lambda index: (-shared[index], index)))
 
     def weight(self, stems: frozenset[str]) -> float:
         """How much a set of words says: rare words say more."""
@@ -101,21 +161,23 @@ class Source:
         if not asked or whole == 0:
             return Alignment((), 0.0)
         plain = sentence.plain_stems
+        near = self._near(asked | plain)
         chosen: list[int] = []
         had: frozenset[str] = frozenset()
-        while len(chosen) < MOST_EVIDENCE:
+        other = {index: 0.02 * self.weight(self._stems[index] - plain) / whole for index in near}
+        while len(chosen) < min(MOST_EVIDENCE, len(near)):
             gains = [
                 # Of two that say as much, the one that says little else.
-                (self._gain(asked, plain, had | stems) - 0.02 * self.weight(stems - plain) / whole
-                 if index not in chosen else -math.inf, -index)
-                for index, stems in enumerate(self._stems)
-            ]  # fmt: skip
-            _, place = max(gains, default=(0.0, 0))
-            covered = self._gain(asked, plain, had | self._stems[-place])
+                (self._gain(asked, plain, had | self._stems[index]) - other[index], -index)
+                for index in near
+                if index not in chosen
+            ]
+            place = -max(gains)[1]
+            covered = self._gain(asked, plain, had | self._stems[place])
             if covered - self._gain(asked, plain, had) < (_LEAST_GAIN if chosen else 1e-9) * whole:
                 break
-            chosen.append(-place)
-            had |= self._stems[-place]
+            chosen.append(place)
+            had |= self._stems[place]
         coverage = self._gain(asked, plain, had) / whole
         return Alignment(tuple(self.sentences[index] for index in chosen), min(1.0, coverage))
 

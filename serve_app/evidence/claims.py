@@ -14,7 +14,7 @@ from itertools import pairwise
 from serve_app.evidence.words import Word, stem, words_of
 
 _CLAUSE = re.compile(
-    r"[;:]|,?\s+(?:but|whereas|while|although|though|however|yet)\s|,\s+(?:and|which|with)\s"
+    r"[;:]|,?\s(?:but|whereas|while|although|though|however|yet)\s|,\s+(?:and|which|with)\s"
     r"|\s\((?=[A-Za-z]{4,}\s)|,(?=\s\w+\s\w+\s\w)",
     re.I,
 )
@@ -108,7 +108,7 @@ _EVIDENCE_OF_NONE = re.compile(
     r"\bno\s(?:\w+\s){0,2}?evidence\s(?:of|for)\s(?:an?\s|any\s)?(?:\w+\s)?(?:difference|effect|benefit)",
     re.I,
 )
-_NEGATION = re.compile(r"\b(?:not|no|never|none|nor|neither|without|cannot)\b|n['’]t\b", re.I)
+_NEGATION = re.compile(r"\b(?:not|no|never|none|nor|neither|cannot)\b|n['’]t\b", re.I)
 _PROVEN = re.compile(
     r"\b(?:prove[sdn]?|proof|definitely|certainly|undoubtedly|always|guarantees?|conclusively|"
     r"clearly\s(?:shows?|showed|reduces?|increases?|improves?|prevents?|causes?|works?)|"

@@ -7,10 +7,12 @@ Each sentence of the summary is compared with its evidence by rules; no model is
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from serve_app.core.errors import out_of_time
+from serve_app.core.schemas import FindingKind
 from serve_app.evidence.alignment import Alignment, Sentence, Source
 from serve_app.evidence.claims import Certainty, Clause, Cue
 from serve_app.evidence.entities import named
@@ -18,9 +20,6 @@ from serve_app.evidence.quantities import Quantity
 from serve_app.evidence.wording import Difference, differences
 from serve_app.evidence.words import words_of
 
-Kind = Literal[
-    "number", "direction", "negation", "roles", "certainty", "entity", "unsupported", "explanation"
-]
 Severity = Literal["severe", "minor", "note"]
 TextSpan = tuple[int, int]
 
@@ -58,7 +57,7 @@ class Finding:
         sentence_span: where it stands in the summary.
     """
 
-    kind: Kind
+    kind: FindingKind
     severity: Severity
     message: str
     summary_spans: tuple[TextSpan, ...]
@@ -67,10 +66,18 @@ class Finding:
     sentence_span: TextSpan = (0, 0)
 
 
-def find(source: Source, sentences: Sequence[Sentence]) -> list[Finding]:
-    """The findings of a summary's sentences, in their order."""
+def find(
+    source: Source, sentences: Sequence[Sentence], unwanted: Callable[[], bool] = lambda: False
+) -> list[Finding]:
+    """The findings of a summary's sentences, in their order.
+
+    Raises:
+        Unavailable: `unwanted`, asked before each sentence, said that nobody waits any more.
+    """
     found: list[Finding] = []
     for index, sentence in enumerate(sentences):
+        if unwanted():
+            raise out_of_time()
         span = (sentence.start, sentence.end)
         taken: list[TextSpan] = []
         for one in _of_sentence(sentence, source.align(sentence), source):
@@ -113,13 +120,12 @@ def _numbers(
     sentence: Sentence, evidence: Alignment, source: Source, background: bool
 ) -> Iterator[Finding]:
     near = [one for found in evidence.sentences for one in found.quantities]
-    everywhere = [one for found in source.sentences for one in found.quantities]
     kept: list[tuple[Quantity, Quantity]] = []
     for one in sentence.quantities:
         if _counts_nothing(one, sentence):
             continue
         equal = [other for other in near if one.equals(other)]
-        equal = equal or [other for other in everywhere if one.equals(other)]
+        equal = equal or [other for other in source.quantities if one.equals(other)]
         said = sentence.text[one.start : one.end]
         if not equal and not _follows(one, near):
             # A sentence on something else has its numbers from elsewhere.
@@ -205,8 +211,8 @@ def _exchanged(
         for other, other_there in kept[place + 1 :]:
             if one.kind != other.kind or one.equals(other):
                 continue
-            there = _sentence_of(one_there, source)
-            if there is None or there is not _sentence_of(other_there, source):
+            there = source.sentence_at(one_there.start)
+            if there is None or there is not source.sentence_at(other_there.start):
                 continue
             here = [_beside(sentence, quantity, (one, other)) for quantity in (one, other)]
             back = [_beside(there, quantity, (one_there, other_there))
@@ -224,13 +230,6 @@ def _exchanged(
                 return
 
 
-def _sentence_of(quantity: Quantity, source: Source) -> Sentence | None:
-    for sentence in source.sentences:
-        if sentence.start <= quantity.start < sentence.end:
-            return sentence
-    return None
-
-
 def _beside(sentence: Sentence, one: Quantity, both: Sequence[Quantity]) -> frozenset[str]:
     """Stems of the words next to a number, as far as the other number."""
     ends = [other.end for other in both if other is not one and other.end <= one.start]
@@ -238,7 +237,9 @@ def _beside(sentence: Sentence, one: Quantity, both: Sequence[Quantity]) -> froz
     first = max([sentence.start, *ends])
     last = min([sentence.end, *starts])
     before = words_of(sentence.text, first, one.start)[-4:]
-    after = words_of(sentence.text, one.end, last)[:4]
+    # Behind a comma or bracket another phrase begins.
+    follows = sentence.text[one.end : one.end + 2].strip()[:1].isalpha()
+    after = words_of(sentence.text, one.end, last)[:4] if follows else []
     return frozenset(word.stem for word in (*before, *after) if word.is_content)
 
 
@@ -284,7 +285,7 @@ def _claims(sentence: Sentence, evidence: Alignment, source: Source) -> Iterator
             yield finding
 
 
-_REWORDED: dict[str, tuple[Kind, Severity, str]] = {
+_REWORDED: dict[str, tuple[FindingKind, Severity, str]] = {
     "number": ("number", "severe", "“{here}” here, “{there}” in the source."),
     "negation": (
         "negation",

@@ -36,7 +36,7 @@ superior inferior|gain loss|gained lost|support oppose|agree disagree|known unkn
 majority minority|minimum maximum|at-least at-most|well badly|well poorly|good poor|good bad
 """.replace("\n", "|")
 
-_NEGATIONS = frozenset(listed("not no never none nor neither without cannot hardly n't"))
+_NEGATIONS = frozenset(listed("not no never none nor neither cannot hardly n't"))
 _HEDGES = frozenset(
     listed("""
 may might could possibly perhaps probably likely suggest suggests suggested appear appears appeared

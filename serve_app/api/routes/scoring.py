@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
 
@@ -13,6 +13,9 @@ from serve_app.api.auth.api_key_gate import may_call
 from serve_app.api.backend import Backend, MetricScores
 from serve_app.api.routes.generate import candidates_out, summary_chars
 from serve_app.api.serializers import (
+    add_findings,
+    check_chars,
+    checks_of,
     evaluation_chars,
     evaluations_out,
     explanations_out,
@@ -32,6 +35,7 @@ from serve_app.api.validation import (
 from serve_app.core import schemas
 from serve_app.core.errors import InvalidInput, NotAllowed, PlainMedError
 from serve_app.core.settings import Settings
+from serve_app.evidence import Check
 from serve_app.generation import best_of
 from serve_app.generation.best_of import Candidates
 from serve_app.metrics.loss import check_weights
@@ -62,6 +66,14 @@ def add_scoring(app: FastAPI, backend: Backend, settings: Settings) -> None:
             return await within(work, settings)
         except PlainMedError as error:
             raise of_request(error, pairs) from None
+
+    async def beside(work: Callable[..., Result], *texts: Any) -> Result:
+        """Runs plain Python over whole texts in a thread, so that other requests go on."""
+        gone = threading.Event()
+        try:
+            return await within(asyncio.to_thread(work, *texts, gone.is_set), settings)
+        finally:
+            gone.set()  # a thread cannot be cancelled: out of time, or its client is gone
 
     async def check_english(body: schemas.PairsRequest) -> None:
         for name in ("texts_original", "texts_generated"):
@@ -116,7 +128,7 @@ def add_scoring(app: FastAPI, backend: Backend, settings: Settings) -> None:
 
     @app.post("/evaluate", responses=ERRORS)
     async def evaluate(body: schemas.EvaluateRequest, request: Request) -> schemas.EvaluateResponse:
-        """Metrics, errors, loss, sentence-level factuality and truncation of each text.
+        """Metrics, errors, loss, sentence-level factuality, findings and truncation of each text.
 
         Without `texts_generated` the generator writes `n` candidates of each (default 1) and the
         one of least loss is evaluated.
@@ -147,26 +159,24 @@ def add_scoring(app: FastAPI, backend: Backend, settings: Settings) -> None:
             )
             evaluations = await computed(evaluating, len(body.texts_original))
             generated, listed = body.texts_generated, []
+        checks: list[Check] = []
+        if body.findings:
+            checks = await beside(checks_of, body.texts_original, generated)
         pairs = zip(generated, evaluations, strict=True)
         check_answer(
             sum(evaluation_chars(text, item, explain=body.explain) for text, item in pairs)
+            + sum(map(check_chars, checks))
             + sum(summary_chars(one.summary) for group in listed for one in group)
         )
         results = evaluations_out(generated, evaluations)
-        for result, *found in zip(results, languages, original_languages, strict=True):
-            result.language, result.original_language = found
+        for result, *both in zip(results, languages, original_languages, strict=True):
+            result.language, result.original_language = both
         for result, group in zip(results, listed, strict=False):
             result.candidates = candidates_out(group)
+        for result, found in zip(results, checks, strict=False):
+            add_findings(result, found)
         if body.explain:
-            gone = threading.Event()
-            # Plain Python over whole texts: in a thread, so that other requests go on.
-            explaining = asyncio.to_thread(
-                explanations_out, body.texts_original, results, evaluations, gone.is_set
-            )
-            try:
-                explanations = await within(explaining, settings)
-            finally:
-                gone.set()  # a thread cannot be cancelled: out of time, or its client is gone
+            explanations = await beside(explanations_out, body.texts_original, results, evaluations)
             for result, explanation in zip(results, explanations, strict=True):
                 result.explanation = explanation
         models = await within(backend.models(), settings)
