@@ -7,12 +7,13 @@ they stand for. Knows nothing of what is claimed.
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from heapq import nsmallest
 from itertools import islice
+from operator import attrgetter
 
 from serve_app.core.errors import out_of_time
 from serve_app.evidence.claims import Clause, clauses
@@ -26,7 +27,9 @@ MOST_SENTENCE_CHARS = 2000
 """No sentence is as long: lists without a full stop, and hostile texts, are read in parts."""
 MOST_COMPARED = 64
 """Sentences of the source that are compared closely: those with most of the words, by weight."""
-MOST_PLACES = 2000
+MOST_EQUAL = 200
+"""Quantities of a source, of lower value and of higher, that one of a summary is compared with."""
+MOST_PLACES = 500
 """A word that more sentences have tells none of them apart."""
 MOST_ABBREVIATIONS = 200
 """Of a source; further ones are read as words."""
@@ -131,9 +134,34 @@ class Source:
         }
 
     @cached_property
-    def quantities(self) -> list[Quantity]:
-        """Those of all sentences."""
-        return [one for sentence in self.sentences for one in sentence.quantities]
+    def _quantities(self) -> dict[str, list[Quantity]]:
+        """Those of all sentences by kind, in the order of their values."""
+        found: dict[str, list[Quantity]] = {}
+        for sentence in self.sentences:
+            for one in sentence.quantities:
+                found.setdefault(one.kind, []).append(one)
+        return {kind: sorted(all_, key=lambda one: one.value) for kind, all_ in found.items()}
+
+    @cached_property
+    def _widest(self) -> dict[str, float]:
+        """The largest step of each kind."""
+        return {kind: max(one.step for one in alike) for kind, alike in self._quantities.items()}
+
+    def equal_to(self, quantity: Quantity) -> list[Quantity]:
+        """Quantities anywhere in the source that equal one, in order of their places; of very many
+        those nearest in value."""
+        alike = self._quantities.get(quantity.kind, [])
+        # What `equals` may allow: half of a step, or a tenth of a value that is said roughly.
+        room = max(quantity.step, self._widest.get(quantity.kind, 0.0), 0.12 * abs(quantity.value))
+        key = attrgetter("value")
+        middle = bisect_left(alike, quantity.value, key=key)
+        first = bisect_left(
+            alike, quantity.value - room, max(0, middle - MOST_EQUAL), middle, key=key
+        )
+        last = bisect_right(
+            alike, quantity.value + room, middle, min(len(alike), middle + MOST_EQUAL), key=key
+        )
+        return sorted(filter(quantity.equals, alike[first:last]), key=attrgetter("start"))
 
     def sentence_at(self, place: int) -> Sentence | None:
         """The sentence around an offset; None between two."""

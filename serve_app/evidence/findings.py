@@ -32,6 +32,8 @@ SURELY_ON = 0.65
 CHECK_BELOW = 0.05
 """AlignScore of a sentence that nothing supports; alignscore-mini gives less to one human sentence
 in thirty (training split of the Cochrane pairs)."""
+MOST_NUMBERS = 60
+"""Numbers of a sentence, or of its evidence, that are compared with each other."""
 SAME_THING = 0.45
 """Share of a clause's words, by weight, that a clause of the source must have to be compared."""
 
@@ -146,13 +148,13 @@ def _unsupported(sentence: Sentence, background: bool) -> Finding:
 def _numbers(
     sentence: Sentence, evidence: Alignment, source: Source, background: bool
 ) -> Iterator[Finding]:
-    near = [one for found in evidence.sentences for one in found.quantities]
+    near = [one for found in evidence.sentences for one in found.quantities][:MOST_NUMBERS]
     kept: list[tuple[Quantity, Quantity]] = []
     for one in sentence.quantities:
         if _counts_nothing(one, sentence):
             continue
         equal = [other for other in near if one.equals(other)]
-        equal = equal or [other for other in source.quantities if one.equals(other)]
+        equal = equal or source.equal_to(one)
         said = sentence.text[one.start : one.end]
         if not equal and not _follows(one, near):
             # A sentence on something else has its numbers from elsewhere.
@@ -176,7 +178,7 @@ def _numbers(
                 )  # fmt: skip
             else:
                 kept.append((one, same[0]))
-    yield from _exchanged(sentence, kept, evidence, source)
+    yield from _exchanged(sentence, kept[:MOST_NUMBERS], evidence, source)
 
 
 def _counts_nothing(one: Quantity, sentence: Sentence) -> bool:

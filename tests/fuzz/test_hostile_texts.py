@@ -60,6 +60,7 @@ def test_texts_that_break_programs_do_not_break_these(name: str) -> None:
         ("glossary", "articles"),
         ("passages", "spaces after a heading"),
         ("explanation", "terms"),
+        ("findings", "plain prose"),
         ("report marking", "words"),
     ],
 )

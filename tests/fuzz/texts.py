@@ -15,6 +15,7 @@ from functools import cache
 from serve_app.core.errors import InvalidInput
 from serve_app.core.resources import RESOURCES
 from serve_app.core.settings import load_settings
+from serve_app.evidence import check
 from serve_app.generation.causal.engine import split_windows
 from serve_app.generation.extractive.engine import ExtractiveGenerator
 from serve_app.generation.extractive.passages import split_passages
@@ -138,6 +139,15 @@ def _spans_of_explanation(text: str) -> list[float]:
     return [float(len(found.sentences)), float(len(found.plain_words))]
 
 
+def _spans_of_findings(text: str) -> list[float]:
+    found = check(text, text)
+    spans = [one.source_span for one in found.omissions]
+    for finding in found.findings:
+        spans += (*finding.summary_spans, *finding.source_spans, finding.sentence_span)
+    assert all(0 <= start <= end <= len(text) for start, end in spans)
+    return [float(found.severe), float(len(found.omissions))]
+
+
 def _marked(text: str) -> list[float]:
     found = mark(text, None)
     shown = "".join(piece.text for one in found.sentences for piece in one.pieces)
@@ -173,6 +183,7 @@ READERS: dict[str, Callable[[str], list[float]]] = {
     "glossary": _simplified,
     "passages": lambda text: [float(len(split_passages(text)))],
     "explanation": _spans_of_explanation,
+    "findings": _spans_of_findings,
     "report marking": _marked,
     "prompt": _prompted,
     "windows": _windows,
