@@ -14,8 +14,7 @@ from functools import cache
 from itertools import pairwise
 from random import Random
 
-from serve_app.text.glossary import Glossary
-from serve_app.training.alignscore.lexicon import (
+from serve_app.text.edits.lexicon import (
     AUXILIARIES,
     CLAUSE_WORDS,
     NUMBER_WORDS,
@@ -27,6 +26,7 @@ from serve_app.training.alignscore.lexicon import (
     SYNONYMS,
     VERBS,
 )
+from serve_app.text.glossary import Glossary
 
 Edit = Callable[[str, Sequence[str], Random], str | None]
 

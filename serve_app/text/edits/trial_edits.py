@@ -11,8 +11,8 @@ import re
 from collections.abc import Sequence
 from random import Random
 
-from serve_app.training.alignscore import corruptions
-from serve_app.training.alignscore.lexicon import PRONOUNS
+from serve_app.text.edits import corruptions
+from serve_app.text.edits.lexicon import PRONOUNS
 
 _NUMBER = re.compile(r"(?<![\w.,/-])\d+(?:[.,]\d+)*\s?%?(?![\w-])")
 # A noun phrase as far as a pattern can tell: up to six words without a stop or a verb's sign.
@@ -206,6 +206,19 @@ def overstate(claim: str, passage: Sequence[str], rng: Random) -> str | None:
     pattern, strong = rng.choice(options)
     edited = pattern.sub(strong, claim, count=1)
     return edited[0].upper() + edited[1:] if claim[:1].isupper() else edited
+
+
+def make_certain(claim: str, passage: Sequence[str], rng: Random) -> str | None:
+    """Certainty in place of a hedge, and nothing else made stronger."""
+    for hedge, sure in (
+        (r"\b(?:may|might|could|probably|possibly)\b", rng.choice(("will", "definitely"))),
+        (r"\b(?:suggests?|suggested|indicates?|indicated)\b", "proves"),
+        (r"\bis associated with\b", "causes"),
+    ):
+        changed = re.sub(hedge, sure, claim, count=1)
+        if changed != claim:
+            return changed
+    return None
 
 
 def turn_comparison(claim: str, passage: Sequence[str], rng: Random) -> str | None:
