@@ -26,7 +26,7 @@ ALLOWED = {
     "evidence": CORE | {"text"},
     "metrics": TEXTS,
     "generation": TEXTS | {"metrics"},
-    "offline": TEXTS | {"metrics"},
+    "offline": TEXTS | {"evidence", "metrics"},
     "training": LIBRARY | {"offline", "client"},
     "api": LIBRARY,
     "serving": LIBRARY | {"api"},

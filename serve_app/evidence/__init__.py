@@ -11,7 +11,7 @@ from serve_app.evidence.omissions import Omission, omitted
 from serve_app.text.sentences import sentence_spans
 from serve_app.text.validation import require_text
 
-__all__ = ["Check", "Finding", "Omission", "check"]
+__all__ = ["Check", "Finding", "Omission", "Source", "check"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,14 +27,15 @@ class Check:
         return sum(finding.severity == "severe" for finding in self.findings)
 
 
-def check(source: str, summary: str) -> Check:
-    """Compares a summary with its source, sentence by sentence.
+def check(source: str | Source, summary: str) -> Check:
+    """Compares a summary with its source, sentence by sentence; a `Source` is read once for many.
 
     Raises:
         InvalidInput: a text is empty or has no word.
     """
-    require_text(source, "source")
     require_text(summary, "summary")
-    read = Source(source)
+    if isinstance(source, str):
+        require_text(source, "source")
+        source = Source(source)
     sentences = [Sentence(summary, start, end) for start, end in sentence_spans(summary)]
-    return Check(tuple(find(read, sentences)), tuple(omitted(read, sentences)))
+    return Check(tuple(find(source, sentences)), tuple(omitted(source, sentences)))
