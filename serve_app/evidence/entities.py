@@ -58,9 +58,9 @@ def kind_of(word: str) -> NameKind | None:
     lower = word.lower()
     if stem(word) in _GROUPS:
         return "group"
-    single = lower.removesuffix("s") if len(word) > 5 else lower
-    if len(single) < 6 or {single, lower} & (_NOT_DRUGS | _NOT_CONDITIONS):
+    forms = {lower, lower.removesuffix("s")}
+    if len(lower.removesuffix("s")) < 6 or forms & (_NOT_DRUGS | _NOT_CONDITIONS):
         return None
-    if _DRUG.search(single) is not None:
+    if any(map(_DRUG.search, forms)):
         return "drug"
-    return "condition" if _CONDITION.search(single) is not None else None
+    return "condition" if any(map(_CONDITION.search, forms)) else None
