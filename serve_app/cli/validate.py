@@ -53,7 +53,7 @@ def validate(
         str | None, typer.Option(help="Only rows with this value in the column split.")
     ] = None,
     limit: Annotated[
-        int, typer.Option(help="Texts of each file that the models read, drawn at random.", min=2)
+        int, typer.Option(help="Texts of each file that the models read, drawn at random.", min=3)
     ] = 100,
     share: Annotated[
         float, typer.Option(help="Share of the sentences that an edit changes, in (0, 1].")

@@ -101,7 +101,7 @@ def to_html(found: Validation) -> str:
 
 def effects_table(kinds: Sequence[KindEffects]) -> Table:
     """The share of texts in which each measure moved as it should, by edit."""
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(box=SIMPLE_HEAD, padding=0)
     table.add_column("Edit", no_wrap=True)
     for head in ("Texts", *_HEADS):
         table.add_column(head, justify="right", no_wrap=True)
