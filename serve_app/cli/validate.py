@@ -120,23 +120,34 @@ def _read(
     seed: int,
 ) -> tuple[Texts | None, Texts | None]:
     """The texts of both files, read before any model is loaded; says what was chosen."""
+    from serve_app.core.settings import load_settings
     from serve_app.offline.validation.texts import read_rated, read_summaries
 
+    check = load_settings().language_check != "off"
     pairs = ratings = None
     if file is not None:
         pairs = read_summaries(
-            file, original=original, generated=generated, split=split, limit=limit, seed=seed
+            file,
+            original=original,
+            generated=generated,
+            split=split,
+            limit=limit,
+            seed=seed,
+            language_check=check,
         )
     if rated is not None:
+        if file is not None and (original is not None or generated is not None):
+            tell(f"the columns named are those of {file}; to name those of {rated}, give it alone")
+            original = generated = None
         ratings = read_rated(
             rated,
-            # Where both are given, the columns are those of FILE; a rated file has its own.
-            original=original if file is None else None,
-            generated=generated if file is None else None,
+            original=original,
+            generated=generated,
             rating=rating,
             split=split,
             limit=limit,
             seed=seed,
+            language_check=check,
         )
     for texts in (pairs, ratings):
         if texts is not None:

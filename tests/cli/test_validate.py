@@ -78,6 +78,17 @@ def test_another_difficulty_model_is_taken(rated: Path, tmp_path: Path) -> None:
     assert "no difficulty model" in refused(*command)
 
 
+@pytest.mark.usefixtures("in_process")
+def test_columns_are_those_of_the_file_that_is_edited(table: Path, rated: Path) -> None:
+    result = plainmed(
+        *("validate", table, "--rated", rated, "--limit", 3),
+        *("--original-column", "source_text", "--generated-column", "target_text"),
+    )
+    assert result.exit_code == 0
+    assert "to name those of" in result.stderr
+    assert "generated in 'text', rating in 'easiness'" in result.stderr
+
+
 def test_mistakes_are_refused_before_the_models_are_loaded(
     table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -129,6 +129,15 @@ def test_ratings_are_numbers_and_rows_without_one_are_left_out(tmp_path: Path) -
         read_rated(write_rows(tmp_path / "few.csv", rows[:2]))
 
 
+def test_a_corpus_in_another_language_is_refused_unless_the_check_is_off(tmp_path: Path) -> None:
+    spanish = "Los participantes del ensayo tuvieron menos dolor después de tres meses."
+    rows = [{"original": spanish, "generated": spanish}] * 4
+    path = write_rows(tmp_path / "rows.csv", rows)
+    with pytest.raises(InvalidInput, match="not English"):
+        read_summaries(path)
+    assert len(read_summaries(path, language_check=False).numbers) == 4
+
+
 # --- measuring ------------------------------------------------------------------------------
 
 

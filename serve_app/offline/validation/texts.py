@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from serve_app.core.errors import InvalidInput
+from serve_app.offline.corpus.job import language_notes
 from serve_app.offline.corpus.reader import (
     GENERATED_COLUMNS,
     ORIGINAL_COLUMNS,
@@ -66,19 +67,20 @@ def read_summaries(
     split: str | None = None,
     limit: int | None = None,
     seed: int = 0,
+    language_check: bool = True,
 ) -> Texts:
     """Originals and summaries of `limit` random rows (None: of all), the same for the same seed.
 
     Raises:
-        InvalidInput: the file cannot be read, a column is missing or several could be meant, or no
-            row has both texts.
+        InvalidInput: the file cannot be read, a column is missing or several could be meant, no
+            row has both texts, or, with `language_check`, most are not English.
     """
     corpus = scan(path)
     columns = {
         "original": corpus.column(original, ORIGINAL_COLUMNS, "--original-column"),
         "generated": corpus.column(generated, GENERATED_COLUMNS, "--generated-column"),
     }
-    return _read(corpus, columns, split, limit, seed)
+    return _read(corpus, columns, split, limit, seed, language_check)
 
 
 def read_rated(
@@ -90,6 +92,7 @@ def read_rated(
     split: str | None = None,
     limit: int | None = None,
     seed: int = 0,
+    language_check: bool = True,
 ) -> Texts:
     """Texts with a human rating each, and their originals where the file has them.
 
@@ -105,7 +108,8 @@ def read_rated(
     }
     if original is not None or corpus.candidates(ORIGINAL_COLUMNS):
         columns["original"] = corpus.column(original, ORIGINAL_COLUMNS, "--original-column")
-    found = _read(corpus, columns, split, limit if "original" in columns else None, seed)
+    most = limit if "original" in columns else None
+    found = _read(corpus, columns, split, most, seed, language_check)
     if len(found.numbers) < 3:
         raise InvalidInput(
             f"{found.name}: a correlation needs at least 3 rows with a text and a number in "
@@ -115,11 +119,18 @@ def read_rated(
 
 
 def _read(
-    corpus: Corpus, columns: Mapping[str, str], split: str | None, limit: int | None, seed: int
+    corpus: Corpus,
+    columns: Mapping[str, str],
+    split: str | None,
+    limit: int | None,
+    seed: int,
+    language_check: bool,
 ) -> Texts:
     name = corpus.source.name
     if split is not None and SPLIT not in corpus.source.columns:
         raise InvalidInput(f"{name} has no column {SPLIT}; leave --split out")
+    read = [column for what, column in columns.items() if what != "rating"]
+    notes = language_notes(corpus, read) if language_check else ()
     usable: list[int] = []
     asked = number = 0
     for rows in read_all(corpus, corpus.blocks(_ROWS_AT_ONCE)):
@@ -157,7 +168,7 @@ def _read(
         originals=cells("original"),
         summaries=cells("generated"),
         ratings=[_number(cell) for cell in cells("rating")],
-        notes=corpus.notes,
+        notes=(*corpus.notes, *notes),
     )
 
 
