@@ -22,8 +22,8 @@ from benchmarks import report
 from serve_app.evidence.alignment import Sentence, Source
 from serve_app.evidence.findings import SUPPORTED_FROM, find
 from serve_app.offline.calibration import read_pairs
+from serve_app.text.edits import corruptions, trial_edits
 from serve_app.text.sentences import sentence_spans
-from serve_app.training.alignscore import corruptions
 
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "findings.md"
 SENTENCES = 5  # of each text
@@ -69,25 +69,12 @@ def arms_exchanged(text: str, rng: random.Random) -> str | None:
     return text[: found.start(1)] + found[4] + between + found[1] + text[found.end(4) :]
 
 
-def surer(text: str, rng: random.Random) -> str | None:
-    """Certainty in place of a hedge."""
-    for hedge, sure in (
-        (r"\b(?:may|might|could|probably|possibly)\b", rng.choice(("will", "definitely"))),
-        (r"\b(?:suggests?|suggested|indicates?|indicated)\b", "proves"),
-        (r"\bis associated with\b", "causes"),
-    ):
-        changed = re.sub(hedge, sure, text, count=1)
-        if changed != text:
-            return changed
-    return None
-
-
 EDITS: dict[str, Edit] = {
     "number changed": number,
     "two numbers exchanged": numbers_exchanged,
     "direction turned": lambda text, rng: corruptions.flip_direction(text, (), rng),
     "negation turned": lambda text, rng: corruptions.flip_negation(text, (), rng),
-    "said more surely": surer,
+    "said more surely": lambda text, rng: trial_edits.make_certain(text, (), rng),
     "sides of a comparison exchanged": arms_exchanged,
 }
 

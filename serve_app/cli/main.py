@@ -23,6 +23,7 @@ from serve_app.cli.report import compare, report
 from serve_app.cli.score import parse_weights, score
 from serve_app.cli.status import status
 from serve_app.cli.targets import app as targets_app
+from serve_app.cli.validate import validate
 from serve_app.core.errors import PlainMedError
 from serve_app.core.printable import printable
 from serve_app.ops.cli import app as ops_app
@@ -228,6 +229,7 @@ app.command()(calibrate)
 app.command()(check)
 app.command()(report)
 app.command()(compare)
+app.command()(validate)
 app.command()(status)
 
 

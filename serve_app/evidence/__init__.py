@@ -11,7 +11,7 @@ from serve_app.evidence.findings import Finding, Verdict, find, verdict
 from serve_app.evidence.omissions import Omission, omitted
 from serve_app.text.validation import require_text
 
-__all__ = ["Check", "Finding", "Omission", "Verdict", "check", "verdict"]
+__all__ = ["Check", "Finding", "Omission", "Source", "Verdict", "check", "verdict"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +27,10 @@ class Check:
         return sum(finding.severity == "severe" for finding in self.findings)
 
 
-def check(source: str, summary: str, unwanted: Callable[[], bool] = lambda: False) -> Check:
-    """Compares a summary with its source, sentence by sentence.
+def check(
+    source: str | Source, summary: str, unwanted: Callable[[], bool] = lambda: False
+) -> Check:
+    """Compares a summary with its source, sentence by sentence; a `Source` is read once for many.
 
     Args:
         source, summary: the texts.
@@ -38,8 +40,9 @@ def check(source: str, summary: str, unwanted: Callable[[], bool] = lambda: Fals
         InvalidInput: a text is empty or has no word.
         Unavailable: `unwanted` said so.
     """
-    require_text(source, "source")
     require_text(summary, "summary")
-    read = Source(source, unwanted)
+    if isinstance(source, str):
+        require_text(source, "source")
+        source = Source(source, unwanted)
     sentences = sentences_of(summary)
-    return Check(tuple(find(read, sentences, unwanted)), tuple(omitted(read, sentences)))
+    return Check(tuple(find(source, sentences, unwanted)), tuple(omitted(source, sentences)))

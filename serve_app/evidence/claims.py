@@ -46,6 +46,17 @@ WORSE = _stems(
     """worse worsen worsened worsening worst deteriorate deteriorated deterioration inferior impair
     impaired impairment poorer ineffective disadvantage harmful damaging"""
 )
+
+
+def is_direction(word: str) -> bool:
+    """Whether a word says up, down, better or worse.
+
+    >>> is_direction("higher"), is_direction("worsened"), is_direction("women")
+    (True, True, False)
+    """
+    return stem(word) in UP | DOWN | BETTER | WORSE
+
+
 # A change for the better is a change down of these, and the other way round.
 _BAD = _stems(
     """pain risk symptom symptoms disease infection mortality depression anxiety fatigue stress

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import Literal
 
-from serve_app.evidence.words import Word, listed, stem, words_of
+from serve_app.evidence.words import listed, stem, words_of
 
 _DRUG = re.compile(
     r"(?:mab|nib|pril|sartan|statin|cillin|mycin|micin|floxacin|azole|vir|olol|dipine|prazole|tidine|"
@@ -18,28 +19,48 @@ _DRUG = re.compile(
     r"platin|rubicin|taxel|tinib|zumab|ximab|umab|afil|dronate|phylline|formin|amide|idone|apine|"
     r"pramine|triptyline|bactam|penem|quine|quin|fungin|kinra|cept|stim|poetin|relin|gestrel)$"
 )
-_NOT_DRUGS = frozenset(listed("person reason season comparison poison prison amide survir"))
+_NOT_DRUGS = frozenset(
+    listed("""
+person reason season comparison poison prison amide survir except accept concept intercept precept
+mannequin harlequin
+""")
+)
 _CONDITION = re.compile(
     r"(?:itis|osis|oma|aemia|emia|pathy|plegia|algia|penia|uria|ectasis|trophy)$"
 )
-_NOT_CONDITIONS = frozenset(listed("diagnosis prognosis"))
+_NOT_CONDITIONS = frozenset(
+    listed("""
+diagnosis prognosis trophy sympathy empathy apathy telepathy homeopathy diploma nostalgia academia
+""")
+)
 _GROUPS = {
     stem(name): name
     for name in listed("women men children babies adolescents boys girls pregnancy elderly")
 }
 
 
+NameKind = Literal["drug", "condition", "group"]
+
+
 def named(text: str, start: int, end: int) -> Iterator[tuple[int, int, frozenset[str]]]:
     """The place of each name in `text[start:end]`, and stems of which the other text needs one."""
     for word in words_of(text, start, end):
-        if _is_name(word):
+        if kind_of(word.text) is not None:
             yield word.start, word.end, frozenset({word.stem})
 
 
-def _is_name(word: Word) -> bool:
-    lower = word.lower.removesuffix("s") if len(word.text) > 5 else word.lower
-    if word.stem in _GROUPS:
-        return True
-    if len(lower) < 6 or lower in _NOT_DRUGS or word.lower in _NOT_CONDITIONS:
-        return False
-    return _DRUG.search(lower) is not None or _CONDITION.search(lower) is not None
+def kind_of(word: str) -> NameKind | None:
+    """What a word names, by its form; None: neither a drug, a condition nor a group of people.
+
+    >>> kind_of("Aspirin"), kind_of("metformin"), kind_of("arthritis"), kind_of("women")
+    (None, 'drug', 'condition', 'group')
+    """
+    lower = word.lower()
+    if stem(word) in _GROUPS:
+        return "group"
+    forms = {lower, lower.removesuffix("s")}
+    if len(lower.removesuffix("s")) < 6 or forms & (_NOT_DRUGS | _NOT_CONDITIONS):
+        return None
+    if any(map(_DRUG.search, forms)):
+        return "drug"
+    return "condition" if any(map(_CONDITION.search, forms)) else None

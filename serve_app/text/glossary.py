@@ -257,6 +257,11 @@ class Glossary:
     def __iter__(self) -> Iterator[str]:
         return (form.term for form in self._forms.values())
 
+    @property
+    def forms(self) -> Iterable[Form]:
+        """Each spelling and number of each term that is replaced."""
+        return self._forms.values()
+
     def lookup(self, term: str) -> str | None:
         """The plain form of exactly this term, or None. Case matters for abbreviations only."""
         form = self._forms.get(key_of(term))

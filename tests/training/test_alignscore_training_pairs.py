@@ -9,6 +9,7 @@ from random import Random
 import pytest
 
 from serve_app.core.errors import ConfigError
+from serve_app.text.edits import trial_edits
 from serve_app.training.alignscore import (
     comparisons,
     consistency,
@@ -18,7 +19,6 @@ from serve_app.training.alignscore import (
     mirrored,
     pairs,
     relations,
-    trial_edits,
 )
 from tests.support.texts import PASSAGE
 

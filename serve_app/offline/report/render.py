@@ -57,11 +57,12 @@ def to_json(report: Report) -> str:
 
 
 def _render(template: str, report: Report, **own: Any) -> str:
-    return _environment().get_template(template).render(report=report, **own)
+    return environment().get_template(template).render(report=report, **own)
 
 
 @cache
-def _environment() -> Environment:
+def environment() -> Environment:
+    """The templates of the package's pages, which escape whatever they are given."""
     found = Environment(
         loader=PackageLoader("serve_app.offline.report", "templates"),
         autoescape=select_autoescape(["html"]),

@@ -1,3 +1,3 @@
-"""Makes `alignscore-mini`: training pairs, edits that change a meaning, the trainer, the card."""
+"""Makes `alignscore-mini`: training pairs, the trainer, the card."""
 
-__all__ = ["corruptions", "data", "development", "evaluation", "mixture", "pairs", "trainer"]
+__all__ = ["data", "development", "evaluation", "mixture", "pairs", "trainer"]

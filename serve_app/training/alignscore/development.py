@@ -12,7 +12,7 @@ from random import Random
 
 import numpy as np
 
-from serve_app.training.alignscore import corruptions
+from serve_app.text.edits import corruptions
 from serve_app.training.alignscore.consistency import load_judged, without_originals_of
 from serve_app.training.alignscore.data import NliRow, Passage, load_cochrane, load_nli, normalised
 from serve_app.training.alignscore.evaluation import Claims, Floats, medical_claims

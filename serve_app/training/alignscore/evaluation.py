@@ -21,8 +21,8 @@ from serve_app.metrics.align_model import AlignLogits, AlignModel, CompactConfig
 from serve_app.metrics.alignscore import context_chunks
 from serve_app.models.encoder_runtime import Batch, EncoderRuntime, TokenSequence
 from serve_app.storage.artifacts import resolve
+from serve_app.text.edits import corruptions
 from serve_app.text.sentences import split_sentences
-from serve_app.training.alignscore import corruptions
 from serve_app.training.alignscore.data import (
     BASE,
     NliRow,

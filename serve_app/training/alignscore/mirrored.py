@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from random import Random
 
-from serve_app.training.alignscore import corruptions
+from serve_app.text.edits import corruptions
+from serve_app.text.edits.trial_edits import FALSE_EDITS, TRUE_EDITS
 from serve_app.training.alignscore.data import Passage, normalised
 from serve_app.training.alignscore.pairs import (
     ALIGNED,
@@ -22,7 +23,6 @@ from serve_app.training.alignscore.pairs import (
     support,
     window,
 )
-from serve_app.training.alignscore.trial_edits import FALSE_EDITS, TRUE_EDITS
 
 # Edits after which the passage leaves the claim open rather than speaks against it.
 _OPEN = frozenset({"certainty", "word"})

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
 
-from serve_app.training.alignscore import corruptions
+from serve_app.text.edits import corruptions
 from serve_app.training.alignscore.comparisons import Finding, read_finding, say, say_false
 from serve_app.training.alignscore.consistency import (
     Judged,

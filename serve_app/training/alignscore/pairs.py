@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from serve_app.training.alignscore import corruptions
+from serve_app.text.edits import corruptions
+from serve_app.text.edits.lexicon import STOPWORDS
 from serve_app.training.alignscore.data import (
     NliRow,
     Passage,
@@ -22,7 +23,6 @@ from serve_app.training.alignscore.data import (
     load_nli,
     normalised,
 )
-from serve_app.training.alignscore.lexicon import STOPWORDS
 
 ALIGNED, NEUTRAL, CONTRADICTING = 0, 1, 2
 NO_LABEL = -100

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from random import Random
 
-from serve_app.training.alignscore import corruptions as edits
+from serve_app.text.edits import corruptions as edits
 from serve_app.training.alignscore import data
 from tests.support.texts import PASSAGE
 

@@ -14,8 +14,7 @@ from functools import cache
 from itertools import pairwise
 from random import Random
 
-from serve_app.text.glossary import Glossary
-from serve_app.training.alignscore.lexicon import (
+from serve_app.text.edits.lexicon import (
     AUXILIARIES,
     CLAUSE_WORDS,
     NUMBER_WORDS,
@@ -27,6 +26,7 @@ from serve_app.training.alignscore.lexicon import (
     SYNONYMS,
     VERBS,
 )
+from serve_app.text.glossary import Glossary
 
 Edit = Callable[[str, Sequence[str], Random], str | None]
 
@@ -91,10 +91,17 @@ def change_number(claim: str, passage: Sequence[str], rng: Random) -> str | None
     return claim[:start] + "".join(digits) + claim[end:]
 
 
-def flip_direction(claim: str, passage: Sequence[str], rng: Random) -> str | None:
-    """The opposite of one word of direction, degree or judgement (`higher` for `lower`)."""
+def flip_direction(
+    claim: str,
+    passage: Sequence[str],
+    rng: Random,
+    only: Callable[[str], bool] = OPPOSITES.__contains__,
+) -> str | None:
+    """The opposite of one word of direction, degree or judgement (`higher` for `lower`), of those
+    that are `only`."""
     words = claim.split(" ")
-    places = [index for index, word in enumerate(words) if _core(word).lower() in OPPOSITES]
+    cores = [_core(word).lower() for word in words]
+    places = [index for index, core in enumerate(cores) if core in OPPOSITES and only(core)]
     if not places:
         return None
     place = rng.choice(places)

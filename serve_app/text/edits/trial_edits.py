@@ -11,8 +11,8 @@ import re
 from collections.abc import Sequence
 from random import Random
 
-from serve_app.training.alignscore import corruptions
-from serve_app.training.alignscore.lexicon import PRONOUNS
+from serve_app.text.edits import corruptions
+from serve_app.text.edits.lexicon import PRONOUNS
 
 _NUMBER = re.compile(r"(?<![\w.,/-])\d+(?:[.,]\d+)*\s?%?(?![\w-])")
 # A noun phrase as far as a pattern can tell: up to six words without a stop or a verb's sign.
@@ -22,7 +22,7 @@ _STOP = (
     r"of|with|by|to|and|or|that|which|who|when|after|before|during|but|although|however|there|we|"
     r"not|no|than|compared|versus|as|between|among|it|this|these|those|they)"
 )
-_NOUNS = rf"(?:(?!{_STOP}\b)[\w'’()/%+-]+ ){{0,4}}(?!{_STOP}\b)[\w'’()/%+-]+"
+_NOUNS = rf"(?<![\w'’()/%+-])(?:(?!{_STOP}\b)[\w'’()/%+-]+ ){{0,4}}(?!{_STOP}\b)[\w'’()/%+-]+"
 _LINKS = (
     r"compared (?:with|to)|in comparison (?:with|to)|versus|vs\.?|rather than|instead of|"
     r"relative to|as opposed to|over|superior to|inferior to"
@@ -94,6 +94,15 @@ _CERTAINTY = [
     (r"\bin rats\b", "in patients"), (r"\bone\b", "many"), (r"\bsmall\b", "large"),
 ]  # fmt: skip
 _STRENGTH = [(re.compile(weak), strong) for weak, strong in _CERTAINTY]
+_SURE = [
+    (re.compile(hedge), sure)
+    for hedge, sure in (
+        (r"\b(?:may|might|could)\b", "will"), (r"\b(?:probably|possibly)\b", "definitely"),
+        (r"\b(?:suggests|indicates)\b", "proves"), (r"\b(?:suggest|indicate)\b", "prove"),
+        (r"\b(?:suggested|indicated)\b", "proved"), (r"\bis associated with\b", "causes"),
+        (r"\bare associated with\b", "cause"), (r"\bw(?:as|ere) associated with\b", "caused"),
+    )
+]  # fmt: skip
 _HEDGES = {
     "may": ("might", "could", "may possibly"), "might": ("may", "could"),
     "is associated with": ("is linked to", "goes together with"),
@@ -206,6 +215,15 @@ def overstate(claim: str, passage: Sequence[str], rng: Random) -> str | None:
     pattern, strong = rng.choice(options)
     edited = pattern.sub(strong, claim, count=1)
     return edited[0].upper() + edited[1:] if claim[:1].isupper() else edited
+
+
+def make_certain(claim: str, passage: Sequence[str], rng: Random) -> str | None:
+    """Certainty in place of one hedge, and nothing else made stronger."""
+    for hedge, sure in _SURE:
+        changed = hedge.sub(sure, claim, count=1)
+        if changed != claim:
+            return changed
+    return None
 
 
 def turn_comparison(claim: str, passage: Sequence[str], rng: Random) -> str | None:
