@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from serve_app.core import schemas
-from serve_app.evidence import Check, check
+from serve_app.evidence import Check, check, verdict
 from serve_app.generation.best_of import Candidate
 from serve_app.metrics.evaluation import Evaluation
 from serve_app.metrics.explanation import Span, explain
 from serve_app.metrics.loss import METRICS
+from serve_app.text.sentences import sentence_spans
 
 MAX_SUPPORT_CHARS = 4_000_000
 """Most characters of an answer that `support` repeats of its `passages`."""
@@ -162,6 +163,11 @@ def add_findings(out: schemas.EvaluationOut, found: Check) -> None:
         )
         for one in sorted(first, key=lambda one: one.sentence)
     ]
+    spans = sentence_spans(out.generated)
+    if len(spans) == len(out.sentences):  # a mode that scores the whole has one
+        for (start, end), sentence in zip(spans, out.sentences, strict=True):
+            own = [one for one in found.findings if start <= one.sentence_span[0] < end]
+            sentence.verdict = verdict(own, sentence.score)
     out.findings_left_out = len(found.findings) - len(first)
     out.omissions = [
         schemas.OmissionOut(

@@ -68,6 +68,9 @@ def score(
     prefix: Annotated[str, typer.Option(help="Prefix of the new columns' names.")] = "",
     batch_size: Annotated[int, typer.Option(help="Pairs per batch.", min=1, max=1024)] = 16,
     weights: Weights = None,
+    findings: Annotated[
+        bool, typer.Option(help="Count what a summary says otherwise, and leaves out.")
+    ] = True,
     original_file: Annotated[
         Path | None, typer.Option(help="One original, as a text file.")
     ] = None,
@@ -99,7 +102,9 @@ def score(
 
     from serve_app.client.clients import PlainMedClient
 
-    jobs = prepare_jobs(str(table), str(out), original_column, generated_column, prefix, batch_size)
+    jobs = prepare_jobs(
+        str(table), str(out), original_column, generated_column, prefix, batch_size, findings
+    )
     failed = 0
     with ExitStack() as stack:
         if url is None:
@@ -135,6 +140,7 @@ def prepare_jobs(
     generated: Sequence[str] | None,
     prefix: str,
     batch_size: int,
+    findings: bool,
 ) -> list[ScoreJob]:
     """One job, or one for each column of summaries where the output's name has `{column}`.
 
@@ -153,6 +159,7 @@ def prepare_jobs(
         prefix=prefix,
         batch_size=batch_size,
         language_check=load_settings().language_check,
+        findings=findings,
     )
     if "{column}" in out:
         corpus = scan(table)
@@ -366,6 +373,7 @@ class _ServerScorer:
         from serve_app.client.clients import PlainMedAPIError
         from serve_app.metrics.loss import METRICS
         from serve_app.offline.corpus import ModelNames, RowError, RowScores
+        from serve_app.offline.corpus.scoring import count_findings
 
         if self._lost is None:
             try:
@@ -384,10 +392,16 @@ class _ServerScorer:
                         one.loss,
                         # A server of an earlier version does not say it.
                         language=getattr(one, "language", None),
+                        findings=None if _partial(one) else count_findings(one),
                     )
                     for one in answer.results
                 ]
         return [self._lost] * len(originals)
+
+
+def _partial(result: EvaluationOut) -> bool:
+    """Whether a server's findings are not all of them, or it is too old to look for any."""
+    return "findings" not in result.model_fields_set or result.findings_left_out > 0
 
 
 def progress_bar(console: Console) -> Progress:

@@ -255,6 +255,11 @@ class FactualSentence(BaseModel):
         description="That passage; empty behind the first 4 million characters of an answer."
     )
     passage_index: int = Field(0, description="Its place in the result's `passages`.")
+    verdict: Literal["supported", "check", "contradicted"] | None = Field(
+        None,
+        description="By findings and score together; null where findings are left out, or a mode "
+        "without `_sp` scores the summary as a whole.",
+    )
 
 
 class SpanOut(FromAttributes):

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from serve_app.evidence.alignment import Source, sentences_of
-from serve_app.evidence.findings import Finding, find
+from serve_app.evidence.findings import Finding, Verdict, find, verdict
 from serve_app.evidence.omissions import Omission, omitted
 from serve_app.text.validation import require_text
 
-__all__ = ["Check", "Finding", "Omission", "check"]
+__all__ = ["Check", "Finding", "Omission", "Verdict", "check", "verdict"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,3 +112,30 @@ async def test_the_size_of_findings_counts_towards_that_of_the_answer() -> None:
     result = await evaluated(summary)
     shown = len(str(result["findings"])) + len(str(result["omissions"]))
     assert 0.5 < serializers.check_chars(found) / shown < 2.5
+
+
+async def test_each_sentence_has_a_verdict_of_findings_and_score_together() -> None:
+    [wrong] = (await evaluated("There were 349 women."))["sentences"]
+    assert wrong["verdict"] == "contradicted"
+    [true] = (await evaluated("Serious adverse events were more frequent."))["sentences"]
+    assert true["verdict"] in ("supported", "check")
+    without = await evaluated("There were 349 women.", findings=False)
+    assert [one["verdict"] for one in without["sentences"]] == [None]
+
+
+@pytest.mark.parametrize(
+    ("severities", "score", "expected"),
+    [
+        ([], 0.9, "supported"),
+        ([], 0.01, "check"),
+        (["note"], 0.01, "supported"),
+        (["minor"], 0.9, "check"),
+        (["note", "minor"], 0.9, "check"),
+        (["minor", "severe"], 0.99, "contradicted"),
+    ],
+)
+def test_the_verdict_takes_the_worst_that_is_known(
+    severities: list[Any], score: float, expected: str
+) -> None:
+    findings = [evidence.Finding("number", one, "m", (), ()) for one in severities]
+    assert evidence.verdict(findings, score) == expected

@@ -210,3 +210,50 @@ def test_what_a_killed_write_left_is_removed_with_the_rest(tmp_path: Path) -> No
     (tmp_path / "out.csv.parts" / ".block-000001.json.4711.part").write_text("[")
     run(prepare(source, out))
     assert left(tmp_path) == ["in.csv", "out.csv"]
+
+
+COUNTS = ("findings_severe", "findings_number", "findings_direction", "omissions")
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_findings_are_counted_by_severity_and_kind_beside_the_scores(
+    tmp_path: Path, suffix: str
+) -> None:
+    source = "The trials had 3490 women. Fewer women died. Adverse events were more frequent."
+    texts = [
+        "The trials had 349 women. More women died.",
+        source,
+        "The trials had 3490 women. Fewer women died.",
+    ]
+    rows = [{"original": source, "generated": text} for text in texts]
+    job = prepare(
+        write_rows(tmp_path / f"in{suffix}", rows), tmp_path / f"out{suffix}", findings=True
+    )
+    run(job, OverlapScorer())
+    written = read_rows(tmp_path / f"out{suffix}")
+    counts = [tuple(int(row[name]) for name in COUNTS) for row in written]
+    assert counts == [(2, 1, 1, 1), (0, 0, 0, 0), (0, 0, 0, 1)]
+
+
+def test_a_row_without_scores_has_no_counts_and_a_run_without_findings_no_columns(
+    tmp_path: Path,
+) -> None:
+    rows = [{"original": TEXT, "generated": None}, {"original": TEXT, "generated": TEXT}]
+    table = write_rows(tmp_path / "in.jsonl", rows)
+    run(prepare(table, tmp_path / "out.jsonl", findings=True), OverlapScorer())
+    first, second = read_rows(tmp_path / "out.jsonl")
+    assert (first["findings_severe"], second["findings_severe"]) == (None, 0)
+    run(prepare(table, tmp_path / "plain.jsonl"), OverlapScorer())
+    assert not {name for name in read_rows(tmp_path / "plain.jsonl")[0] if "findings" in name}
+
+
+def test_counts_survive_an_interruption(tmp_path: Path) -> None:
+    rows = [{"original": "It had 12 men.", "generated": f"It had {n} men."} for n in range(10, 40)]
+    table = write_rows(tmp_path / "in.jsonl", rows)
+    whole = prepare(table, tmp_path / "whole.jsonl", findings=True, batch_size=2, block_rows=2)
+    run(whole, OverlapScorer())
+    job = prepare(table, tmp_path / "out.jsonl", findings=True, batch_size=2, block_rows=2)
+    with pytest.raises(Killed):
+        run(job, engine=StoppingEngine(OverlapScorer(), 3))
+    run(job)
+    assert read_rows(tmp_path / "out.jsonl") == read_rows(tmp_path / "whole.jsonl")

@@ -291,3 +291,37 @@ def test_what_makes_no_reward_is_refused(scorer: PairScorer) -> None:
         loss_reward(scorer, weights=[1, 1, 1, 1, 1])
     with pytest.raises(ConfigError, match="neither text nor messages"):
         loss_reward(scorer)(prompts=[""], completions=[None], original=ORIGINALS[:1])
+
+
+SOURCE = (
+    "We included 15 trials with 3490 women. Fewer women died with the drug. It was well tolerated."
+)
+FAITHFUL = "The 15 trials had 3490 women. Fewer women died with the drug. Few had side effects."
+
+
+def test_a_severe_finding_costs_its_penalty_and_no_reward_falls_below_the_lowest(
+    scorer: PairScorer,
+) -> None:
+    turned = FAITHFUL.replace("Fewer women died", "More women died")
+    worse = turned.replace("3490", "349")
+    given: dict[str, Any] = {
+        "prompts": [""] * 3, "completions": [FAITHFUL, turned, worse], "original": [SOURCE] * 3,
+    }  # fmt: skip
+    plain, log = loss_reward(scorer)(**given), Log()
+    found = loss_reward(scorer, penalty=0.25)(**given, log_metric=log)
+    assert found == pytest.approx([plain[0], plain[1] - 0.25, max(0.0, plain[2] - 0.5)])
+    assert log["plainmed_reward/severe"] == [1.0]
+    assert loss_reward(scorer, penalty=5.0)(**given)[1:] == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("penalty", [-0.1, float("nan")])
+def test_a_penalty_that_would_reward_errors_is_refused(scorer: PairScorer, penalty: float) -> None:
+    with pytest.raises(ConfigError, match="penalty"):
+        loss_reward(scorer, penalty=penalty)
+
+
+def test_a_completion_without_a_score_is_not_penalised(scorer: PairScorer) -> None:
+    reward = loss_reward(scorer, penalty=0.5, on_failure="none")
+    completions = ["More women died: boom.", "..."]
+    found = reward(prompts=["", ""], completions=completions, original=[SOURCE] * 2)
+    assert found == [None, 0.0]

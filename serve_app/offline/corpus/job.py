@@ -32,7 +32,7 @@ from serve_app.offline.corpus.scoring import (
     score_block,
     texts,
 )
-from serve_app.offline.corpus.writer import RESULT_COLUMNS, write_scored
+from serve_app.offline.corpus.writer import result_columns, write_scored
 from serve_app.storage.base import File
 from serve_app.storage.locate import locate
 
@@ -113,6 +113,7 @@ class ScoreJob:
         batch_size: int = 16,
         block_rows: int | None = None,
         language_check: LanguageCheck = "warn",
+        findings: bool = False,
     ) -> ScoreJob:
         """Reads the input once and checks all that can fail before models are loaded.
 
@@ -126,6 +127,7 @@ class ScoreJob:
             batch_size: pairs scored at once, >= 1.
             block_rows: rows finished at once; None: see `rows_of_a_block`.
             language_check: `off`: the language of the texts is not looked at.
+            findings: whether findings and omissions are counted, in columns of their own.
 
         Raises:
             InvalidInput: a file, row or column is wrong, several columns could be meant, or more
@@ -142,11 +144,16 @@ class ScoreJob:
         first = corpus.column(original, ORIGINAL_COLUMNS, "--original-column")
         seconds = [corpus.column(one, GENERATED_COLUMNS, "--generated-column") for one in wanted]
         systems = [
-            (Task(first, second, batch_size), prefix if len(seconds) == 1 else f"{prefix}{second}_")
+            (
+                Task(first, second, batch_size, findings),
+                prefix if len(seconds) == 1 else f"{prefix}{second}_",
+            )
             for second in seconds
         ]
         taken = set(corpus.source.columns)
-        for column in (before + column for _, before in systems for column in RESULT_COLUMNS):
+        for column in (
+            before + column for task, before in systems for column in result_columns(task)
+        ):
             if column in taken:
                 raise InvalidInput(
                     f"{name}: there is already a column {column!r}; "

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Protocol, get_args
 
 from serve_app.core.errors import FAILURES, InvalidInput, MetricFailed, PlainMedError
+from serve_app.core.schemas import EvaluationOut, FindingKind
+from serve_app.evidence import Check, check
 
 logger = logging.getLogger(__name__)
 
@@ -22,12 +24,14 @@ _PROBE_TOLERANCE = 5e-3
 @dataclass(frozen=True, slots=True)
 class RowScores:
     """The five metrics of a row, in the order of `serve_app.metrics.loss.METRICS`; its loss
-    (None where none was asked for: calibration makes the targets of a loss); and the language of
-    the summary (ISO 639; None: undetermined)."""
+    (None where none was asked for: calibration makes the targets of a loss); the language of
+    the summary (ISO 639; None: undetermined); and counts of findings, as `count_findings` gives
+    them (None: not counted)."""
 
     values: tuple[float, ...]
     loss: float | None = None
     language: str | None = field(default=None, kw_only=True)
+    findings: tuple[int, ...] | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,10 @@ class RowError:
 
 
 RowResult = RowScores | RowError
+FINDINGS = tuple(f"findings_{one}" for one in ("severe", "minor", *get_args(FindingKind)))
+FINDINGS += ("omissions",)
+"""What is counted of a summary, as columns are named."""
+
 Pair = tuple[str, str]
 """An original and its summary."""
 
@@ -49,6 +57,8 @@ def row_to_json(row: RowResult | Pair) -> Any:
         return asdict(row)
     if not isinstance(row, RowScores):
         return row
+    if row.findings is not None:
+        return [*row.values, row.loss, row.language, [*row.findings]]
     return [*row.values, row.loss, *([] if row.language is None else [row.language])]
 
 
@@ -56,9 +66,20 @@ def result_from_json(found: Any) -> RowResult:
     """Inverse of `row_to_json` for results."""
     if isinstance(found, dict):
         return RowError(**found)
+    if isinstance(found[-1], list):
+        *values, loss, language, findings = found
+        return RowScores(tuple(values), loss, language=language, findings=tuple(findings))
     language = found[-1] if isinstance(found[-1], str) else None
     values = found[:-1] if language is None else found[:-2]
     return RowScores(tuple(values), found[len(values)], language=language)
+
+
+def count_findings(found: Check | EvaluationOut) -> tuple[int, ...]:
+    """Findings by severity and by kind, and omissions: as many numbers as `FINDINGS` has names."""
+    severities = [one.severity for one in found.findings]
+    kinds = [one.kind for one in found.findings]
+    counts = [severities.count("severe"), severities.count("minor")]
+    return (*counts, *map(kinds.count, get_args(FindingKind)), len(found.omissions))
 
 
 @dataclass(frozen=True)
@@ -118,11 +139,13 @@ class Scorer(Protocol):
 
 @dataclass(frozen=True)
 class Task:
-    """How rows are scored: the columns of the two texts, and how many pairs go together."""
+    """How rows are scored: the columns of the two texts, how many pairs go together, and whether
+    findings are counted."""
 
     original: str
     generated: str
     batch_size: int = 16
+    findings: bool = False
 
 
 @dataclass(frozen=True)
@@ -174,7 +197,15 @@ def score_block(
 def _bisect(scorer: Scorer, task: Task, pairs: Sequence[Pair]) -> list[RowResult]:
     """Scores the pairs together; after a failure in halves, down to a single pair."""
     try:
-        return [*scorer([pair[0] for pair in pairs], [pair[1] for pair in pairs])]
+        scored = scorer([pair[0] for pair in pairs], [pair[1] for pair in pairs])
+        if not task.findings:
+            return [*scored]
+        return [
+            one
+            if isinstance(one, RowError) or one.findings is not None
+            else replace(one, findings=count_findings(check(*pair)))
+            for pair, one in zip(pairs, scored, strict=True)
+        ]
     except (InvalidInput, MetricFailed) as error:
         if len(pairs) == 1:
             return [_row_error(error, task)]

@@ -28,7 +28,7 @@ from serve_app.offline.corpus.reader import (
     output_format,
     read_all,
 )
-from serve_app.offline.corpus.scoring import RowError, RowResult, Task
+from serve_app.offline.corpus.scoring import FINDINGS, RowError, RowResult, Task
 from serve_app.offline.corpus.text_rows import Row
 from serve_app.storage.base import File
 
@@ -46,10 +46,15 @@ RESULT_COLUMNS = (
 Systems = Sequence[tuple[Task, str]]
 
 
+def result_columns(task: Task) -> tuple[str, ...]:
+    """The new columns of a system: with those of `FINDINGS` where they are counted."""
+    return (*RESULT_COLUMNS, *FINDINGS) if task.findings else RESULT_COLUMNS
+
+
 def write_scored(
     out: File, corpus: Corpus, blocks: Sequence[Block], systems: Systems, journal: Journal
 ) -> int:
-    """Writes all rows with the columns `RESULT_COLUMNS` of each system added.
+    """Writes all rows with the `result_columns` of each system added.
 
     Args:
         out: the file; complete or not at all.
@@ -115,7 +120,7 @@ def _with_cells(
 
 
 def _names(systems: Systems) -> list[str]:
-    return [prefix + name for _, prefix in systems for name in RESULT_COLUMNS]
+    return [prefix + name for task, prefix in systems for name in result_columns(task)]
 
 
 def _cells(result: RowResult, task: Task, prefix: str) -> Row:
@@ -123,8 +128,11 @@ def _cells(result: RowResult, task: Task, prefix: str) -> Row:
         values: Sequence[Any] = (*[None] * len(NUMBERS), result.message, result.code, None)
     else:
         values = (*result.values, result.loss, None, None, result.language)
+    counts = None if isinstance(result, RowError) else result.findings
     values = (*values, task.original, task.generated)
-    return {prefix + name: value for name, value in zip(RESULT_COLUMNS, values, strict=True)}
+    if task.findings:
+        values = (*values, *(counts or [None] * len(FINDINGS)))
+    return {prefix + name: value for name, value in zip(result_columns(task), values, strict=True)}
 
 
 def _csv(file: IO[bytes], columns: Sequence[str], rows: Iterable[Row]) -> None:
@@ -177,10 +185,11 @@ def _parquet(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    types = dict.fromkeys(NUMBERS, pa.float64()) | dict.fromkeys(FINDINGS, pa.int64())
     added = [
-        pa.field(prefix + name, pa.float64() if name in NUMBERS else pa.string())
-        for _, prefix in systems
-        for name in RESULT_COLUMNS
+        pa.field(prefix + name, types.get(name, pa.string()))
+        for task, prefix in systems
+        for name in result_columns(task)
     ]
     with contextlib.ExitStack() as stack:
         if corpus.source.format == "parquet":

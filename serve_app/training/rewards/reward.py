@@ -17,6 +17,7 @@ import numpy as np
 
 from serve_app.core.errors import ConfigError, InvalidInput, MetricFailed
 from serve_app.core.settings import load_settings
+from serve_app.evidence import check
 from serve_app.metrics.loss import METRICS, check_weights, combine
 from serve_app.offline.corpus.scoring import RowError
 from serve_app.text.validation import has_word, require_text
@@ -36,10 +37,13 @@ logger = logging.getLogger(__name__)
 class Reward:
     """1 - the weighted sum of the five metrics' errors, in [0, 1]; 1 is at the targets.
 
+    With a `penalty`, less that for each severe finding (`serve_app.evidence`), but not below 0.
+
     Called as a trainer calls it, on plain or conversational datasets: `reward(prompts=...,
     completions=..., **columns)`. Ignores further arguments except `log_metric`, which gets the mean
-    of each metric with a weight above 0 (`plainmed/fkgl`) and the shares of completions without a
-    word (`NAME/wordless`) and without a reward (`NAME/failed`).
+    of each metric with a weight above 0 (`plainmed/fkgl`), the shares of completions without a
+    word (`NAME/wordless`) and without a reward (`NAME/failed`), and with a penalty the mean number
+    of severe findings (`NAME/severe`).
 
     A completion without a letter gets 0.0. The object can be sent to another process,
     where it loads models or opens connections of its own.
@@ -51,6 +55,7 @@ class Reward:
         original: the dataset's column with the originals; None: the first of `ORIGINAL_COLUMNS`
             that exists, else the text inside the served generator's prompt.
         system_prompt, user_prefix: of these prompts; None: SYSTEM_PROMPT, USER_PREFIX.
+        penalty: taken off the reward for each severe finding, >= 0. At 0 none are looked for.
         on_failure: `raise` ends the training where a completion cannot be scored; `none` returns
             None for it, which TRL leaves out of the step. An unreachable server always raises.
 
@@ -60,7 +65,7 @@ class Reward:
 
     Raises:
         InvalidInput: the weights are wrong.
-        ConfigError: `on_failure` is neither.
+        ConfigError: `on_failure` is neither, or the penalty is negative.
     """
 
     def __init__(
@@ -72,11 +77,15 @@ class Reward:
         original: str | None = None,
         system_prompt: str | None = None,
         user_prefix: str | None = None,
+        penalty: float = 0.0,
         on_failure: OnFailure = "raise",
     ) -> None:
         if on_failure not in get_args(OnFailure):
             raise ConfigError(f"on_failure must be raise or none, not {on_failure!r}")
+        if not penalty >= 0:
+            raise ConfigError(f"penalty must be at least 0, not {penalty}")
         self.__name__ = name
+        self.penalty = penalty
         self.scorer = scorer
         self.weights = tuple(check_weights(weights).tolist())
         self.original = original
@@ -111,11 +120,17 @@ class Reward:
         if len(originals) != len(texts):
             raise InvalidInput(f"{len(originals)} originals but {len(texts)} completions")
         worded = [index for index, text in enumerate(texts) if has_word(text)]
-        scores = self.scorer.score([(originals[index], texts[index]) for index in worded])
+        pairs = [(originals[index], texts[index]) for index in worded]
+        scores = self.scorer.score(pairs)
+        severe = [check(*pair).severe if self.penalty else 0 for pair in pairs]
         rewards: list[float | None] = [LOWEST] * len(texts)
-        for index, found in zip(worded, scores, strict=True):
-            rewards[index] = self._reward(index, len(texts), found)
-        self._count(rewards, scores, len(texts) - len(worded), columns.get("log_metric"))
+        for index, found, count in zip(worded, scores, severe, strict=True):
+            reward = self._reward(index, len(texts), found)
+            rewards[index] = reward and max(LOWEST, reward - self.penalty * count)
+        log_metric = columns.get("log_metric")
+        if log_metric is not None and self.penalty and severe:
+            log_metric(f"{self.__name__}/severe", sum(severe) / len(severe))
+        self._count(rewards, scores, len(texts) - len(worded), log_metric)
         return rewards
 
     def _reward(self, index: int, count: int, scores: PairScores | RowError) -> float | None:
