@@ -27,7 +27,7 @@ def _stems(words: str) -> frozenset[str]:
 UP = _stems(
     """increase increased increasing more higher greater raise raised rise rises rose risen elevated
     elevation longer prolong prolonged prolongation larger gain gained grew growth exceeded
-    accelerate accelerated promote promoted induce induced
+    accelerate accelerated promote promoted induce induced commoner
     heightened enhanced augmented extended lengthened bigger faster"""
 )
 DOWN = _stems(
@@ -35,7 +35,7 @@ DOWN = _stems(
     lowered smaller shorter shorten shortened fall falls fell fallen drop dropped decline declined
     prevent prevented prevents prevention preventing avoid avoided diminish diminished relieve
     relieved relief alleviate ease eased protect protected protective cut suppress suppressed
-    attenuate attenuated delay delayed slow slowed slower minimise minimised lessen"""
+    attenuate attenuated delay delayed slow slowed slower minimise minimised lessen rarer"""
 )
 BETTER = _stems(
     """improve improved improves improving improvement improvements better best superior effective
@@ -61,7 +61,8 @@ _CARRIERS = _stems(
     level levels amount proportion percentage score scores degree occurrence prevalence average mean
     significant significantly statistically slightly likely difference group groups compared
     treatment people study evidence found showed result results outcome effect effects quality
-    certainty low moderate high review included ratio confidence interval important clinically"""
+    certainty low moderate high review included ratio confidence interval important clinically
+    cause lead make take happen develop experience suffer get report occur rare common"""
 )
 _NONE = re.compile(
     r"""\b(?:

@@ -64,6 +64,7 @@ infection: infectious
 bleeding: bleed haemorrhage hemorrhage haemorrhagic
 placebo: dummy sham
 weight: bmi obesity overweight
+serious: severe major grave
 smoking: smoke smoker tobacco cigarette
 women: woman female mother maternal
 men: man male
