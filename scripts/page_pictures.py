@@ -28,7 +28,7 @@ def take(browser: Browser, url: str) -> None:
     page.locator("#original").evaluate("box => box.scrollTop = 0")
     page.locator("#sentences button").nth(2).focus()
     page.mouse.move(0, 0)
-    save_picture(page, "page.png", height=2600)
+    save_picture(page, "page.png", height=2900)
 
     page = _open(browser, url, width=1100, height=900, scheme="dark")
     page.locator("#n").select_option("4")
@@ -38,8 +38,8 @@ def take(browser: Browser, url: str) -> None:
     save_picture(page, "page-dark.png", height=1500, top="#candidates-part")
 
     page = _open(browser, url, width=360, height=740, locale="es-ES")
-    page.locator("#sentences button").nth(1).click()
-    save_picture(page, "page-phone.png", height=1500, top="#loss-part")
+    page.locator("#findings button").first.click()
+    save_picture(page, "page-phone.png", height=1500, top="#findings-part")
 
 
 def _open(

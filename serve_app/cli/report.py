@@ -137,6 +137,7 @@ def report(
         if loaded is not None:
             notes = choices.loss.targets.made_with_other_models(loaded.models)
         choices = replace(choices, suite=scores, notes=tuple(notes))
+    choices = replace(choices, check=True)
     if loaded is not None:
         tell("the models read the worst examples; --no-models leaves that out")
         choices = replace(choices, reader=SuiteReader(loaded))

@@ -44,7 +44,7 @@ def score(page: Any) -> None:
 def test_before_anything_is_scored_it_says_what_to_do(pages: Any, url: str) -> None:
     page = pages.open(url)
     expect(page.locator("#empty")).to_contain_text("Paste an original")
-    for part in ("gauges", "loss", "sentences", "candidates", "copy"):
+    for part in ("gauges", "loss", "findings", "sentences", "candidates", "copy"):
         expect(page.locator(f"#{part}-part")).to_be_hidden()
 
 
@@ -186,7 +186,8 @@ def test_a_generator_alone_shows_sources_and_no_scores(pages: Any) -> None:
         expect(page.locator("#candidates-hint")).to_contain_text("choose by reading")
         expect(page.locator("#support")).to_contain_text(ORIGINALS[0][:40])
         expect(page.get_by_role("meter")).to_have_count(0)
-        expect(page.locator("#loss-part")).to_be_hidden()
+        for part in ("loss", "findings"):
+            expect(page.locator(f"#{part}-part")).to_be_hidden()
         shorter = page.locator("#candidates > li").nth(1)
         shorter.get_by_role("button").click()
         expect(shorter.get_by_role("button")).to_be_focused()

@@ -37,7 +37,7 @@ def make(folder: Path) -> Path:
     names = ["<svg onload=window.ran=3>", "a system with a name that is too long for a chart"]
     systems = read_systems(files, names)
     page = folder / "report.html"
-    html = to_html(analyse(systems, Choices(LOSS, worst=3, resamples=100)))
+    html = to_html(analyse(systems, Choices(LOSS, worst=3, resamples=100, check=True)))
     page.write_text(html, encoding="utf-8")
     return page
 
@@ -102,6 +102,8 @@ class TestInABrowser:
         assert page.locator(".summary mark").count() >= 1
         assert "<script>window.ran = 1</script>" in page.locator(".summary").first.inner_text()
         assert page.locator(".summary u.difficult", has_text="hypertension").count() >= 1
+        assert page.locator(".summary .found").count() >= 1
+        assert page.locator("#findings table").count() == 2
 
     @pytest.mark.parametrize("scheme", ["light", "dark"])
     def test_axe_finds_nothing_in_light_and_dark(self, opened: Any, scheme: str) -> None:

@@ -4,6 +4,7 @@
 import { ApiError, address, useKey } from "./api.js";
 import { copyCurl, copyJson } from "./copying.js";
 import { byId, show } from "./dom.js";
+import { severeText } from "./findings.js";
 import { number, t, use } from "./i18n.js";
 import { updateLoss } from "./loss.js";
 import { score, take, writeOne, writeSeveral } from "./requests.js";
@@ -121,7 +122,8 @@ function showOutcome(outcome) {
   shown = outcome;
   const result = evaluated(shown);
   const loss = result && number(lossOf(result.errors, weights.fractions), 3);
-  status.say(result ? t("said_loss", { loss }) : t("said_written"));
+  const said = [result ? t("said_loss", { loss }) : t("said_written"), result && severeText(result)];
+  status.say(said.filter(Boolean).join(" "));
 }
 
 function writeSummary(text) {

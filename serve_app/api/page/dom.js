@@ -27,3 +27,6 @@ export const svg = (tag, attributes = {}, ...children) =>
 export function show(id, visible) {
   byId(id).hidden = !visible;
 }
+
+/** Whether parts stand below each other: what belongs to an entry of a list then stands in it. */
+export const narrow = () => matchMedia("(max-width: 52rem)").matches;

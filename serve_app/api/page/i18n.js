@@ -10,6 +10,9 @@ export function t(key, values = {}) {
   return text.replace(/\{(\w+)\}/g, (whole, name) => (name in values ? String(values[name]) : whole));
 }
 
+/** Whether the page is in this language. */
+export const speaks = (one) => language === one;
+
 /** A number with so many decimals, as the language writes it. */
 export function number(value, decimals = 2) {
   const form = { minimumFractionDigits: decimals, maximumFractionDigits: decimals };

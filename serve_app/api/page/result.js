@@ -3,6 +3,7 @@
 
 import { showCandidates } from "./candidates.js";
 import { byId, el, show } from "./dom.js";
+import { severeText, showFindings } from "./findings.js";
 import { showGauges } from "./gauges.js";
 import { languageName, t } from "./i18n.js";
 import { buildLoss } from "./loss.js";
@@ -18,7 +19,7 @@ export const summaryOf = (shown) => evaluated(shown)?.generated ?? shown?.answer
 export function writeResult(shown, weights, onChoose) {
   const result = evaluated(shown);
   show("empty", shown === null);
-  for (const id of ["gauges-part", "loss-part"]) show(id, result !== null);
+  for (const id of ["gauges-part", "loss-part", "findings-part"]) show(id, result !== null);
   for (const id of ["sentences-part", "copy-part"]) show(id, shown !== null);
   show("by-hand", false);
   writeCandidates(shown, weights, onChoose);
@@ -26,6 +27,7 @@ export function writeResult(shown, weights, onChoose) {
   if (shown === null) return;
   if (result) {
     showGauges(byId("gauges"), result);
+    showFindings(shown.original, result);
     buildLoss(result.errors, weights, () => writeCandidates(shown, weights, onChoose));
   }
   showSentences(result ? ofEvaluation(shown.original, result) : ofSummary(shown.answer));
@@ -41,7 +43,10 @@ function writeWarnings(shown) {
   const written = shown?.written ?? (evaluated(shown) ? null : shown?.answer);
   if (written?.truncated) keys.push("generator");
   if (["length", "time"].includes(written?.finish_reason)) keys.push(written.finish_reason);
-  const said = [...keys.map((key) => t(`cut_${key}`)), ...otherLanguages(evaluated(shown) ?? {})];
+  const result = evaluated(shown);
+  const said = [...keys.map((key) => t(`cut_${key}`)), ...otherLanguages(result ?? {})];
+  const severe = result && severeText(result);
+  if (severe) said.unshift(el("a", { href: "#findings-heading" }, severe));
   show("warnings", said.length > 0);
   byId("warnings").replaceChildren(...said.map((text) => el("li", {}, text)));
 }

@@ -1,7 +1,7 @@
 // A summary sentence by sentence: how well each is supported, by which passage, and its difficult
 // words. Shows what hovering, focus or a click asks for; asks the server nothing.
 
-import { byId, el, show } from "./dom.js";
+import { byId, el, narrow, show } from "./dom.js";
 import { number, t } from "./i18n.js";
 import { Points, countWords, pieces } from "./text.js";
 
@@ -135,8 +135,6 @@ function hover(index) {
 
 /** Whether a screen reader tells what is shown next: for the keyboard yes, for a passing mouse no. */
 const speak = (how) => byId("support-short").setAttribute("aria-live", how);
-
-const narrow = () => matchMedia("(max-width: 52rem)").matches;
 
 function update() {
   const index = hovered ?? focused;

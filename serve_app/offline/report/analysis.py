@@ -24,6 +24,12 @@ from serve_app.offline.report.examples import (
     lengths,
     truncation,
 )
+from serve_app.offline.report.findings import (
+    found_differences,
+    found_summaries,
+    too_large,
+    with_findings,
+)
 from serve_app.offline.report.rouge import SuiteScores
 from serve_app.offline.report.statistics import (
     CONFIDENCE,
@@ -67,6 +73,9 @@ class SystemReport:
         pearson, spearman: correlations among `NUMBERS`, None where a column is constant.
         lengths: by `examples.LENGTHS`, of the rows with texts.
         truncation: None where unknown.
+        findings: by `findings.COUNTED`, a summary; empty where nothing is known.
+        findings_source: `file`, `rules` (they read the texts for this report), `too large` (for
+            that) or `none`.
         other_loss: None where the file has the same loss, or none.
         worst: the rows with the highest loss.
         column: the column of its summaries, "" without texts.
@@ -88,6 +97,8 @@ class SystemReport:
     spearman: list[list[float | None]]
     lengths: dict[str, MetricSummary]
     truncation: Truncated | None
+    findings: dict[str, MetricSummary]
+    findings_source: str
     other_loss: OtherLoss | None
     worst: tuple[Example, ...]
     column: str
@@ -107,6 +118,9 @@ class Comparison:
         unpaired, failed, repeated: see `Pairing`.
         differences: by `NUMBERS`, the one's less the other's; empty without pairs, as `wins`.
         wins: by `NUMBERS`, how often the one is nearer the target (has the smaller error).
+        findings: by `findings.COUNTED`, the one's counts less the other's; empty where they are not
+            known of both.
+        fewer: by `findings.COUNTED`, how often the one has fewer.
     """
 
     one: str
@@ -118,6 +132,8 @@ class Comparison:
     repeated: tuple[int, int]
     differences: dict[str, Difference]
     wins: dict[str, Wins]
+    findings: dict[str, Difference]
+    fewer: dict[str, Wins]
 
 
 @dataclass(frozen=True)
@@ -168,6 +184,7 @@ class Choices:
         id: the column that matches rows; None: a known one.
         worst: examples per system.
         reader: the models; None: texts are read by no model.
+        check: whether rules read the texts for findings that a file does not count.
         suite: scores of a shared task.
         notes: remarks on the files.
         resamples: of the bootstrap.
@@ -178,6 +195,7 @@ class Choices:
     id: str | None = None
     worst: int = WORST
     reader: SuiteReader | None = None
+    check: bool = False
     suite: SuiteScores | None = None
     notes: tuple[str, ...] = ()
     resamples: int = RESAMPLES
@@ -192,6 +210,8 @@ def analyse(systems: Sequence[System], choices: Choices) -> Report:
     weights = check_weights(choices.weights)
     targets = choices.loss.targets
     column = choose_column(systems, choices.id) if systems else None
+    if choices.check:
+        systems = [with_findings(system) for system in systems]
     scored = [_Scored(system, choices.loss, weights) for system in systems]
     comparisons = [
         _compare(one, other, pair(one.system, other.system, column), choices.resamples)
@@ -266,6 +286,8 @@ def _system(one: _Scored, column: str | None, choices: Choices) -> SystemReport:
         spearman=_known(spearman(table)) if len(table) else [],
         lengths=lengths(system),
         truncation=truncation(system, choices.reader),
+        findings=found_summaries(system, choices.resamples),
+        findings_source=_findings_source(system, choices),
         other_loss=_other_loss(one),
         worst=tuple(examples(system, one.losses, one.parts, choices.worst, column, choices.reader)),
         column=system.column,
@@ -277,6 +299,12 @@ def _system(one: _Scored, column: str | None, choices: Choices) -> SystemReport:
 
 def _known(matrix: Floats) -> list[list[float | None]]:
     return [[None if math.isnan(value) else value for value in row] for row in matrix.tolist()]
+
+
+def _findings_source(system: System, choices: Choices) -> str:
+    if system.found:
+        return "rules" if system.found_by_rules else "file"
+    return "too large" if choices.check and too_large(system) else "none"
 
 
 def _other_loss(one: _Scored) -> OtherLoss | None:
@@ -292,6 +320,7 @@ def _compare(one: _Scored, other: _Scored, pairing: Pairing, resamples: int) -> 
     if pairing.count:
         found = differences(one.table[first], other.table[second], resamples=resamples)
     won = wins(one.costs[first], other.costs[second]) if found else []
+    told, fewer = found_differences(one.system, other.system, pairing, resamples)
     return Comparison(
         one=one.system.name,
         other=other.system.name,
@@ -302,4 +331,6 @@ def _compare(one: _Scored, other: _Scored, pairing: Pairing, resamples: int) -> 
         repeated=pairing.repeated,
         differences=_by(NUMBERS, found),
         wins=_by(NUMBERS, won),
+        findings=told,
+        fewer=fewer,
     )

@@ -9,13 +9,16 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from itertools import chain, pairwise
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 
 from serve_app.core.errors import InvalidInput, MetricFailed
+from serve_app.evidence.findings import Finding, Severity, TextSpan
 from serve_app.metrics.loss import METRICS
 from serve_app.metrics.readability import readability
+from serve_app.offline.report.findings import checked
 from serve_app.offline.report.statistics import Floats, MetricSummary, summaries
 from serve_app.offline.report.systems import TRUNCATIONS, ScoredSentence, System
 from serve_app.text.sentences import sentence_spans
@@ -29,6 +32,8 @@ SAMPLE = 500
 
 LENGTHS = ("original", "generated", "ratio")
 
+SEVERITIES = get_args(Severity)
+
 UNSUPPORTED = 1 / 3
 """A sentence with a factuality below this is called unsupported, here and on the served page."""
 
@@ -41,10 +46,34 @@ LONGEST_SUPPORT = 600  # of a passage
 
 @dataclass(frozen=True)
 class Piece:
-    """A run of text, a difficult word or not."""
+    """A run of text.
+
+    Attributes:
+        text: as written.
+        difficult: whether it is a difficult word.
+        severity: of the gravest finding at these words; "" where there is none.
+        ends: numbers of the findings whose words end here.
+    """
 
     text: str
     difficult: bool
+    severity: str = ""
+    ends: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Said:
+    """A finding or an omission, in words.
+
+    Attributes:
+        what: its severity and kind, or the topic.
+        message: what differs or is missing.
+        source: the sentences of the original that it is about, "" without one.
+    """
+
+    what: str
+    message: str
+    source: str
 
 
 @dataclass(frozen=True)
@@ -69,12 +98,15 @@ class MarkedSentence:
 
 @dataclass(frozen=True)
 class MarkedSummary:
-    """A summary: its sentences, how many characters at its end are not shown, and how many
-    difficult words it has."""
+    """A summary: its sentences, how many characters at its end are not shown, how many difficult
+    words it has, what it says otherwise than its original (in the order of the numbers in its
+    pieces), and what it leaves out."""
 
     sentences: tuple[MarkedSentence, ...]
     left_out: int
     difficult: int
+    findings: tuple[Said, ...] = ()
+    omissions: tuple[Said, ...] = ()
 
     @property
     def unsupported(self) -> int:
@@ -82,17 +114,22 @@ class MarkedSummary:
         return sum(one.unsupported for one in self.sentences)
 
 
-def mark(text: str, scores: Sequence[ScoredSentence] | None) -> MarkedSummary:
-    """Marks difficult words and the factuality of sentences.
+def mark(
+    text: str, scores: Sequence[ScoredSentence] | None, original: str | None = None
+) -> MarkedSummary:
+    """Marks difficult words, the factuality of sentences, and findings.
 
     Args:
         text: the summary.
         scores: factuality of its sentences, in order; a sentence that the text does not have is
             left out. None: unknown.
+        original: what the summary is of; None: no findings.
     """
+    found = checked(original, text)
+    told = () if found is None else found.findings
     spans = _spans(text, scores)
-    found = readability(text).difficult_words if has_word(text) else ()
-    words = [(one.start, one.end) for one in found]
+    difficult = readability(text).difficult_words if has_word(text) else ()
+    words = [(one.start, one.end) for one in difficult]
     sentences: list[MarkedSentence] = []
     shown = 0
     for (start, scored), (end, _) in zip(spans, [*spans, (len(text), None)][1:], strict=True):
@@ -102,8 +139,35 @@ def mark(text: str, scores: Sequence[ScoredSentence] | None) -> MarkedSummary:
         score, support = (None, "") if scored is None else (scored.score, scored.support)
         if len(support) > LONGEST_SUPPORT:
             support = f"{support[:LONGEST_SUPPORT].rsplit(None, 1)[0]} ..."
-        sentences.append(MarkedSentence(_pieces(text, start, shown, words), score, support))
-    return MarkedSummary(tuple(sentences), len(text) - shown, len(words))
+        sentences.append(MarkedSentence(_pieces(text, start, shown, words, told), score, support))
+    return MarkedSummary(
+        tuple(sentences),
+        len(text) - shown,
+        len(words),
+        tuple(
+            Said(
+                f"{one.severity}, {one.kind}",
+                one.message,
+                _around(original or "", one.source_spans),
+            )
+            for one in told
+        ),
+        tuple(
+            Said(one.topic, one.message, _around(original or "", [one.source_span]))
+            for one in (found.omissions if found is not None else ())
+        ),
+    )
+
+
+def _around(original: str, spans: Sequence[TextSpan]) -> str:
+    """The sentences of the original that spans begin in."""
+    starts = [start for start, end in spans if end > start]
+    around = [
+        original[start:end]
+        for start, end in (sentence_spans(original) if starts else ())
+        if any(start <= one < end for one in starts)
+    ]
+    return " ".join(around)
 
 
 def _spans(
@@ -127,17 +191,32 @@ def _spans(
     return starts
 
 
-def _pieces(text: str, start: int, end: int, words: Sequence[tuple[int, int]]) -> tuple[Piece, ...]:
-    pieces = []
-    at = start
+def _pieces(
+    text: str, start: int, end: int, words: Sequence[TextSpan], found: Sequence[Finding]
+) -> tuple[Piece, ...]:
     # The words of this sentence alone: a summary may have many thousand.
-    for first, last in words[bisect_left(words, (start, 0)) : bisect_left(words, (end, 0))]:
-        if first < at or last > end:
-            continue
-        pieces += [Piece(text[at:first], False), Piece(text[first:last], True)]
-        at = last
-    pieces.append(Piece(text[at:end], False))
-    return tuple(piece for piece in pieces if piece.text)
+    near = words[bisect_left(words, (start, 0)) : bisect_left(words, (end, 0))]
+    own = [(first, last) for first, last in near if last <= end]
+    told = [
+        (max(first, start), min(last, end), number, one.severity)
+        for number, one in enumerate(found, 1)
+        # Where the summary lacks words, its sentence.
+        for first, last in [s for s in one.summary_spans if s[1] > s[0]] or [one.sentence_span]
+        if first < end and last > start
+    ]
+    cuts = sorted({start, end, *chain(*own), *chain(*((one[0], one[1]) for one in told))})
+    pieces = []
+    for first, last in pairwise(cuts):
+        over = [one for one in told if one[0] <= first and one[1] >= last]
+        pieces.append(
+            Piece(
+                text[first:last],
+                any(one <= first and last <= other for one, other in own),
+                min((one[3] for one in over), key=SEVERITIES.index, default=""),
+                tuple(number for _, ends, number, _ in over if ends == last),
+            )
+        )
+    return tuple(pieces)
 
 
 # --- the models -------------------------------------------------------------------------
@@ -255,7 +334,9 @@ def examples(
                 float(losses[at]),
                 dict(zip(METRICS, system.values[at].tolist(), strict=True)),
                 dict(zip(METRICS, parts[at].tolist(), strict=True)),
-                None if texts.generated is None else mark(texts.generated, sentences),
+                None
+                if texts.generated is None
+                else mark(texts.generated, sentences, texts.original),
                 source,
             )
         )

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from serve_app.metrics.loss import METRIC_NAMES, METRICS
+from serve_app.offline.corpus.scoring import FINDINGS
 from serve_app.offline.report.analysis import Comparison, Report, SystemReport
 from serve_app.offline.report.examples import SAMPLE, UNSUPPORTED, Truncated
+from serve_app.offline.report.findings import MISLEADING, MOST_WORDS, TOPICS
 from serve_app.offline.report.statistics import Difference, MetricSummary
 from serve_app.offline.report.systems import SAME_ORIGINAL
 
@@ -21,6 +23,20 @@ LENGTH_NAMES = {
     "generated": "words of the summary",
     "ratio": "summary / original",
 }
+FOUND_NAMES = {
+    MISLEADING: "share of summaries with a severe finding",
+    "findings_severe": "severe findings",
+    "findings_minor": "minor findings",
+    **{name: f"findings: {name.removeprefix('findings_')}" for name in FINDINGS[2:-1]},
+    "omissions": "omissions",
+    **{name: f"omissions: {name.removeprefix('omissions_')}" for name in TOPICS},
+}
+_TOTALS = (MISLEADING, "findings_severe", "findings_minor", "omissions")
+FINDINGS_ARE = (
+    "A finding is something that a summary says otherwise than its original, found by rules; a "
+    "severe one misleads a reader. Kinds are counted in every severity. Rules miss most turned "
+    "directions in paraphrase: the counts compare systems, and certify none."
+)
 CUT_NAMES = [f"Cut: {name}" for name in TRUNCATION_NAMES.values()]
 EFFECT = (
     "d_z is Cohen's effect size of paired differences, mean(a - b) / sd(a - b) with n - 1 in the "
@@ -109,6 +125,53 @@ def truncation(found: Truncated | None, report: Report) -> str:
     return f"by the models of the settings ({names}), {how}"
 
 
+def known_findings(report: Report) -> list[str]:
+    """What is shown of findings: totals, and kinds and topics that any system has."""
+
+    def has(system: SystemReport, name: str) -> bool:
+        return name in system.findings and (name in _TOTALS or system.findings[name].mean > 0)
+
+    return [name for name in FOUND_NAMES if any(has(one, name) for one in report.systems)]
+
+
+def found(name: str, summary: MetricSummary | None) -> str:
+    """A mean count, or a share, with its interval; none where all rows are alike, for then nothing
+    is drawn but the same."""
+    if summary is None:
+        return "–"
+    show = share if name == MISLEADING else number
+    if summary.interval is None or not summary.sd:
+        return show(summary.mean)
+    low, high = map(show, summary.interval)
+    return f"{show(summary.mean)} ({low} to {high})"
+
+
+def found_interval(found: Difference) -> str:
+    """The interval of a difference of counts; none where all pairs are alike."""
+    return interval(found.interval if found.sd else None, True)
+
+
+def findings(system: SystemReport) -> str:
+    """The source of a system's findings."""
+    if not system.findings:
+        return "not known"
+    rows = system.findings[MISLEADING].n
+    how = (
+        "as the file says" if system.findings_source == "file" else "by the rules, for this report"
+    )
+    return f"{how}, of {rows} rows"
+
+
+def unread_findings(system: SystemReport) -> str | None:
+    """A remark where findings are not known only since there are many rows, else None."""
+    if system.findings_source != "too large":
+        return None
+    return (
+        f"The file of {system.name} counts no findings, and its texts have over {MOST_WORDS:,} "
+        "words, too many to look for them here: plainmed score counts them."
+    )
+
+
 def evidence(report: Report) -> str:
     """The source of the examples' sentence-level factuality."""
     sources = {one.source for system in report.systems for one in system.worst}
@@ -172,7 +235,7 @@ def remarks(report: Report) -> list[str]:
         )
     if report.systems:
         lines.append(readability_version(report))
-    for remark in (other_languages, other_loss):
+    for remark in (other_languages, other_loss, unread_findings):
         lines += [text for one in report.systems if (text := remark(one)) is not None]
     text = unpaired(report)
     return lines if text is None else [*lines, text]

@@ -30,7 +30,9 @@ from serve_app.offline.corpus.reader import (
     read_rows,
     scan,
 )
+from serve_app.offline.corpus.scoring import FINDINGS
 from serve_app.offline.corpus.text_rows import Row, shown
+from serve_app.offline.report.findings import known_columns
 from serve_app.offline.report.systems import (
     ID_COLUMNS,
     SAME_ORIGINAL,
@@ -120,6 +122,7 @@ class _Rows:
     loss: array[float] = field(default_factory=lambda: array("d"))
     words: array[float] = field(default_factory=lambda: array("d"))
     truncated: array[float] = field(default_factory=lambda: array("d"))
+    found: array[float] = field(default_factory=lambda: array("d"))
     keys: dict[str, list[str]] = field(default_factory=dict)
     failures: Counter[str] = field(default_factory=Counter)
     summaries: dict[str, None] = field(default_factory=dict)  # columns they were read from
@@ -226,6 +229,11 @@ class _File:
         flags = _json(row.get("truncated"))
         said = flags if isinstance(flags, dict) else {}
         rows.truncated.extend(_flag(said.get(name)) for name in TRUNCATIONS)
+        # Where nobody counted, a column called `omissions` is about something else.
+        counted = f"{prefix}{FINDINGS[0]}" in self._there
+        rows.found.extend(
+            self._count(number, row, prefix + name) if counted else math.nan for name in FINDINGS
+        )
         for column in ID_COLUMNS if self._columns.id is None else (self._columns.id,):
             if column in row:
                 rows.key(column, _key(row[column]))
@@ -269,6 +277,15 @@ class _File:
             )
         return found
 
+    def _count(self, number: int, row: Row, column: str) -> float:
+        """A count of findings; NaN where there is none."""
+        found = self._number(number, row, column)
+        if not math.isnan(found) and (found < 0 or found % 1):
+            raise InvalidInput(
+                f"{self._name}: row {number + 1}, column {column}: {row[column]!s} is no count"
+            )
+        return found
+
     def _column(self, number: int, row: Row, prefix: str, kind: str) -> str | None:
         """The column of a row's text: the one that was scored, where the row says it."""
         said = row.get(f"{prefix}{kind}_column")
@@ -295,6 +312,7 @@ class _File:
         count = len(rows.numbers)
         numbers = np.frombuffer(rows.numbers, dtype=np.int64)
         flags = np.frombuffer(rows.truncated).reshape(count, len(TRUNCATIONS))
+        found = np.frombuffer(rows.found).reshape(count, len(FINDINGS))
 
         def texts(places: Sequence[int]) -> list[Texts]:
             ordered = sorted({int(numbers[place]) for place in places})
@@ -320,6 +338,7 @@ class _File:
             truncated={one: flags[:, at] for at, one in enumerate(TRUNCATIONS)},
             texts=texts,
             column=", ".join(rows.summaries),
+            found=known_columns(FINDINGS, found),
             by_plainmed=f"{rows.prefix}generated_column" in self._there,
             languages=rows.languages,
         )

@@ -91,7 +91,12 @@ def _markdown_text(text: str) -> str:
 def _plain(value: Any) -> Any:
     if isinstance(value, MarkedSummary):
         # Counts are numbers; the summary itself stays on the page.
-        return {"unsupported": value.unsupported, "difficult": value.difficult}
+        return {
+            "unsupported": value.unsupported,
+            "difficult": value.difficult,
+            "findings": len(value.findings),
+            "omissions": len(value.omissions),
+        }
     if isinstance(value, Wins):
         return {**dataclasses.asdict(value), "rate": value.rate}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

@@ -64,6 +64,9 @@ class System:
         texts: the texts of rows, given by their position here.
         column: the column of its summaries, "" where there are no texts.
         by_plainmed: whether the file says that PlainMed scored it.
+        found: by the names of `findings.COUNTED`, (rows,) counts of findings and omissions, NaN
+            where a row has none; empty where nothing is known.
+        found_by_rules: whether the rules counted them for the report; else the file says them.
         languages: summaries by language (ISO 639), as the file says, else of its first rows; None
             counts those that are undetermined.
     """
@@ -81,6 +84,8 @@ class System:
     texts: Callable[[Sequence[int]], list[Texts]]
     column: str = ""
     by_plainmed: bool = False
+    found: Mapping[str, Floats] = field(default_factory=dict)
+    found_by_rules: bool = False
     languages: Mapping[str | None, int] = field(default_factory=dict)
     scored: NDArray[np.bool_] = field(init=False)
 

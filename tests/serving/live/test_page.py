@@ -93,6 +93,9 @@ def test_typed_texts_are_scored_and_shown_as_the_api_scores_them(
     ):
         expect(row).to_contain_text(f"{sentence['score']:.2f}")
         expect(row).to_contain_text(sentence["text"])
+    assert page.locator("#marked-summary").inner_text() == SUMMARY
+    expect(page.locator("#findings > li")).to_have_count(len(result["findings"]))
+    expect(page.locator("#omissions > li")).to_have_count(len(result["omissions"]))
     expect(page.locator("#warnings")).to_contain_text("relevance covers only its beginning")
     expect(page.locator("#models")).to_contain_text("alignscore-mini")
 
