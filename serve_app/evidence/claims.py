@@ -152,6 +152,7 @@ _THAN = re.compile(
     r"as\sopposed\sto|rather\sthan|instead\sof|against)\b",
     re.I,
 )
+_FRONTED = re.compile(r"\s*(?:compared|in\scomparison|relative|rather|instead)\s", re.I)
 _LIKELY = re.compile(r"\b(more|less|un)\s?likely\b", re.I)
 
 
@@ -277,9 +278,14 @@ class Clause:
         split = _THAN.search(self.said)
         if split is None:
             return None
-        at = self.start + split.start()
+        at, end = self.start + split.start(), self.start + split.end()
         before = [word for word in self.words if word.end <= at]
-        after = [word for word in self.words if word.start >= self.start + split.end()]
+        after = [word for word in self.words if word.start >= end]
+        if not any(word.is_content for word in before):
+            # "Compared with X, Y ...": the first side stands behind the comma.
+            comma = self.text.find(",", end, self.end)
+            before = [word for word in after if word.start > comma >= 0]
+            after = [word for word in after if word.end <= comma]
         sides = [
             frozenset(
                 word.stem
@@ -300,6 +306,8 @@ def clauses(text: str, start: int, end: int) -> list[Clause]:
     the one before."""
     cuts = [start]
     for found in _CLAUSE.finditer(text, start, end):
+        if found[0] == "," and _FRONTED.match(text, cuts[-1], found.start()):
+            continue
         if (
             len(words_of(text, cuts[-1], found.start())) >= 3
             and len(words_of(text, found.end(), end)) >= 3

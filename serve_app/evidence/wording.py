@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import Literal
@@ -37,6 +37,9 @@ majority minority|minimum maximum|at-least at-most|well badly|well poorly|good p
 """.replace("\n", "|")
 
 _NEGATIONS = frozenset(listed("not no never none nor neither cannot hardly n't"))
+_PHRASE_OPENERS = frozenset(
+    listed("compared versus than relative in with for among after at by during over from when if")
+)
 _HEDGES = frozenset(
     listed("""
 may might could possibly perhaps probably likely suggest suggests suggested appear appears appeared
@@ -128,10 +131,18 @@ def differences(
     for numbers in (True, False):
         moved = [one for one in new if one.text[0].isdigit() is numbers]
         left = [one for one in gone if one.text[0].isdigit() is numbers]
+        if _phrase_moved(moved, left, len(codes)):
+            continue
         if (numbers or not found) and len(codes) > 1 and _permuted(moved, left):
             found = [one for one in found if one.change != "number"]
             found.append(Difference("exchanged", tuple(moved), tuple(left)))
     return found
+
+
+def _phrase_moved(here: Sequence[Word], there: Sequence[Word], places: int) -> bool:
+    """Whether one whole phrase stands elsewhere in the sentence: "compared with usual care"."""
+    said, meant = [one.lower for one in here], [one.lower for one in there]
+    return places == 2 and said == meant and len(said) > 1 and said[0] in _PHRASE_OPENERS
 
 
 def _classified(ours: tuple[Word, ...], theirs: tuple[Word, ...]) -> Change | None:

@@ -140,3 +140,28 @@ def test_a_result_with_statistics_that_nobody_mentions_is_left_out() -> None:
     start, end = found.source_span
     assert found.topic == "result"
     assert source[start:end].startswith("Yoga")
+
+
+FRONTED = "Compared with usual care, home rehabilitation probably increases walking distance a lot."
+BEHIND = "Home rehabilitation probably increases walking distance a lot compared with usual care."
+
+
+@pytest.mark.parametrize(("source", "summary"), [(FRONTED, BEHIND), (BEHIND, FRONTED)])
+def test_a_comparison_may_stand_before_or_behind(source: str, summary: str) -> None:
+    assert severe(summary, source) == []
+
+
+@pytest.mark.parametrize(
+    "summary",
+    [
+        "Usual care probably increases walking distance a lot compared with home rehabilitation.",
+        "Compared with home rehabilitation, usual care probably increases walking distance a lot.",
+    ],
+)
+def test_sides_that_changed_places_are_found_wherever_the_comparison_stands(summary: str) -> None:
+    assert {one.kind for one in severe(summary, BEHIND)} == {"roles"}
+
+
+def test_without_a_treatment_is_no_negation() -> None:
+    source = "Women with a stitch had fewer early births (24%) than women without it (30%)."
+    assert severe("Women with a stitch had fewer early births.", source) == []
