@@ -315,7 +315,7 @@ def test_hhem_refuses_what_it_cannot_read_whole(scorers: dict[str, ClaimScorer])
     long = CASES["a source of 130"]["context"] * 4
     with pytest.raises(InvalidInput, match="at most 4096") as caught:
         scorers["hhem"].score(["Aspirin.", long], ["Aspirin."] * 2)
-    assert (caught.value.code, caught.value.field) == ("text_too_long", "texts_generated[1]")
+    assert (caught.value.code, caught.value.field) == ("too_many_tokens", "texts_generated[1]")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -365,6 +365,37 @@ def test_another_model_than_the_checkers_is_refused(made: dict[str, Path], tmp_p
             )
 
 
+def test_the_labels_of_summacs_own_models_are_known_by_name(
+    scorers: dict[str, ClaimScorer], made: dict[str, Path], tmp_path: Path
+) -> None:
+    names = ["LABEL_0", "LABEL_1", "LABEL_2"]
+    for kind, name in (
+        ("albert", "albert-xlarge-vitaminc-mnli"),
+        ("roberta", "roberta-large-mnli"),
+    ):
+        folder = save_nli(kind, names, tmp_path / name)
+        settings = load_settings(
+            factuality_checker="summac-zs", factuality_model=str(folder), device="cpu"
+        )
+        texts = pairs(["5 plain"])
+        expected = scorers[f"summac-zs-{kind}"].score(*texts)[0].score
+        assert load_factuality(settings).score(*texts)[0].score == expected
+
+
+def test_a_tokenizer_that_needs_sentencepiece_says_what_to_install(
+    made: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = copied(made["nli-albert"], tmp_path / "model")
+    (folder / "tokenizer.json").rename(folder / "spiece.model")
+    monkeypatch.setattr("serve_app.metrics.checkers.published.find_spec", lambda _: None)
+    with pytest.raises(ConfigError, match=r"plainmed\[checkers\]"):
+        load_factuality(settings_of("summac-zs", made, factuality_model=str(folder)))
+
+
+def weights_in(folder: Path) -> Path:
+    return next(path for path in folder.iterdir() if path.suffix in (".safetensors", ".bin"))
+
+
 def copied(folder: Path, to: Path) -> Path:
     shutil.copytree(folder, to)
     return to
@@ -378,24 +409,24 @@ def test_weights_that_are_missing_or_no_numbers_are_refused(
     setting = "factuality_weights" if kind in ("hhem", "summac-conv") else "factuality_model"
     source = Path(options(kind, made)[setting])
     if source.is_file():
-        path = Path(shutil.copy(source, tmp_path / "conv.bin"))
-        state = torch.load(path, weights_only=True)
+        place = path = Path(shutil.copy(source, tmp_path / "conv.bin"))
     else:
-        path = copied(source, tmp_path / "model") / "model.safetensors"
-        state = load_file(path)
+        place = copied(source, tmp_path / "model")
+        path = weights_in(place)
+    safe = path.suffix == ".safetensors"
+    state = load_file(path) if safe else torch.load(path, weights_only=True)
     name = next(name for name in reversed(list(state)) if name.endswith("weight"))
     if change == "missing":
         del state[name]
     else:
         state[name].view(-1)[0] = float("nan")
-    if source.is_file():
-        torch.save(state, path)
-    else:
+    if safe:
         save_file(state, path, metadata={"format": "pt"})
-    place = str(path if source.is_file() else path.parent)
+    else:
+        torch.save(state, path)
     says = {"missing": "no weights for|Missing key|not hold the layers|does not fit"}
     with pytest.raises(CheckpointError, match=says.get(change, "NaN or infinity")):
-        load_factuality(settings_of(kind, made, **{setting: place}))
+        load_factuality(settings_of(kind, made, **{setting: str(place)}))
 
 
 class Bomb:
@@ -419,7 +450,7 @@ def test_a_pickle_that_names_code_is_refused_and_not_run(
         changes["factuality_weights"] = str(path)
     else:
         folder = copied(Path(options(kind, made)["factuality_model"]), tmp_path / "model")
-        (folder / "model.safetensors").unlink()
+        weights_in(folder).unlink()
         path = folder / "pytorch_model.bin"
         changes["factuality_model"] = str(folder)
     torch.save({"weight": torch.zeros(100_000), "bomb": Bomb(canary)}, path)
@@ -460,7 +491,7 @@ def test_factcg_says_what_to_install(
     made: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "nltk.tokenize.destructive", None)
-    with pytest.raises(ConfigError, match=r"plainmed\[factcg\]"):
+    with pytest.raises(ConfigError, match=r"plainmed\[checkers\]"):
         factcg.load(made["factcg"], "x", device="cpu")
 
 

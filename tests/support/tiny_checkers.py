@@ -15,7 +15,7 @@ import numpy as np
 import tokenizers
 import torch
 import transformers as tf
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from serve_app.metrics.alignscore import load_tokenizer
 from tests.support.paths import ALIGNSCORE
@@ -51,7 +51,8 @@ def save_all(folder: Path) -> dict[str, Path]:
         save_minicheck(kind, made[f"minicheck-{kind}"])
     for kind, labels in NLI_LABELS.items():
         made[f"nli-{kind}"] = save_nli(kind, labels, folder / f"nli-{kind}")
-    made |= {"factcg": made["minicheck-deberta"], "t5": folder / "t5", "hhem": folder / "hhem"}
+    made["factcg"] = save_deberta(folder / "factcg")
+    made |= {"t5": folder / "t5", "hhem": folder / "hhem"}
     save_hhem(made["t5"], made["hhem"])
     made["conv"] = save_conv(folder / "conv.bin")
     return made
@@ -63,14 +64,21 @@ def digests(chunks: list[str]) -> list[str]:
 
 
 def save_minicheck(kind: str, folder: Path) -> Path:
-    """`roberta`, `deberta` or `t5`, as lytang/MiniCheck-* store them."""
-    if kind == "roberta":
+    """`roberta`, `deberta` or `t5`, as lytang/MiniCheck-* store them: in torch's own format."""
+    if kind == "deberta":
+        save_deberta(folder)
+    elif kind == "roberta":
         model = _classifier("roberta", 2, max_position_embeddings=514)
-    elif kind == "deberta":
-        return save_deberta(folder)
+        _save(model, _tokenizer(kind), folder)
     else:
         model = tf.T5ForConditionalGeneration(_t5_config())
-    return _save(model, _tokenizer(kind), folder)
+        # Flan-T5's last layer is not its embeddings, which transformers 5 finds out when it loads.
+        model.lm_head.weight = torch.nn.Parameter(torch.empty_like(model.lm_head.weight))
+        _save(model, _tokenizer(kind), folder)
+    safe = folder / "model.safetensors"
+    torch.save(load_file(safe), folder / "pytorch_model.bin")
+    safe.unlink()
+    return folder
 
 
 def save_deberta(folder: Path) -> Path:

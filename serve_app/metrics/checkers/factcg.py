@@ -57,7 +57,7 @@ class FactCG(WholeClaims):
         except ImportError:
             raise ConfigError(
                 "FACTUALITY_CHECKER=factcg counts words with NLTK, which is not installed: "
-                "pip install 'plainmed[factcg]'"
+                "pip install 'plainmed[checkers]'"
             ) from None
         return NLTKWordTokenizer()
 

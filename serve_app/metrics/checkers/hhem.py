@@ -63,7 +63,7 @@ class HHEM(PublishedChecker):
                 f"original and summary make {tokens} tokens, and {self.name} reads at most "
                 f"{self.limit} at once; send shorter texts, or use a checker that splits them",
                 field="texts_generated[0]",
-                code="text_too_long",
+                code="too_many_tokens",
             )
         return super().split(context, claim)
 
@@ -97,10 +97,6 @@ def load(directory: Path, weights: Path, name: str, **options: Unpack[Options]) 
     Raises:
         CheckpointError: the directory is no T5, or the weights do not fit it.
     """
-    file = weights / "model.safetensors" if weights.is_dir() else weights
-    if not file.is_file():
-        raise CheckpointError(f"there is no {file}; {ADVICE}")
-    require_sound_files(file, CheckpointError)
     what = f"{directory} is no backbone of HHEM: set FACTUALITY_MODEL to hf://google/flan-t5-base"
     try:
         config = read_config(directory, CheckpointError)
@@ -109,6 +105,10 @@ def load(directory: Path, weights: Path, name: str, **options: Unpack[Options]) 
     if config.model_type != "t5":
         raise CheckpointError(f"{what}, not to a {config.model_type}")
     config.num_labels = 2
+    file = weights / "model.safetensors" if weights.is_dir() else weights
+    if not file.is_file():
+        raise CheckpointError(f"FACTUALITY_WEIGHTS: there is no {file}; {ADVICE}")
+    require_sound_files(file, CheckpointError)
     require_fitting(AutoModelForTokenClassification, config, file, CheckpointError)
     with refusing(f"{file} does not fit {directory}", CheckpointError):
         state = {key.removeprefix("t5."): value for key, value in load_file(file).items()}

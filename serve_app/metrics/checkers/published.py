@@ -6,6 +6,7 @@ Knows no checker. Weights are read as everywhere here: safetensors, or torch's r
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -13,7 +14,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
-from serve_app.core.errors import CheckpointError
+from serve_app.core.errors import CheckpointError, ConfigError
 from serve_app.metrics.alignscore import ClaimScorer, Sample, Values, load_tokenizer
 from serve_app.metrics.encoders import RuntimeOptions, table_positions
 from serve_app.models.encoder_runtime import Batch, TokenSequence, plain_backend
@@ -145,7 +146,14 @@ def load_whole(
 
     Raises:
         CheckpointError: it cannot be loaded, a weight is missing or is not finite.
+        ConfigError: SentencePiece is needed for its tokenizer, and not installed.
     """
+    ready = (directory / "tokenizer.json").is_file() or not any(directory.glob("*.model"))
+    if not ready and find_spec("sentencepiece") is None:
+        raise ConfigError(
+            f"{directory} has no tokenizer.json, and its SentencePiece model cannot be read: "
+            "pip install 'plainmed[checkers]'"
+        )
     what = f"FACTUALITY_MODEL: cannot load {directory}"
     model, missing = load_pretrained(directory, what, family)
     if missing:

@@ -11,8 +11,8 @@ computes it in the configuration of its README (`granularity="sentence"`):
 - Conv: the histogram of P(entailment) over the source in 23 bins, through a trained layer; the
   mean over the first 10 sentences of the summary, through a second one: in [0, 1].
 
-The published code reads which label is which from a table of eight models; here the model's own
-`id2label` says it. Where no sentence is left, it gives a fixed number; here the text is refused.
+The published code reads which label is which from a table of eight models; other models say it by
+their `id2label`. Where no sentence is left, it gives a fixed number; here the text is refused.
 """
 
 from __future__ import annotations
@@ -46,6 +46,17 @@ _MOST_CHUNKS, _MOST_ROWS = 100, 10
 # Quantiles of P(entailment) on summaries, by the authors; the last bin holds 1.
 _BINS = [0.0, 0.01, 0.02, 0.03, 0.04, 0.07, 0.13, 0.37, 0.9, 0.91, 0.92, 0.93, 0.94, 0.95, 0.955]
 _BINS += [0.96, 0.965, 0.97, 0.975, 0.98, 0.985, 0.99, 0.995, 1.0]
+# Entailment and contradiction of the models that SummaC knows.
+_LABELS = {
+    "SNLI_roberta-base": (0, 2),
+    "SNLI_roberta-large": (0, 2),
+    "deberta-base-mnli": (2, 0),
+    "roberta-large-mnli": (2, 0),
+    "roberta-large-snli_mnli_fever_anli_R1_R2_R3-nli": (0, 2),
+    "albert-base-vitaminc-mnli": (0, 1),
+    "albert-xlarge-vitaminc-mnli": (0, 1),
+    "albert-xlarge-vitaminc": (0, 1),
+}
 _ENTAILMENT, _CONTRADICTION = ("entail", "support"), ("contradict", "refute")
 
 
@@ -59,8 +70,8 @@ class SummaCZS(PublishedChecker):
     def __init__(
         self, model: Any, tokenizer: Any, *, name: str, **options: Unpack[Options]
     ) -> None:
-        labels = {int(at): str(label).lower() for at, label in model.config.id2label.items()}
-        self._labels = [_label(labels, kind, name) for kind in (_ENTAILMENT, _CONTRADICTION)]
+        known = _LABELS.get(name.rpartition(":")[2])
+        self._labels = list(known or _named_labels(model.config.id2label, name))
         super().__init__(Classifier(model), model, tokenizer, name=name, limit=_LIMIT, **options)
 
     def chunks(self, context: str) -> list[str]:
@@ -127,14 +138,19 @@ class SummaCConv(SummaCZS):
         return float(logits.softmax(dim=-1)[1])
 
 
-def _label(labels: dict[int, str], words: tuple[str, ...], name: str) -> int:
-    found = [at for at, label in labels.items() if any(word in label for word in words)]
-    if len(found) != 1:
-        raise CheckpointError(
-            f"{name}: the labels of its config.json are {', '.join(labels.values())}, and not one "
-            f"of them says {' or '.join(words)}; name each under id2label as the model was trained"
-        )
-    return found[0]
+def _named_labels(id2label: dict[Any, Any], name: str) -> list[int]:
+    labels = {int(at): str(label).lower() for at, label in id2label.items()}
+    found = []
+    for words in (_ENTAILMENT, _CONTRADICTION):
+        named = [at for at, label in labels.items() if any(word in label for word in words)]
+        if len(named) != 1:
+            raise CheckpointError(
+                f"{name}: the labels of its config.json are {', '.join(labels.values())}, and not "
+                f"one of them says {' or '.join(words)}; name each under id2label as the model was "
+                "trained"
+            )
+        found += named
+    return found
 
 
 def load(directory: Path, weights: Path | None, name: str, **options: Unpack[Options]) -> SummaCZS:
