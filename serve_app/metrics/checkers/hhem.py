@@ -110,10 +110,11 @@ def load(directory: Path, weights: Path, name: str, **options: Unpack[Options]) 
         raise CheckpointError(f"FACTUALITY_WEIGHTS: there is no {file}; {ADVICE}")
     require_sound_files(file, CheckpointError)
     require_fitting(AutoModelForTokenClassification, config, file, CheckpointError)
-    with refusing(f"{file} does not fit {directory}", CheckpointError):
+    with refusing(f"FACTUALITY_WEIGHTS: {file} is not HHEM's on {directory}", CheckpointError):
         state = {key.removeprefix("t5."): value for key, value in load_file(file).items()}
-        for table in _TABLES:  # two names of one table, of which a file keeps one
-            state.setdefault(table, state[next(one for one in _TABLES if one in state)])
+        for table, other in (_TABLES, _TABLES[::-1]):  # one table, of which a file keeps one name
+            if other in state:
+                state.setdefault(table, state[other])
         require_finite(state, file, ADVICE, CheckpointError)
         model = AutoModelForTokenClassification.from_config(
             config, attn_implementation="sdpa", dtype=torch.float32, trust_remote_code=False
