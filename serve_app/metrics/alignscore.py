@@ -128,6 +128,10 @@ class ClaimScorer(ABC):
         """
         return Sample(self.chunks(context), self.sentences(claim))
 
+    def split_piece(self, context: str, claim: str) -> Sample:
+        """As `split`, where the context is about a chunk, and the claim one sentence."""
+        return whole(context, claim)
+
     @abstractmethod
     def inputs(self, pairs: Sequence[Pair]) -> list[tuple[TokenSequence, bool]]:
         """The model's input for each pair, and whether part of the pair was cut off."""
@@ -156,12 +160,12 @@ class ClaimScorer(ABC):
         return self._results(contexts, claims, self.split, self.read)
 
     def score_pieces(self, chunks: Sequence[str], sentences: Sequence[str]) -> list[float]:
-        """The score of each sentence by the chunk beside it; nothing is split.
+        """The score of each sentence, which is not split, by the chunk beside it.
 
         Raises:
             InvalidInput, MetricFailed: as `score`.
         """
-        found = self._results(chunks, sentences, whole, self.read)
+        found = self._results(chunks, sentences, self.split_piece, self.read)
         return [result.score for result in found]
 
     def score_published(

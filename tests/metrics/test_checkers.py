@@ -161,6 +161,22 @@ def test_a_chunk_and_a_sentence_score_as_a_text_of_nothing_else(
     assert scorers[name].score_pieces(*texts) == [pytest.approx(result.score, abs=1e-6)]
 
 
+@pytest.mark.parametrize("name", ["minicheck-roberta", "factcg", "hhem"])
+def test_the_end_of_too_long_a_chunk_does_not_take_the_claim_with_it(
+    scorers: dict[str, ClaimScorer], name: str
+) -> None:
+    scorer: Any = scorers[name]
+    long = CASES["a source of 130"]["context"] * (4 if name == "hhem" else 1)
+    claims = ["Aspirin halved nausea.", "The control group raised blood pressure."]
+    if name == "hhem":
+        with pytest.raises(InvalidInput, match="at most 4096"):
+            scorer.score_pieces([long] * 2, claims)
+        return
+    scores = scorer.score_pieces([long] * 2, claims)
+    assert abs(scores[0] - scores[1]) > 1e-3
+    assert scores == [one.score for one in scorer.score_published([long] * 2, claims)]
+
+
 @pytest.mark.parametrize("kind", ["roberta", "bert"])
 def test_a_packed_classifier_equals_the_padded_one(tmp_path: Path, kind: str) -> None:
     folder = save_nli(kind, ["ENTAILMENT", "NEUTRAL", "CONTRADICTION"], tmp_path / kind)

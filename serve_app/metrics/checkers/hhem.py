@@ -67,6 +67,10 @@ class HHEM(PublishedChecker):
             )
         return super().split(context, claim)
 
+    def split_piece(self, context: str, claim: str) -> Sample:
+        """As `split`."""
+        return self.split(context, claim)
+
     def prompt(self, chunk: str, sentence: str) -> str:
         """The question that the model was trained on."""
         return _PROMPT.format(chunk=chunk, sentence=sentence)

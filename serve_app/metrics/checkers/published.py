@@ -17,6 +17,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from serve_app.core.errors import CheckpointError, ConfigError
 from serve_app.metrics.alignscore import ClaimScorer, Sample, Values, load_tokenizer
 from serve_app.metrics.encoders import RuntimeOptions, table_positions
+from serve_app.metrics.evaluation import AlignScoreResult
 from serve_app.models.encoder_runtime import Batch, TokenSequence, plain_backend
 from serve_app.models.packed_encoder import PackedEncoder, PackedForward, supports
 from serve_app.models.pretrained import load_pretrained, require_known_ids
@@ -99,15 +100,20 @@ class PublishedChecker(ClaimScorer):
 
 
 class WholeClaims(PublishedChecker):
-    """A checker of sentences whose publisher's evaluation does not split claims itself."""
+    """A checker of sentences whose publisher's evaluation does not split claims itself.
 
-    def score_published(self, contexts: Sequence[str], claims: Sequence[str]) -> list[Any]:
+    Too long an input loses its end, where the claim is, so contexts are always cut into chunks.
+    """
+
+    def split_piece(self, context: str, claim: str) -> Sample:
+        """The context's chunks, and the claim in one piece."""
+        return Sample(self.chunks(context), [claim])
+
+    def score_published(
+        self, contexts: Sequence[str], claims: Sequence[str]
+    ) -> list[AlignScoreResult]:
         """As `score`, each claim in one piece."""
-
-        def split(context: str, claim: str) -> Sample:
-            return Sample(self.chunks(context), [claim])
-
-        return self._results(contexts, claims, split, self.read)
+        return self._results(contexts, claims, self.split_piece, self.read)
 
 
 class Classifier(nn.Module):
