@@ -21,8 +21,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
-from itertools import product
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice, product
 from pathlib import Path
 from typing import Any, NamedTuple, Unpack, get_args
 
@@ -74,6 +74,10 @@ class Sample(NamedTuple):
     chunks: Sequence[str]
     sentences: Sequence[str]
     cut: bool = False
+
+    def pairs(self) -> Iterator[Pair]:
+        """Every chunk with every sentence."""
+        return product(self.chunks, self.sentences)
 
 
 class ClaimScorer(ABC):
@@ -178,7 +182,7 @@ class ClaimScorer(ABC):
         """Whether `score` would cut part of each pair. Tokenises only."""
         samples = [self.split(*pair) for pair in zip(contexts, claims, strict=True)]
         return [
-            one.cut or any(cut for _, cut in self.inputs(list(product(one.chunks, one.sentences))))
+            one.cut or any(cut for part in _parts(one.pairs()) for _, cut in self.inputs(part))
             for one in samples
         ]
 
@@ -197,10 +201,9 @@ class ClaimScorer(ABC):
                 self._require_scorable(samples[-1])
             except InvalidInput as error:
                 raise moved(error, index) from None
-        pairs = dict.fromkeys(
-            pair for one in samples for pair in product(one.chunks, one.sentences)
+        found = self._score_pairs(
+            dict.fromkeys(pair for one in samples for pair in one.pairs()), read
         )
-        found = self._score_pairs(list(pairs), read)
         return [
             self._summarise(sample, found, f"claims[{index}]")
             for index, sample in enumerate(samples)
@@ -224,11 +227,10 @@ class ClaimScorer(ABC):
                 code="too_many_pairs",
             )
 
-    def _score_pairs(self, pairs: list[Pair], read: Read) -> dict[Pair, tuple[Values, bool]]:
+    def _score_pairs(self, pairs: Iterable[Pair], read: Read) -> dict[Pair, tuple[Values, bool]]:
         """The values of each distinct pair, and whether it was cut."""
         found: dict[Pair, tuple[Values, bool]] = {}
-        for at in range(0, len(pairs), _PAIRS_IN_MEMORY):
-            part = pairs[at : at + _PAIRS_IN_MEMORY]
+        for part in _parts(pairs):
             joined = self.inputs(part)
             values = self._runtime.run([sequence for sequence, _ in joined], read)
             cuts = [cut for _, cut in joined]
@@ -254,6 +256,12 @@ class ClaimScorer(ABC):
             best.append(ClaimSentence(sentence, self.combine([column]), at, sample.chunks[at]))
             columns.append(column)
         return AlignScoreResult(self.combine(columns), tuple(best), truncated)
+
+
+def _parts(pairs: Iterable[Pair]) -> Iterator[list[Pair]]:
+    left = iter(pairs)
+    while part := list(islice(left, _PAIRS_IN_MEMORY)):
+        yield part
 
 
 def whole(context: str, claim: str) -> Sample:

@@ -14,7 +14,6 @@ as for AlignScore.
 
 from __future__ import annotations
 
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -48,18 +47,7 @@ class FactCG(WholeClaims):
         self, model: Any, tokenizer: Any, *, name: str, **options: Unpack[Options]
     ) -> None:
         super().__init__(Classifier(model), model, tokenizer, name=name, limit=_LIMIT, **options)
-        self._words.span_tokenize("")  # ConfigError now, not on a request
-
-    @cached_property
-    def _words(self) -> Any:
-        try:
-            from nltk.tokenize.destructive import NLTKWordTokenizer
-        except ImportError:
-            raise ConfigError(
-                "FACTUALITY_CHECKER=factcg counts words with NLTK, which is not installed: "
-                "pip install 'plainmed[checkers]'"
-            ) from None
-        return NLTKWordTokenizer()
+        self._words = _word_tokenizer()
 
     def chunks(self, context: str) -> list[str]:
         """Runs of sentences, a line each."""
@@ -74,6 +62,17 @@ class FactCG(WholeClaims):
     def prompt(self, chunk: str, sentence: str) -> str:
         """The question that the model was trained on."""
         return _PROMPT.format(chunk=chunk, sentence=sentence)
+
+
+def _word_tokenizer() -> Any:
+    try:
+        from nltk.tokenize.destructive import NLTKWordTokenizer
+    except ImportError:
+        raise ConfigError(
+            "FACTUALITY_CHECKER=factcg counts words with NLTK, which is not installed: "
+            "pip install 'plainmed[checkers]'"
+        ) from None
+    return NLTKWordTokenizer()
 
 
 def load(directory: Path, name: str, **options: Unpack[Options]) -> FactCG:

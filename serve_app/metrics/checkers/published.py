@@ -24,6 +24,8 @@ from serve_app.models.pretrained import load_pretrained, require_known_ids
 from serve_app.models.verification import listed, require_finite
 
 ADVICE = "get the model again from where it is published"
+_SUPPORTED = 1  # the label's index
+_AT_ONCE = 64  # prompts; what the tokenizer notes of each takes more memory than its tokens
 
 
 class Options(RuntimeOptions, total=False):
@@ -34,7 +36,7 @@ class Options(RuntimeOptions, total=False):
 
 
 class PublishedChecker(ClaimScorer):
-    """A checker whose score of a pair is the softmax probability of one label.
+    """A checker whose score of a pair is the softmax probability of its second label.
 
     Args:
         network: gives logits (rows, labels) for a batch; moved and cast in place.
@@ -48,9 +50,6 @@ class PublishedChecker(ClaimScorer):
         ConfigError: the tokenizer is a slow one.
         CheckpointError: it belongs to another encoder.
     """
-
-    label = 1
-    """Index of the label for "supported"."""
 
     def __init__(
         self,
@@ -84,18 +83,17 @@ class PublishedChecker(ClaimScorer):
 
     def inputs(self, pairs: Sequence[tuple[str, str]]) -> list[tuple[TokenSequence, bool]]:
         """The prompts, each as the tokenizer itself would encode it alone, cut to `limit`."""
-        found = self._cutting.encode_batch([self.prompt(*pair) for pair in pairs])
-        return [
-            (
-                TokenSequence(one.ids, one.type_ids if self._with_types else None),
-                bool(one.overflowing),
-            )
-            for one in found
-        ]
+        found = []
+        for at in range(0, len(pairs), _AT_ONCE):
+            asked = [self.prompt(*pair) for pair in pairs[at : at + _AT_ONCE]]
+            for one in self._cutting.encode_batch_fast(asked):
+                types = one.type_ids if self._with_types else None
+                found.append((TokenSequence(one.ids, types), bool(one.overflowing)))
+        return found
 
     def read(self, output: Tensor, batch: Batch) -> Sequence[Values]:
-        """The probability of `label`."""
-        found: list[float] = output.float().softmax(dim=-1)[:, self.label].tolist()
+        """The probability of "supported"."""
+        found: list[float] = output.float().softmax(dim=-1)[:, _SUPPORTED].tolist()
         return [(value,) for value in found]
 
 
@@ -181,7 +179,7 @@ def require_labels(model: PreTrainedModel, count: int, directory: Path) -> None:
 def runs(
     parts: Sequence[str], sizes: Sequence[int], most: int, join: Callable[[list[str]], str]
 ) -> Iterator[str]:
-    """Joins neighbouring parts into texts of at most `most` in size; empty texts are left out.
+    """Joins neighbouring parts into texts of at most `most` in size.
 
     A part that is larger alone makes a text of its own.
 
