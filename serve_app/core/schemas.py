@@ -140,7 +140,7 @@ class RelevanceResponse(BaseModel):
 
 
 class FactualityResponse(BaseModel):
-    """AlignScore of each pair, in [0, 1] (raw in the reg modes)."""
+    """Factuality of each pair: AlignScore, in [0, 1] (raw in the reg modes), or another checker."""
 
     factuality: list[float]
     model: str

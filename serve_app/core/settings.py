@@ -37,6 +37,7 @@ logger = logging.getLogger("ray.serve")
 LanguageCheck = Literal["warn", "refuse", "off"]
 EvalMode = Literal["nli_sp", "bin_sp", "reg_sp", "nli", "bin", "reg"]
 Dtype = Literal["float32", "bfloat16", "float16"]
+FactualityChecker = Literal["alignscore", "minicheck", "hhem", "factcg", "summac-zs", "summac-conv"]
 
 
 Steepness = Literal["calibrated", "legacy"] | Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -137,6 +138,19 @@ class Settings(BaseSettings):
         256, ge=0, description="MiB of originals' embeddings that each replica caches; 0: none."
     )
 
+    factuality_checker: FactualityChecker = Field(
+        "alignscore",
+        description="What computes factuality; the others take FACTUALITY_MODEL and targets of "
+        "their own.",
+    )
+    factuality_model: str | None = Field(
+        None, description="Model of a checker that is not AlignScore (a reference)."
+    )
+    factuality_weights: str | None = Field(
+        None,
+        description="Weights beside it (a reference): HHEM's, with its T5 in FACTUALITY_MODEL, or "
+        "SummaC-Conv's layers.",
+    )
     alignscore_model: str = Field(
         "embedded:alignscore-mini",
         description="AlignScore model, or the backbone of ALIGNSCORE_CKPT (a reference).",
@@ -145,7 +159,7 @@ class Settings(BaseSettings):
         None, description="A published Lightning .ckpt; unset: ALIGNSCORE_MODEL holds all weights."
     )
     alignscore_batch: int = Field(
-        32, ge=1, description="Most (chunk, sentence) pairs of one forward pass."
+        32, ge=1, description="Most (chunk, sentence) pairs of one forward pass, of any checker."
     )
     alignscore_max_pairs: int = Field(
         10_000, ge=1, description="Most such pairs of one original and its summary; more get 422."

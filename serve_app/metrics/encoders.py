@@ -140,14 +140,21 @@ def encoder_limit(encoder: Any, tokenizer: Any) -> int:
         CheckpointError: the tokenizer's limit is no number.
     """
     limit = token_limit(tokenizer)
-    positions = getattr(encoder.config, "max_position_embeddings", None)
+    positions = table_positions(encoder)
+    if positions is None:
+        positions = getattr(encoder.config, "max_position_embeddings", None)
+    # Relative positions have no end: T5 gives no number, XLNet and some others -1.
+    return min(limit, positions) if positions and positions > 0 else limit
+
+
+def table_positions(encoder: nn.Module) -> int | None:
+    """Most tokens that the table of absolute positions has rows for; None without a table."""
     for module_name, module in encoder.named_modules():
         if module_name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
             # RoBERTa numbers positions from behind its padding index.
             unused = 0 if module.padding_idx is None else module.padding_idx + 1
-            positions = module.num_embeddings - unused
-    # Relative positions have no end: T5 gives no number, XLNet and some others -1.
-    return min(limit, positions) if positions and positions > 0 else limit
+            return module.num_embeddings - unused
+    return None
 
 
 def config_names(directory: Path) -> list[str]:

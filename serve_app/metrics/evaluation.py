@@ -39,7 +39,8 @@ class ClaimSentence:
 
     Attributes:
         text: the sentence.
-        score: its best score over the chunks; a probability, in the `reg` modes a raw output.
+        score: its best score over the chunks; a probability, in the `reg` modes a raw output, and
+            what `serve_app.metrics.checkers` say.
         chunk_index: the chunk that gave it, the first among equals.
         chunk: that chunk's text.
     """
@@ -52,12 +53,13 @@ class ClaimSentence:
 
 @dataclass(frozen=True, slots=True)
 class AlignScoreResult:
-    """AlignScore of one (context, claim).
+    """AlignScore, or another checker's score, of one (context, claim).
 
     Attributes:
-        score: mean of the sentences' scores.
+        score: mean of the sentences' scores, except by SummaC-Conv.
         sentences: each sentence of the claim, in order.
-        truncated: True if a (chunk, sentence) exceeded the encoder's limit and was cut.
+        truncated: True if a (chunk, sentence) exceeded the encoder's limit and was cut, or a
+            sentence was left out.
     """
 
     score: float

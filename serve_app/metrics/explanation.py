@@ -97,11 +97,12 @@ class _Source:
         self._text = original
         self._spans = sentence_spans(original)
         self._sentences = [original[start:end] for start, end in self._spans]
-        # A chunk is sentences joined by one space, whatever stood between them.
-        self._joined = " ".join(self._sentences)
+        # A chunk is whole sentences; checkers differ in the white space between them.
+        bare = [" ".join(sentence.split()) for sentence in self._sentences]
+        self._joined = " ".join(bare)
         self._numbers: dict[int, int] = {}  # of the sentences, by their offset
         at = 0
-        for number, sentence in enumerate(self._sentences):
+        for number, sentence in enumerate(bare):
             self._numbers[at] = number
             at += len(sentence) + 1
         self._chunks: dict[str, tuple[range, _Sentences]] = {}
@@ -124,6 +125,7 @@ class _Source:
         count = len(self._spans)
         if chunk == self._text:
             return range(count)
+        chunk = " ".join(chunk.split())
         at = start - 1
         for _ in range(_MOST_TRIES):
             at = self._joined.find(chunk, at + 1)

@@ -107,9 +107,11 @@ class LossFunction:
         """The loss that the settings name, on their targets or the given ones.
 
         Raises:
-            ConfigError: the targets file is missing or malformed.
+            ConfigError: the targets file is missing or malformed, or its factuality is another
+                checker's.
         """
         targets = targets or load_targets(settings)
+        targets.require_checker(settings.factuality_checker)
         return cls(targets, settings.loss_steepness, settings.loss_direction)
 
     def __post_init__(self) -> None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from serve_app.core.errors import ConfigError
 from serve_app.core.settings import LanguageCheck, Settings
-from serve_app.metrics.alignscore import AlignScorer
+from serve_app.metrics.alignscore import AlignScorer, ClaimScorer
 from serve_app.metrics.bertscore import BertScorer
 from serve_app.metrics.evaluation import Measured
 from serve_app.metrics.readability import readability
@@ -30,8 +31,17 @@ def load_relevance(settings: Settings) -> BertScorer:
     )
 
 
-def load_factuality(settings: Settings) -> AlignScorer:
+def load_factuality(settings: Settings) -> ClaimScorer:
     """The factuality metric the settings name."""
+    if settings.factuality_checker != "alignscore":
+        from serve_app.metrics.checkers.load import load_checker  # the default needs none of them
+
+        return load_checker(settings)
+    if settings.factuality_model is not None or settings.factuality_weights is not None:
+        raise ConfigError(
+            "FACTUALITY_MODEL and FACTUALITY_WEIGHTS are for the other checkers: set "
+            "FACTUALITY_CHECKER too, or ALIGNSCORE_MODEL in their place"
+        )
     return AlignScorer.from_reference(
         settings.alignscore_model,
         ckpt=settings.alignscore_ckpt,
@@ -51,7 +61,7 @@ class MetricSuite:
     def __init__(
         self,
         relevance: BertScorer,
-        factuality: AlignScorer,
+        factuality: ClaimScorer,
         language_check: LanguageCheck = "warn",
     ) -> None:
         self.relevance = relevance

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
@@ -21,13 +21,13 @@ from serve_app.core.atomic_write import write_text
 from serve_app.core.documents import read_json
 from serve_app.core.errors import ConfigError
 from serve_app.core.resources import RESOURCES
-from serve_app.core.settings import Settings
+from serve_app.core.settings import FactualityChecker, Settings
 
 EMBEDDED_TARGETS = RESOURCES / "targets-embedded.json"
 METRICS = ("relevance", "factuality", "fkgl", "smog", "dale_chall")
 METRIC_NAMES = {  # for people
     "relevance": "Relevance (BERTScore F1)",
-    "factuality": "Factuality (AlignScore)",
+    "factuality": "Factuality",
     "fkgl": "Flesch-Kincaid grade",
     "smog": "SMOG grade",
     "dale_chall": "Dale-Chall score",
@@ -146,6 +146,31 @@ class Targets:
             for metric, model in serving.items()
             if metric in self.models and not same_model(self.models[metric], model)
         ]
+
+    def require_checker(self, checker: str) -> None:
+        """Refuses targets whose factuality another checker computed: their scales differ.
+
+        Raises:
+            ConfigError: `models.factuality` is not of `checker`, as FACTUALITY_CHECKER names it.
+        """
+        model = self.models.get("factuality", "")
+        made_by = model.partition(":")[0]
+        made_by = made_by if made_by in get_args(FactualityChecker) else "alignscore"
+        if made_by != checker:
+            raise ConfigError(
+                f"the targets' factuality was computed by {model or made_by}, and "
+                f"FACTUALITY_CHECKER is {checker}, whose numbers mean something else; run plainmed "
+                "calibrate with this checker, and set TARGETS_FILE to what it writes"
+            )
+
+
+def checker_model(checker: str, name: str) -> str:
+    """What results call a model that is not AlignScore's: CHECKER:NAME, without organisation.
+
+    >>> checker_model("minicheck", "lytang/MiniCheck-RoBERTa-Large")
+    'minicheck:MiniCheck-RoBERTa-Large'
+    """
+    return f"{checker}:{name.rpartition('/')[2]}"
 
 
 def same_model(one: str, other: str) -> bool:

@@ -241,6 +241,20 @@ def fit_pair(first: int, second: int, room: int) -> tuple[int, int]:
     return (room - shorter, shorter) if first > second else (shorter, room - shorter)
 
 
+def plain_backend(tokenizer: Any) -> Tokenizer:
+    """A copy of what tokenises, on which truncation and padding set elsewhere have no effect.
+
+    Raises:
+        ConfigError: the transformers tokenizer is a slow one.
+    """
+    if not getattr(tokenizer, "is_fast", False):
+        raise ConfigError(f"{tokenizer.name_or_path} has no fast tokenizer; add its tokenizer.json")
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
+
+
 class PairEncoder:
     """Joins tokenised texts into pairs with the tokenizer's own special tokens, cut to a limit.
 
@@ -259,14 +273,7 @@ class PairEncoder:
     """
 
     def __init__(self, tokenizer: Any, limit: int, *, with_types: bool) -> None:
-        if not getattr(tokenizer, "is_fast", False):
-            raise ConfigError(
-                f"{tokenizer.name_or_path} has no fast tokenizer; add its tokenizer.json"
-            )
-        # A copy, so that truncation and padding set elsewhere have no effect here.
-        self._backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-        self._backend.no_truncation()
-        self._backend.no_padding()
+        self._backend = plain_backend(tokenizer)
         self._with_types = with_types
         self._keep_end = tokenizer.truncation_side == "left"
         self.limit = limit

@@ -60,15 +60,18 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def load_pretrained(directory: Path, what: str) -> tuple[PreTrainedModel, list[str]]:
-    """The encoder in a directory, checked, in float32 with SDPA attention.
+def load_pretrained(
+    directory: Path, what: str, family: Any = AutoModel
+) -> tuple[PreTrainedModel, list[str]]:
+    """The model in a directory, checked, in float32, with SDPA attention where it has that.
 
     Args:
         directory: of transformers.
         what: how the message of a failure begins.
+        family: the class that loads it: AutoModel for an encoder.
 
     Returns:
-        The encoder, and the sorted names of weights the files lack (those are random).
+        The model, and the sorted names of weights the files lack (those are random).
 
     Raises:
         CheckpointError: it cannot be loaded, or its files are not what they claim.
@@ -76,16 +79,23 @@ def load_pretrained(directory: Path, what: str) -> tuple[PreTrainedModel, list[s
     with refusing(what, CheckpointError), quiet_loading():
         require_sound_files(directory, CheckpointError)
         config = read_config(directory, CheckpointError)
-        require_fitting(AutoModel, config, directory, CheckpointError)
+        require_fitting(family, config, directory, CheckpointError)
         with without_adapter(directory) as whole:
-            encoder, info = AutoModel.from_pretrained(
+            model, info = family.from_pretrained(
                 whole,
-                attn_implementation="sdpa",
+                attn_implementation=_attention(family, config),
                 dtype=torch.float32,
                 output_loading_info=True,
                 trust_remote_code=False,
             )
-    return encoder, sorted(info["missing_keys"])
+    return model, sorted(info["missing_keys"])
+
+
+def _attention(family: Any, config: Any) -> str:
+    # Always named: a config.json could name another, which transformers would fetch.
+    found = family._model_mapping.get(type(config), None)
+    kinds = found if isinstance(found, tuple) else (found,)
+    return "sdpa" if all(getattr(kind, "_supports_sdpa", False) for kind in kinds) else "eager"
 
 
 @contextmanager

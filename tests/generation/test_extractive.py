@@ -220,9 +220,11 @@ def test_candidates_are_better_than_as_many_random_sentences(engine, suite) -> N
 
 def test_the_models_run_once_for_all_candidates_of_a_text(suite, monkeypatch) -> None:
     calls: list[int] = []
-    score = suite.factuality.score
+    score = suite.factuality.score_pieces
     monkeypatch.setattr(
-        suite.factuality, "score", lambda *args, **named: calls.append(1) or score(*args, **named)
+        suite.factuality,
+        "score_pieces",
+        lambda *args, **named: calls.append(1) or score(*args, **named),
     )
     engine = ExtractiveGenerator(suite, LossFunction(TARGETS), Glossary.load())
     candidates(engine, ABSTRACTS[0], 5)

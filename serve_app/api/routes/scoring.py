@@ -95,7 +95,7 @@ def add_scoring(app: FastAPI, backend: Backend, settings: Settings) -> None:
 
     @app.post("/metrics/factuality", responses=ERRORS)
     async def factuality(body: schemas.PairsRequest) -> schemas.FactualityResponse:
-        """AlignScore of each generated text against its original."""
+        """Factuality of each generated text against its original (AlignScore, by default)."""
         scores = await pair_scores(body, backend.factuality)
         return schemas.FactualityResponse(
             factuality=scores.values, model=scores.model, device=scores.device

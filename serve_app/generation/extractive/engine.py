@@ -18,7 +18,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
-from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +29,6 @@ from serve_app.generation.protocol import (
     Summary,
     SummarySentence,
 )
-from serve_app.metrics.alignscore import EvalMode, context_chunks
 from serve_app.metrics.loss import LossFunction, check_weights
 from serve_app.metrics.readability import ReadabilityCounts
 from serve_app.metrics.suite import MetricSuite
@@ -325,18 +323,15 @@ class ExtractiveGenerator:
         return [_in_plain_words(passage, self.glossary) for passage in usable]
 
     def _factuality(self, original: str, sentences: list[Sentence]) -> list[float]:
-        """AlignScore of each sentence against the chunk of the original it came from.
+        """Factuality of each sentence against the chunk of the original it came from.
 
         With few exceptions that chunk supports a copied sentence best; scoring it against every
         chunk would take most of the time.
         """
         scorer = self.suite.factuality
-        chunks = [" ".join(one.split()) for one in context_chunks(original, scorer.chunk_words)]
+        chunks = [" ".join(one.split()) for one in scorer.chunks(original)]
         homes = [_home(sentence.passage.text, chunks) for sentence in sentences]
-        # One chunk and one sentence each: there is nothing for an `_sp` mode to split.
-        mode = cast(EvalMode, scorer.eval_mode.removesuffix("_sp"))
-        texts = [sentence.text for sentence in sentences]
-        return [result.score for result in scorer.score(homes, texts, eval_mode=mode)]
+        return scorer.score_pieces(homes, [sentence.text for sentence in sentences])
 
     def space(
         self, original: str, passages: list[Passage], sentences: list[Sentence], limit: int

@@ -54,7 +54,13 @@ logger = logging.getLogger(__name__)
 
 EngineName = Literal["auto", "local", "ray"]
 
-_MODEL_LOCATIONS = ("bertscore_model", "alignscore_model", "alignscore_ckpt")
+_MODEL_LOCATIONS = (
+    "bertscore_model",
+    "alignscore_model",
+    "alignscore_ckpt",
+    "factuality_model",
+    "factuality_weights",
+)
 
 
 def calibrate_targets(

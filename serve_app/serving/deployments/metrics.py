@@ -176,7 +176,7 @@ class Relevance(_PairMetric):
 
 @serve.deployment
 class Factuality(_PairMetric):
-    """AlignScore; `score` gives `AlignScoreResult`s."""
+    """AlignScore or another checker; `score` gives `AlignScoreResult`s."""
 
     def __init__(self, settings: Settings) -> None:
         from serve_app.metrics.suite import load_factuality  # as above
