@@ -14,11 +14,11 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests.support.browser import chromium, save_picture
 
-# One sentence as the original has it, one said anew, one with a hard word, one that is not true.
+# One sentence as the original has it, one said anew, one with another number, one that is not true.
 SUMMARY = (
     "Home-based rehabilitation probably increases the six-minute walk distance compared with usual "
     "care. People may feel a little better too. We are uncertain about its effect on mortality, "
-    "because only two small trials measured it. Nobody died in any of the studies."
+    "because only twelve small trials measured it. Nobody died in any of the studies."
 )
 
 

@@ -77,7 +77,7 @@ def test_the_command_goes_on_refuses_other_settings_and_restarts(
     source: Path, tmp_path: Path, tiny: tuple[MetricSuite, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out.jsonl"
-    job = ScoreJob.prepare(source, out, batch_size=2)
+    job = ScoreJob.prepare(source, out, batch_size=2, findings=True)
     scoring = with_models(job, None, Engine("local"), None, None).scoring
     loss = LossTerms(LossFunction(load_targets(load_settings())))
     engine = LocalEngine(SuiteScorer(tiny[0], loss))

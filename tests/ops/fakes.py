@@ -332,6 +332,7 @@ class Cluster:
 
         class Handler(http.server.BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True  # else 40 ms between head and body
 
             def _answer(self) -> None:
                 cluster.requests.append(f"{self.command} {self.path}")

@@ -17,3 +17,15 @@ def test_processes_without_a_model_load_no_torch() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert loaded.stdout.strip() == ""
+
+
+def test_the_middleware_of_serves_proxy_does_not_import_ray() -> None:
+    # `plainmed serve` imports it before it has told Ray, by the environment, how to be closed.
+    program = (
+        "import sys, serve_app.serving.proxy.middleware, serve_app.serving.server\n"
+        "print('ray' in sys.modules)"
+    )
+    loaded = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert loaded.stdout.strip() == "False"

@@ -13,6 +13,7 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ray import serve
 from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.types import Message, Receive, Scope, Send
 
@@ -317,7 +318,7 @@ async def test_why_nothing_runs_is_what_serve_says(
         name: SimpleNamespace(status=status, message="Traceback\nKeyError: 'x'")
         for name, status in states.items()
     }
-    monkeypatch.setattr(retry.serve, "status", lambda: SimpleNamespace(applications=applications))
+    monkeypatch.setattr(serve, "status", lambda: SimpleNamespace(applications=applications))
     found = await retry.why_nothing_runs()
     assert found.startswith(said)
     assert bool(found) == bool(said)
@@ -329,6 +330,6 @@ async def test_a_controller_that_does_not_answer_leaves_what_the_proxy_said(
     def broken() -> Any:
         raise RuntimeError("no controller")
 
-    monkeypatch.setattr(retry.serve, "status", broken)
+    monkeypatch.setattr(serve, "status", broken)
     answer = await post(RetryUnanswered(not_found))
     assert answer.status_code == 404

@@ -19,13 +19,11 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from ray import serve
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_app.core.context import AGE_HEADER
 from serve_app.core.errors import error_body
-from serve_app.serving.remote_calls import cannot_start
 from serve_app.serving.scheduling.single_flight import SingleFlight
 
 ATTEMPTS = 3
@@ -57,6 +55,11 @@ logger = logging.getLogger("ray.serve")
 
 async def why_nothing_runs() -> str:
     """Why there is no application to ask; empty where one runs, or nobody knows."""
+    # Ray reads its environment when it is imported, and `plainmed serve` imports this module first.
+    from ray import serve
+
+    from serve_app.serving.remote_calls import cannot_start
+
     try:
         async with asyncio.timeout(STATUS_TIMEOUT_S):
             applications = (await asyncio.to_thread(serve.status)).applications.values()
