@@ -228,13 +228,17 @@ class Settings(BaseSettings):
     repeat_penalty: RepeatPenalty = Field(
         GenerationParams.repeat_penalty, description="Repetition penalty; 1 is none."
     )
+    # What the earlier system trained its models with, so that they are asked as they were.
     system_prompt: str = Field(
-        "You rewrite medical text as a plain-language summary that a reader without medical "
-        "training understands. Keep every fact, number and direction of effect; add nothing.",
+        "You simplify clinical trial protocol text into a plain-language summary for the general "
+        "public. Keep to 6\u20138th grade readability, avoid diagnoses and speculation, no "
+        "hallucinations, and preserve key facts (objective, population, interventions, outcomes, "
+        "timelines, safety).",
         description="System message of the engines that write with a language model.",
     )
     user_prefix: str = Field(
-        "Write a plain-language summary of this text:\n\n",
+        "Using the following clinical trial protocol text as input, create a plain language "
+        "summary.\n\n",
         description="Precedes the text in the user message.",
     )
     extractive_max_words: int = Field(

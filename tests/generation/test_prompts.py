@@ -14,6 +14,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from serve_app.core.errors import ConfigError
+from serve_app.core.settings import load_settings
 from serve_app.generation import prompts
 from serve_app.generation.causal.engine import split_windows
 from serve_app.generation.prompts import Prompter
@@ -251,3 +252,17 @@ def test_windows_fit_and_keep_every_character(parts: list[str], budget: int) -> 
     windows = split_windows(text, budget, len)
     assert all(0 < len(window) <= budget for window in windows)
     assert "".join("".join(windows).split()) == "".join(text.split())
+
+
+def test_models_of_the_earlier_system_are_asked_with_the_words_they_were_trained_with() -> None:
+    settings = load_settings()
+    assert settings.system_prompt == (
+        "You simplify clinical trial protocol text into a plain-language summary for the general "
+        "public. Keep to 6\u20138th grade readability, avoid diagnoses and speculation, no "
+        "hallucinations, and preserve key facts (objective, population, interventions, outcomes, "
+        "timelines, safety)."
+    )
+    assert settings.user_prefix == (
+        "Using the following clinical trial protocol text as input, create a plain language "
+        "summary.\n\n"
+    )
