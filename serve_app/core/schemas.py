@@ -396,6 +396,9 @@ class HealthResponse(BaseModel):
     factuality: ComponentHealth | None = Field(
         None, exclude_if=ABSENT, description="As in `components`; the earlier system's name."
     )
+    readability: ComponentHealth | None = Field(
+        None, exclude_if=ABSENT, description="As in `components`; the earlier system's name."
+    )
 
 
 class LiveResponse(BaseModel):

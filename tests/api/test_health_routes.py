@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from serve_app.api.endpoints import ENDPOINTS
 from serve_app.api.middleware.request_guard import Traffic
 from serve_app.api.request_stats import RequestStats, StatsWindow
 from serve_app.core.settings import load_settings
+from serve_app.metrics.targets import MEAN_KEYS, METRICS
 from tests.support.backends import client_of
 from tests.support.servers import TARGETS, LightBackend
 
@@ -41,14 +41,18 @@ class Half(LightBackend):
 
 
 class Waiting(LightBackend):
-    """Each question takes a while."""
+    """Neither question is answered before both were asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.both = asyncio.Barrier(2)
 
     async def health(self) -> Health:
-        await asyncio.sleep(0.3)
+        await self.both.wait()
         return Health({"Loss": Component(True)})
 
     async def windows(self, own: StatsWindow) -> list[StatsWindow]:
-        await asyncio.sleep(0.3)
+        await self.both.wait()
         return [own]
 
 
@@ -95,7 +99,17 @@ async def test_health_keeps_the_numbers_of_the_targets_and_leaves_the_calibratio
     async with client(Half()) as http:
         targets = (await http.get("/healthz")).json()["targets"]
     kept = {key: value for key, value in CALIBRATED.items() if key not in TABLES}
-    assert targets == kept
+    assert kept.items() <= targets.items()
+    assert not TABLES.keys() & targets.keys()
+
+
+async def test_health_has_the_earlier_systems_names_too() -> None:
+    async with client(Half()) as http:
+        found = (await http.get("/healthz")).json()
+    for name, key in zip(METRICS, MEAN_KEYS, strict=True):
+        assert found["targets"][name] == round(CALIBRATED[key], 3)
+    for name in ("relevance", "factuality", "readability"):
+        assert found.get(name) == found["components"].get(name.title())
 
 
 async def test_status_tells_replicas_wanted_and_ready_the_gateways_too() -> None:
@@ -113,9 +127,8 @@ async def test_status_tells_replicas_wanted_and_ready_the_gateways_too() -> None
 
 async def test_status_waits_for_health_and_for_the_other_gateways_at_once() -> None:
     async with client(Waiting()) as http:
-        started = time.perf_counter()
-        assert (await http.get("/status")).status_code == 200
-    assert time.perf_counter() - started < 0.55
+        async with asyncio.timeout(30):
+            assert (await http.get("/status")).status_code == 200
 
 
 async def test_targets_of_other_numbers_have_another_fingerprint_and_other_notes_the_same() -> None:

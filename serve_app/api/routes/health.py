@@ -22,6 +22,7 @@ from serve_app.api.request_stats import RequestStats, Tally, together
 from serve_app.api.validation import ERRORS
 from serve_app.core import schemas
 from serve_app.core.errors import RETRY_AFTER_S
+from serve_app.metrics.targets import MEAN_KEYS, METRICS
 
 _FINGERPRINTED = ("TARGET_", "SIGMA_", "models")
 
@@ -60,10 +61,11 @@ def add_health(app: FastAPI, backend: Backend, recent: RequestStats) -> None:
             version=__version__,
             services=sorted(backend.services),
             components=health.components,
-            targets=None if health.targets is None else _without_tables(health.targets),
+            targets=None if health.targets is None else _readable(health.targets),
             warnings=health.warnings,
             relevance=health.components.get("Relevance"),
             factuality=health.components.get("Factuality"),
+            readability=health.components.get("Readability"),
         )
         return answer(body, health)
 
@@ -117,13 +119,18 @@ def _status(health: Health) -> str:
     return "ready" if health.ready else "unavailable"
 
 
-def _without_tables(targets: Mapping[str, Any]) -> dict[str, Any]:
-    """The targets without the lists and tables that a calibration adds to its numbers."""
-    return {
+def _readable(targets: Mapping[str, Any]) -> dict[str, Any]:
+    """The targets without the lists and tables that a calibration adds to its numbers, and the
+    five means by the earlier system's names too, rounded as there."""
+    kept = {
         key: value
         for key, value in targets.items()
         if key == "models" or not isinstance(value, dict | list)
     }
+    for name, key in zip(METRICS, MEAN_KEYS, strict=True):
+        if key in kept:
+            kept.setdefault(name, round(kept[key], 3))
+    return kept
 
 
 def _targets_in_use(targets: Mapping[str, Any]) -> schemas.TargetsInUse:

@@ -17,7 +17,7 @@ def _threads(one_thread: None) -> None:
 @pytest.fixture(scope="package")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("models")
-    save_model(root / "base", chat_template=CHAT_TEMPLATE)
+    save_model(root / "base", chat_template=CHAT_TEMPLATE, context=512)
     save_adapter(root / "org__model-run", root / "base")
     return root
 
