@@ -7,6 +7,7 @@ they stand for. Knows nothing of what is claimed.
 from __future__ import annotations
 
 import math
+import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ MOST_PLACES = 500
 """A word that more sentences have tells none of them apart."""
 MOST_ABBREVIATIONS = 200
 """Of a source; further ones are read as words."""
+_FIGURE = re.compile(r"\d+(?:[.,]\d+)*")
 _LEAST_GAIN = 0.12  # of the summary sentence's words, for a further sentence of evidence
 
 
@@ -51,6 +53,11 @@ class Sentence:
     def stems(self) -> frozenset[str]:
         """The stems of its content words, as written."""
         return content_stems(self.text, self.start, self.end)
+
+    @cached_property
+    def figures(self) -> frozenset[str]:
+        """Its numbers in digits, as written."""
+        return frozenset(_FIGURE.findall(self.said))
 
     @cached_property
     def plain_stems(self) -> frozenset[str]:
@@ -195,12 +202,16 @@ class Source:
         other = {index: 0.02 * self.weight(self._stems[index] - plain) / whole for index in near}
         while len(chosen) < min(MOST_EVIDENCE, len(near)):
             gains = [
-                # Of two that say as much, the one that says little else.
-                (self._gain(asked, plain, had | self._stems[index]) - other[index], -index)
+                # Of two that say as much, the one that says little else, and has the numbers.
+                (
+                    self._gain(asked, plain, had | self._stems[index]) - other[index],
+                    len(sentence.figures & self.sentences[index].figures),
+                    -index,
+                )
                 for index in near
                 if index not in chosen
             ]
-            place = -max(gains)[1]
+            place = -max(gains)[-1]
             covered = self._gain(asked, plain, had | self._stems[place])
             if covered - self._gain(asked, plain, had) < (_LEAST_GAIN if chosen else 1e-9) * whole:
                 break

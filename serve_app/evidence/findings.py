@@ -177,7 +177,7 @@ def _numbers(
                     ((other.start, other.end),),
                 )  # fmt: skip
             else:
-                kept.append((one, same[0]))
+                kept.append((one, _counterpart(one, sentence, same, source, kept)))
     yield from _exchanged(sentence, kept[:MOST_NUMBERS], evidence, source)
 
 
@@ -189,6 +189,27 @@ def _counts_nothing(one: Quantity, sentence: Sentence) -> bool:
         return True
     start = sentence.text[sentence.start : one.start].strip()
     return one.kind == "count" and not start and sentence.text[one.end : one.end + 1] in ".)"
+
+
+def _counterpart(
+    one: Quantity, sentence: Sentence, equal: Sequence[Quantity],
+    source: Source, kept: Sequence[tuple[Quantity, Quantity]],
+) -> Quantity:  # fmt: skip
+    """Which of the source's equal quantities is meant: written alike, beside the same words, and
+    not the counterpart of another."""
+    if len(equal) == 1:
+        return equal[0]
+    said = sentence.text[one.start : one.end]
+    taken = {other.start for _, other in kept}
+    beside = _beside(sentence, one, (one,))
+
+    def likeness(other: Quantity) -> tuple[bool, float, bool]:
+        there = source.sentence_at(other.start)
+        words = frozenset[str]() if there is None else _beside(there, other, (other,))
+        written = source.text[other.start : other.end]
+        return written == said, _alike(beside, words), other.start not in taken
+
+    return max(equal[:MOST_NUMBERS], key=likeness)
 
 
 def _counts_the_same(one: Quantity, other: Quantity) -> bool:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+from pathlib import Path
+from random import Random
+
 import pytest
 
 from serve_app.core.errors import InvalidInput
@@ -60,6 +64,26 @@ def test_what_misleads_is_found_at_its_words(summary: str, kind: str, word: str 
     assert kind in {one.kind for one in found}
     if word is not None:
         assert any(word in words(summary, one) for one in found)
+
+
+ALIKE = (
+    "Preterm birth was rarer (RR 0.92, 95% CI 0.61 to 1.46; 3 studies, 100 women; I2 = 0%). "
+    "Physical function was better (MD 13.12, 95% CI 1 to 25.5; 1 study, 42 women; 95% follow-up). "
+    "Pain at 6 months was lower in exercisers (MD 0.19, 95% CI 0.1 to 2.0; 52 people, 40 other). "
+    "Pain at 12 months was lower in exercisers (MD 0.81, 95% CI 0.6 to 1.0; 81 people, 60 other)."
+)
+
+
+@pytest.mark.parametrize("source", [SOURCE, ALIKE])
+def test_a_copy_says_nothing_otherwise(source: str) -> None:
+    assert severe(source, source) == []
+
+
+def test_no_sentence_of_an_abstract_contradicts_its_abstract(shared_data: Path) -> None:
+    with (shared_data / "cochrane_pls.csv").open(encoding="utf-8", newline="") as file:
+        texts = [row["source_text"] for row in csv.DictReader(file)]
+    for text in Random(3).sample(texts, 60):
+        assert severe(text, text) == []
 
 
 def test_exchanged_numbers_are_found() -> None:

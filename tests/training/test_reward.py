@@ -296,13 +296,16 @@ def test_what_makes_no_reward_is_refused(scorer: PairScorer) -> None:
 SOURCE = (
     "We included 15 trials with 3490 women. Fewer women died with the drug. It was well tolerated."
 )
-FAITHFUL = "The 15 trials had 3490 women. Fewer women died with the drug. Few had side effects."
+FAITHFUL = (
+    "There were 3490 women in the 15 trials. With the drug, fewer of the women died. Side effects "
+    "were rare."
+)
 
 
 def test_a_severe_finding_costs_its_penalty_and_no_reward_falls_below_the_lowest(
     scorer: PairScorer,
 ) -> None:
-    turned = FAITHFUL.replace("Fewer women died", "More women died")
+    turned = FAITHFUL.replace("fewer of", "more of")
     worse = turned.replace("3490", "349")
     given: dict[str, Any] = {
         "prompts": [""] * 3, "completions": [FAITHFUL, turned, worse], "original": [SOURCE] * 3,

@@ -17,10 +17,11 @@ import numpy as np
 
 from serve_app.core.errors import ConfigError, InvalidInput, MetricFailed
 from serve_app.core.settings import load_settings
-from serve_app.evidence import check
+from serve_app.evidence import Source, check
 from serve_app.metrics.loss import METRICS, check_weights, combine
 from serve_app.offline.corpus.scoring import RowError
 from serve_app.text.validation import has_word, require_text
+from serve_app.training.rewards.gaming import honest_share
 from serve_app.training.rewards.prompts import completion_text, originals_of
 from serve_app.training.rewards.scoring import PairScorer, PairScores, local_scorer, remote_scorer
 
@@ -37,13 +38,14 @@ logger = logging.getLogger(__name__)
 class Reward:
     """1 - the weighted sum of the five metrics' errors, in [0, 1]; 1 is at the targets.
 
-    With a `penalty`, less that for each severe finding (`serve_app.evidence`), but not below 0.
+    With a `penalty`, less that for each severe finding (`serve_app.evidence`), but not below 0, and
+    first multiplied by the share of the text that does not game the metrics (`gaming`).
 
     Called as a trainer calls it, on plain or conversational datasets: `reward(prompts=...,
     completions=..., **columns)`. Ignores further arguments except `log_metric`, which gets the mean
     of each metric with a weight above 0 (`plainmed/fkgl`), the shares of completions without a
     word (`NAME/wordless`) and without a reward (`NAME/failed`), and with a penalty the mean number
-    of severe findings (`NAME/severe`).
+    of severe findings (`NAME/severe`) and the mean share of honest text (`NAME/honest`).
 
     A completion without a letter gets 0.0. The object can be sent to another process,
     where it loads models or opens connections of its own.
@@ -55,7 +57,8 @@ class Reward:
         original: the dataset's column with the originals; None: the first of `ORIGINAL_COLUMNS`
             that exists, else the text inside the served generator's prompt.
         system_prompt, user_prefix: of these prompts; None: SYSTEM_PROMPT, USER_PREFIX.
-        penalty: taken off the reward for each severe finding, >= 0. At 0 none are looked for.
+        penalty: taken off the reward for each severe finding, >= 0. At 0 neither findings nor
+            gaming are looked for.
         on_failure: `raise` ends the training where a completion cannot be scored; `none` returns
             None for it, which TRL leaves out of the step. An unreachable server always raises.
 
@@ -122,16 +125,27 @@ class Reward:
         worded = [index for index, text in enumerate(texts) if has_word(text)]
         pairs = [(originals[index], texts[index]) for index in worded]
         scores = self.scorer.score(pairs)
-        severe = [check(*pair).severe if self.penalty else 0 for pair in pairs]
+        severe, honest = self._misled(pairs)
         rewards: list[float | None] = [LOWEST] * len(texts)
-        for index, found, count in zip(worded, scores, severe, strict=True):
+        for index, found, count, share in zip(worded, scores, severe, honest, strict=True):
             reward = self._reward(index, len(texts), found)
-            rewards[index] = reward and max(LOWEST, reward - self.penalty * count)
+            rewards[index] = reward and max(LOWEST, reward * share - self.penalty * count)
         log_metric = columns.get("log_metric")
-        if log_metric is not None and self.penalty and severe:
-            log_metric(f"{self.__name__}/severe", sum(severe) / len(severe))
+        if log_metric is not None and self.penalty and pairs:
+            log_metric(f"{self.__name__}/severe", sum(severe) / len(pairs))
+            log_metric(f"{self.__name__}/honest", sum(honest) / len(pairs))
         self._count(rewards, scores, len(texts) - len(worded), log_metric)
         return rewards
+
+    def _misled(self, pairs: Sequence[tuple[str, str]]) -> tuple[list[int], list[float]]:
+        """Severe findings, and the share of honest text, of each pair; an original is read once."""
+        if not self.penalty:
+            return [0] * len(pairs), [1.0] * len(pairs)
+        sources = {original: Source(original) for original, _ in pairs}
+        return (
+            [check(sources[original], text).severe for original, text in pairs],
+            [honest_share(sources[original], text) for original, text in pairs],
+        )
 
     def _reward(self, index: int, count: int, scores: PairScores | RowError) -> float | None:
         if isinstance(scores, PairScores):
