@@ -96,12 +96,9 @@ class TransformersGenerator:
         self._prompter = Prompter(
             loaded.tokenizer, system_prompt=system_prompt, user_prefix=user_prefix
         )
-        stop_ids = _stop_ids(loaded)
-        pad = loaded.tokenizer.pad_token_id
         self._scheduler = Scheduler(
             loaded.model,
-            stop_ids=stop_ids,
-            pad_id=pad if pad is not None else min(stop_ids, default=0),
+            stop_ids=_stop_ids(loaded),
             max_rows=batch_size,
             prefill_tokens=prefill_tokens,
         )

@@ -45,7 +45,7 @@ def by_us(engine: TransformersGenerator, texts: list[str], params: GenerationPar
     """The ids our loop writes for the same batch, without a stop token to end it."""
     rows = [Row(tuple(engine._prompter.encode(t)), params) for t in texts]
     streams = [SequenceStream(row) for row in rows]
-    Scheduler(model_of(engine), stop_ids={1}, pad_id=2, max_rows=16).submit(streams)
+    Scheduler(model_of(engine), stop_ids={1}, max_rows=16).submit(streams)
     return [list(stream) for stream in streams]
 
 
