@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
+from serve_app.core.errors import ConfigError
 from serve_app.models.quantised import Product, Quantised, Table, product
 
 FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3", "gemma3_text"})
@@ -76,6 +77,9 @@ class PackedDecoder:
         weights: its weights.
         precision: of the products: float32, bfloat16, int8 or int4.
         generation_config: of transformers; kept for who asks.
+
+    Raises:
+        ConfigError: a weight has another shape than the configuration says.
     """
 
     def __init__(
@@ -89,6 +93,7 @@ class PackedDecoder:
         with torch.device("meta"):
             frame = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
         base = frame.model
+        weights = _checked(weights, frame)
         self.rotary = type(base.rotary_emb)(config)
         self.layer_types = tuple(
             getattr(config, "layer_types", None) or ["full_attention"] * len(base.layers)
@@ -109,6 +114,10 @@ class PackedDecoder:
             table = weights("lm_head.weight")
         # The head decides between tokens of nearly equal probability, so it is never int4.
         self.head = product([table], [], "int8" if precision == "int4" else precision)
+
+    def get_input_embeddings(self) -> Table:
+        """Its table of tokens, as transformers' modules call it."""
+        return self.embed
 
     def new_row(self, columns: int) -> RowKeys:
         """Room for a row of so many tokens; its pages are used as it is written."""
@@ -240,11 +249,11 @@ class _Layer:
         """(tokens, hidden) -> (tokens, hidden)."""
         assert self.before is not None  # noqa: S101 - every family has both
         assert self.before_mlp is not None  # noqa: S101
-        projected = self.query_key_value(self.before(x)).unflatten(1, (-1, self.width))
+        projected = self.query_key_value(self.before(x)).view(len(x), -1, self.width)
         queries_keys = projected[:, : self.heads + self.kv_heads]
         if self.query_norm is not None and self.key_norm is not None:
-            queries, keys = queries_keys.split([self.heads, self.kv_heads], dim=1)
-            queries_keys = torch.cat([self.query_norm(queries), self.key_norm(keys)], dim=1)
+            normed = self.query_norm(queries_keys[:, : self.heads])
+            queries_keys = torch.cat([normed, self.key_norm(queries_keys[:, self.heads :])], dim=1)
         queries_keys = _rotate(queries_keys, *rotation)
         queries, keys = queries_keys[:, : self.heads], queries_keys[:, self.heads :].transpose(0, 1)
         values = projected[:, self.heads + self.kv_heads :].transpose(0, 1)
@@ -275,7 +284,7 @@ class _Layer:
             scores = torch.bmm(queries.view(self.kv_heads, groups, -1), keys.transpose(1, 2))
             return torch.bmm(scores.mul_(self.scaling).softmax(dim=-1), values).view(1, -1)
         # Queries of heads that share keys stand below each other, so that keys are not repeated.
-        stacked = queries.unflatten(1, (self.kv_heads, groups)).permute(1, 2, 0, 3)
+        stacked = queries.reshape(span.count, self.kv_heads, groups, -1).permute(1, 2, 0, 3)
         keys, values = keys_values.unsqueeze(1)
         result = functional.scaled_dot_product_attention(
             stacked.flatten(1, 2).unsqueeze(0),
@@ -284,7 +293,8 @@ class _Layer:
             attn_mask=span.mask(self.window, groups),
             scale=self.scaling,
         )
-        return result[0].unflatten(1, (groups, span.count)).permute(2, 0, 1, 3).flatten(1)
+        result = result.view(self.kv_heads, groups, span.count, -1)
+        return result.permute(2, 0, 1, 3).flatten(1)
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -308,6 +318,19 @@ def _norm(module: Any, prefix: str, weights: Weights, config: Any) -> _Norm:
         weight = weight + 1
     eps = module.variance_epsilon if hasattr(module, "variance_epsilon") else module.eps
     return _Norm(weight, eps)
+
+
+def _checked(weights: Weights, frame: Any) -> Weights:
+    def checked(name: str) -> Tensor | Quantised:
+        weight, wanted = weights(name), tuple(frame.get_parameter(name).shape)
+        if tuple(weight.shape) != wanted:
+            raise ConfigError(
+                f"{name} has the shape {tuple(weight.shape)}, and config.json says {wanted}; use "
+                "the config.json that belongs to the weights"
+            )
+        return weight
+
+    return checked
 
 
 def _dense(weight: Tensor | Quantised) -> Tensor:

@@ -1,7 +1,7 @@
 """Weights of linear layers in fewer bits, and the products that CPUs compute with them.
 
-`int8`: one scale an output channel. `int4`: 16 levels between the smallest and largest weight of
-each 64 neighbours of a row; tables that do not divide so are int8. Only weights lose precision:
+`int8`: one scale an output channel. `int4`: 16 levels for each
+32 neighbours of a row; tables that do not divide so are int8. Only weights lose precision:
 activations enter the int8 product as 16-bit integers, split into two 8-bit halves, so its sums are
 exact and a row's result does not depend on the rows beside it. Knows no model and no file.
 """
@@ -22,10 +22,11 @@ Precision = Literal["float32", "bfloat16", "int8", "int4"]
 QUANTISED = ("int8", "int4")
 """The precisions that are not a dtype of torch's own products."""
 
-GROUP = 64
+GROUP = 32
 """Neighbours in a row that share the scale and zero of int4."""
 
 _LEVELS8, _LEVELS4 = 127, 15
+_FITS = 2  # refinements of an int4 scale
 _MIDDLE4 = 8  # the level that stands for the zero of a group
 _BLOCK4 = 64  # rows that torch's int4 kernel packs side by side
 _LEVELS16 = 127 * 256  # both halves stay within 8 bits
@@ -55,6 +56,12 @@ class Quantised:
     scale: Tensor
     zero: Tensor | None = None
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Of the weight: (out, in)."""
+        rows, columns = self.values.shape
+        return rows, columns if self.zero is None else 2 * columns
+
     def dequantised(self) -> Tensor:
         """The weight it stands for, in float32."""
         if self.zero is None:
@@ -74,14 +81,25 @@ def quantise(weight: Tensor, precision: str) -> Quantised:
 
 
 def _quantise4(weight: Tensor) -> Quantised:
-    groups = weight.unflatten(1, (-1, GROUP))
-    low, high = torch.aminmax(groups, dim=2)
-    scale = ((high - low).clamp(min=_TINY) / _LEVELS4).to(torch.bfloat16)
-    # From the scale as it is stored, so that its rounding is not added to the weights' own.
-    zero = (low + _MIDDLE4 * scale.float()).to(torch.bfloat16)
-    levels = (groups - zero.float().unsqueeze(2)) / scale.float().unsqueeze(2)
-    levels = levels.add_(_MIDDLE4).round_().clamp_(0, _LEVELS4).to(torch.uint8).flatten(1)
-    return Quantised(levels[:, ::2] | (levels[:, 1::2] << 4), scale, zero)
+    groups = weight.reshape(len(weight), -1, GROUP)
+    low, high = torch.aminmax(groups, dim=2, keepdim=True)
+    scale = (high - low).clamp_(min=_TINY) / _LEVELS4
+    zero = low + _MIDDLE4 * scale
+    for _ in range(_FITS):  # the line through levels and weights, by least squares
+        levels = _nearest(groups, scale, zero).sub_(_MIDDLE4)
+        mean, centre = levels.mean(2, keepdim=True), groups.mean(2, keepdim=True)
+        levels.sub_(mean)
+        slope = (levels * groups).sum(2, keepdim=True) / levels.square().sum(2, keepdim=True)
+        scale = torch.where(slope > 0, slope, scale)  # not a number where all weights are equal
+        zero = torch.where(slope > 0, centre - slope * mean, zero)
+    # Levels for scale and zero as they are stored, so that their rounding is not added.
+    scale, zero = scale.to(torch.bfloat16), zero.to(torch.bfloat16)
+    levels = _nearest(groups, scale.float(), zero.float()).to(torch.uint8).flatten(1)
+    return Quantised(levels[:, ::2] | (levels[:, 1::2] << 4), scale.squeeze(2), zero.squeeze(2))
+
+
+def _nearest(groups: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
+    return ((groups - zero) / scale).add_(_MIDDLE4).round_().clamp_(0, _LEVELS4)
 
 
 def _levels(values: Tensor) -> Tensor:
@@ -95,7 +113,7 @@ def require_cpu_support(precision: str) -> None:
     Raises:
         ConfigError: it has no 8-bit dot products (VNNI); without, oneDNN's sums overflow.
     """
-    if precision in QUANTISED and not torch.cpu._is_vnni_supported():  # type: ignore[attr-defined]
+    if precision in QUANTISED and not torch.cpu._is_vnni_supported():
         raise ConfigError(
             f"GENERATOR_DTYPE={precision} needs a CPU with AVX-512 VNNI (Intel from 2019, AMD from "
             "Zen 4), and this one has none; use float32 or bfloat16"
@@ -117,10 +135,15 @@ def product(
         dtype = getattr(torch, precision)
         return _Float(torch.cat([_plain(one).to(dtype) for one in weights]), bias)
     parts = [one if isinstance(one, Quantised) else quantise(one, precision) for one in weights]
-    if any(one.zero is None for one in parts):  # the same form for all
-        parts = [one if one.zero is None else quantise(one.dequantised(), "int8") for one in parts]
-        return _Int8(parts, bias)
-    return _Int4(parts, bias)
+    forms = {one.zero is None for one in parts}
+    if len(forms) > 1:
+        each = [product([one], [], precision) for one in parts]
+        return lambda x: _plus(torch.cat([one(x) for one in each], dim=1), bias)
+    return _Int8(parts, bias) if forms == {True} else _Int4(parts, bias)
+
+
+def _plus(result: Tensor, bias: Tensor | None) -> Tensor:
+    return result if bias is None else result.add_(bias)
 
 
 def _plain(weight: Tensor | Quantised) -> Tensor:
@@ -132,14 +155,26 @@ class _Float:
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self._dtype = weight.dtype
-        self._weight = _ops.mkldnn._reorder_linear_weight(weight.contiguous(), 16)
         self._bias = None if bias is None else bias.to(weight.dtype)
+        self._packed = _onednn_computes(weight.dtype)
+        self._weight = weight.contiguous()
+        if self._packed:
+            self._weight = _ops.mkldnn._reorder_linear_weight(self._weight, 16)
 
     def __call__(self, x: Tensor) -> Tensor:
+        if not self._packed:
+            return functional.linear(x.to(self._dtype), self._weight, self._bias).float()
         result: Tensor = _ops.mkldnn._linear_pointwise(
             x.to(self._dtype), self._weight, self._bias, "none", [], ""
         )
         return result.float()
+
+
+def _onednn_computes(dtype: torch.dtype) -> bool:
+    available: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    if dtype == torch.bfloat16:
+        return available and bool(_ops.mkldnn._is_mkldnn_bf16_supported())
+    return available and hasattr(_ops.mkldnn, "_linear_pointwise")
 
 
 class _Int8:
@@ -159,8 +194,7 @@ class _Int8:
             torch.float32, "none", [], "",
         )  # fmt: skip
         high, low = sums.chunk(2)
-        result = low.add_(high, alpha=256).mul_(scale)
-        return result if self._bias is None else result.add_(self._bias)
+        return _plus(low.add_(high, alpha=256).mul_(scale), self._bias)
 
 
 def _split(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -206,14 +240,13 @@ class _Int4:
                 ],
                 dim=1,
             )
-        result = result.float()
-        return result if self._bias is None else result.add_(self._bias)
+        return _plus(result.float(), self._bias)
 
     def _unpacked(self, start: int, stop: int) -> Tensor:
         """Rows of the weight, transposed: bfloat16 (in, rows)."""
         scale, zero = self._scales[:, start:stop].unbind(2)
         levels = _kernel_levels(self._packed[start:stop]).to(torch.bfloat16) - _MIDDLE4
-        grouped = levels.unflatten(0, (-1, GROUP))
+        grouped = levels.view(len(scale), GROUP, -1)
         return torch.addcmul(zero.unsqueeze(1), grouped, scale.unsqueeze(1)).flatten(0, 1)
 
 
@@ -248,6 +281,11 @@ class Table:
         if not isinstance(weight, Quantised) or weight.zero is not None:
             weight = quantise(_plain(weight), "int8")
         self._rows, self._scale = weight.values, weight.scale
+
+    @property
+    def num_embeddings(self) -> int:
+        """Number of rows."""
+        return len(self._rows)
 
     def __call__(self, ids: Tensor) -> Tensor:
         """(tokens,) -> float32 (tokens, width)."""

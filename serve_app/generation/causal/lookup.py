@@ -12,7 +12,7 @@ from collections.abc import Sequence
 MOST = 15
 """Longest draft: with the token before it, one pass of 16."""
 
-_LONGEST, _SHORTEST = 4, 2  # tokens that must have stood there before
+_LONGEST, _SHORTEST = 4, 1  # tokens that must have stood there before
 _FIRST = 4
 
 
