@@ -33,7 +33,7 @@ _LEVELS16 = 127 * 256  # both halves stay within 8 bits
 _ROUNDS = 1.5 * 2**23  # added and taken away, it rounds a float32 below 2**22; faster than round()
 _TINY = 1e-30  # a row of zeros has no scale
 # From so many rows on, unpacking int4 for a bfloat16 product is faster than the int4 kernel.
-_UNPACK_FROM = 96
+_UNPACK_FROM = 64
 _UNPACKED_ROWS = 1024  # rows of weights unpacked at once
 _ops: Any = torch.ops
 
@@ -244,10 +244,10 @@ class _Int4:
 
     def _unpacked(self, start: int, stop: int) -> Tensor:
         """Rows of the weight, transposed: bfloat16 (in, rows)."""
-        scale, zero = self._scales[:, start:stop].unbind(2)
-        levels = _kernel_levels(self._packed[start:stop]).to(torch.bfloat16) - _MIDDLE4
-        grouped = levels.view(len(scale), GROUP, -1)
-        return torch.addcmul(zero.unsqueeze(1), grouped, scale.unsqueeze(1)).flatten(0, 1)
+        # Contiguous: their products are five times as fast.
+        scale, zero = self._scales[:, start:stop].permute(2, 0, 1).contiguous().unsqueeze(2)
+        levels = _kernel_levels(self._packed[start:stop]).to(torch.bfloat16).sub_(_MIDDLE4)
+        return torch.addcmul(zero, levels.view(len(scale), GROUP, -1), scale).flatten(0, 1)
 
 
 def _kernel_levels(packed: Tensor) -> Tensor:

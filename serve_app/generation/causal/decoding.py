@@ -360,7 +360,7 @@ class Sampler:
     def __init__(self, rows: Sequence[Row], vocabulary: int, device: torch.device) -> None:
         self._device = device
         params = [row.params for row in rows]
-        self._penalty = _column([p.repeat_penalty for p in params], device)
+        self._penalty = [p.repeat_penalty for p in params]
         self._temperature = _column([p.temperature for p in params], device)
         self._top_p = _column([p.top_p for p in params], device)
         self._greedy = [p.temperature < _GREEDY_BELOW for p in params]
@@ -371,103 +371,121 @@ class Sampler:
                 generator.seed()
             else:
                 generator.manual_seed(p.seed)
-        # (rows, vocabulary): whether the token is in the row's prompt or output.
-        seen = torch.zeros((len(rows), vocabulary), dtype=torch.bool)
-        for index, row in enumerate(rows):
-            known = [token for token in row.prompt if token < vocabulary]
-            seen[index, torch.tensor(known, dtype=torch.long)] = True
-        self._seen = seen.to(device)
+        # Of each row: the tokens of its prompt and output, in a buffer, and how many there are.
+        self._seen: list[tuple[Tensor, int]] = []
+        for row in rows:
+            known = [token for token in dict.fromkeys(row.prompt) if token < vocabulary]
+            buffer = torch.zeros(len(known) + row.params.max_new_tokens, dtype=torch.long)
+            buffer[: len(known)] = torch.tensor(known, dtype=torch.long)
+            self._seen.append((buffer.to(device), len(known)))
 
     def keep(self, rows: Sequence[int]) -> None:
         """Keeps these rows only, in this order."""
         self._greedy = [self._greedy[row] for row in rows]
         self._random = [self._random[row] for row in rows]
-        self._penalty, self._temperature = self._penalty[rows], self._temperature[rows]
-        self._top_p, self._seen = self._top_p[rows], self._seen[rows]
+        self._seen = [self._seen[row] for row in rows]
+        self._penalty = [self._penalty[row] for row in rows]
+        self._temperature, self._top_p = self._temperature[rows], self._top_p[rows]
 
     def join(self, other: Sampler) -> None:
         """Moves the rows of `other` after its own."""
         self._greedy += other._greedy
         self._random += other._random
-        self._penalty = torch.cat([self._penalty, other._penalty])
+        self._seen += other._seen
+        self._penalty += other._penalty
         self._temperature = torch.cat([self._temperature, other._temperature])
         self._top_p = torch.cat([self._top_p, other._top_p])
-        self._seen = torch.cat([self._seen, other._seen])
 
     def next_tokens(self, logits: Tensor, rows: Sequence[int]) -> list[int | None]:
-        """The next token of these rows, ascending; None where their logits are not finite.
+        """The next token of these rows; None where their logits are not finite.
 
         Args:
-            logits: of each, (rows, vocabulary).
+            logits: of each, (rows, vocabulary); may be overwritten.
             rows: their numbers, ascending.
         """
-        # All rows is the usual case, and needs no copy of their state.
-        place: Any = slice(None) if len(rows) == len(self._greedy) else list(rows)
-        seen, penalty = self._seen[place], self._penalty[place]
         scores = logits.float()
-        broken = (scores.isnan() | scores.isposinf()).any(dim=-1)
+        for at, row in enumerate(rows):
+            self._penalise(scores[at], row)
+        highest, tokens = scores.max(dim=-1, keepdim=True)
+        broken = ~(highest < torch.inf)  # also where it is not a number
         found_broken = bool(broken.any())
         if found_broken:
-            scores = scores.masked_fill(broken.unsqueeze(1), 0.0)
-        # Repetition penalty (Keskar et al., 2019) over prompt and output, as transformers'.
-        penalised = torch.where(scores < 0, scores * penalty, scores / penalty)
-        scores = torch.where(seen, penalised, scores)
-        tokens = scores.argmax(dim=-1)
+            scores, highest = scores.masked_fill(broken, 0.0), highest.masked_fill(broken, 0.0)
         sampled = [at for at, row in enumerate(rows) if not self._greedy[row]]
-        if len(sampled) == len(rows):
-            tokens = self._sample(scores, list(rows))
-        elif sampled:
-            tokens[sampled] = self._sample(scores[sampled], [rows[at] for at in sampled])
-        self._seen[torch.tensor(rows, device=self._device), tokens] = True
-        chosen: list[int | None] = tokens.tolist()
+        if sampled:
+            place = torch.tensor(sampled, device=self._device)
+            # Subtracting the maximum first keeps a small temperature from overflowing.
+            chances = scores[place] if len(sampled) < len(rows) else scores
+            tokens[place] = self._sample(chances - highest[place], [rows[at] for at in sampled])
+        chosen: list[int | None] = tokens.squeeze(1).tolist()
+        for at, row in enumerate(rows):
+            buffer, count = self._seen[row]
+            if count < len(buffer):
+                buffer[count] = tokens[at, 0]
+                self._seen[row] = buffer, count + 1
         if found_broken:
-            bad = broken.tolist()
+            bad = broken.squeeze(1).tolist()
             chosen = [None if bad[at] else token for at, token in enumerate(chosen)]
         return chosen
 
+    def _penalise(self, scores: Tensor, row: int) -> None:
+        """Repetition penalty (Keskar et al., 2019) over prompt and output, as transformers'."""
+        penalty, (buffer, count) = self._penalty[row], self._seen[row]
+        if penalty != 1:
+            seen = buffer[:count]
+            old = scores[seen]
+            scores[seen] = torch.where(old < 0, old * penalty, old / penalty)
+
     def _sample(self, scores: Tensor, rows: list[int]) -> Tensor:
-        """Temperature, then the nucleus (Holtzman et al., 2020), then one draw a row."""
+        """Temperature, then the nucleus (Holtzman et al., 2020), then one draw a row: (rows, 1)."""
         temperature = self._temperature[rows].clamp(min=_GREEDY_BELOW)
-        # Subtracting the maximum first keeps a small temperature from overflowing.
-        scaled = scores - scores.amax(dim=-1, keepdim=True)
-        nucleus = _nucleus((scaled / temperature).softmax(dim=-1), self._top_p[rows])
+        probabilities = (scores / temperature).softmax(dim=-1)
         draws = torch.stack([torch.rand(1, generator=self._random[row]) for row in rows])
-        # In vocabulary order, not by probability: rounding that swaps two equally likely tokens
-        # would otherwise change the outcome.
-        cumulated = nucleus.cumsum(dim=-1)
-        wanted = draws.to(self._device) * cumulated[:, -1:]
-        drawn = torch.searchsorted(cumulated, wanted, right=True)
-        drawn = drawn.clamp(max=scores.shape[1] - 1)
-        possible = nucleus.gather(1, drawn) > 0
-        return torch.where(possible, drawn, nucleus.argmax(dim=-1, keepdim=True)).squeeze(1)
+        draws, top_p = draws.to(self._device), self._top_p[rows]
+        head = min(_HEAD, probabilities.shape[1])
+        tokens, inside, whole = _nucleus(probabilities, top_p, head)
+        drawn = tokens.gather(1, _draw(inside, draws))
+        rest = (~whole).nonzero().squeeze(1)
+        if rest.numel() > 0:
+            chances, top_p = probabilities[rest], top_p[rest]
+            cut = (top_p < 1).squeeze(1)
+            if bool(cut.any()):
+                _, chances[cut], _ = _nucleus(chances[cut], top_p[cut], chances.shape[1])
+            drawn[rest] = _draw(chances, draws[rest])
+        return drawn
 
 
 def _column(values: list[float], device: torch.device) -> Tensor:
     return torch.tensor(values, dtype=torch.float32, device=device).unsqueeze(1)
 
 
-def _nucleus(probabilities: Tensor, top_p: Tensor) -> Tensor:
-    """`probabilities` with 0 for tokens outside the likeliest ones of total mass `top_p`.
+def _nucleus(probabilities: Tensor, top_p: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The likeliest tokens of total mass `top_p`, among the `size` likeliest.
 
-    Sorts only as much of a row as its nucleus needs; rows are independent of each other.
+    In the order of the vocabulary, not of probability: rounding that swaps two equally likely
+    tokens would otherwise change what is drawn.
 
     Args:
         probabilities: (rows, vocabulary).
-        top_p: (rows, 1).
+        top_p: (rows, 1), below 1.
+        size: of the result, 1 to vocabulary.
+
+    Returns:
+        Tokens (rows, size), their probabilities, 0 outside the nucleus; and whether that is all of
+        the nucleus (rows,).
     """
-    nucleus = probabilities.clone()
-    cut = (top_p < 1).squeeze(1)
-    for size in (_HEAD, probabilities.shape[1]):
-        rows = cut.nonzero().squeeze(1)
-        if rows.numel() == 0:
-            break
-        head, order = probabilities[rows].topk(min(size, probabilities.shape[1]), dim=-1)
-        mass = head.cumsum(dim=-1)
-        inside = mass - head < top_p[rows]
-        inside[:, 0] = True
-        # A head that reaches the mass holds the whole nucleus.
-        complete = (mass[:, -1:] >= top_p[rows]).squeeze(1) | (size >= probabilities.shape[1])
-        kept = torch.zeros_like(nucleus[rows]).scatter(1, order, head * inside)
-        nucleus[rows[complete]] = kept[complete]
-        cut[rows[complete]] = False
-    return nucleus
+    head, tokens = probabilities.topk(size, dim=-1)
+    mass = head.cumsum(dim=-1)
+    inside = mass - head < top_p
+    inside[:, 0] = True
+    tokens, order = tokens.sort(dim=-1)
+    whole = (mass[:, -1:] >= top_p) & (top_p < 1)
+    return tokens, (head * inside).gather(1, order), whole.squeeze(1)
+
+
+def _draw(weights: Tensor, draws: Tensor) -> Tensor:
+    """A column of each row, as likely as its weight; `draws` in [0, 1) are (rows, 1)."""
+    cumulated = weights.cumsum(dim=-1)
+    drawn = torch.searchsorted(cumulated, draws * cumulated[:, -1:], right=True)
+    drawn = drawn.clamp(max=weights.shape[1] - 1)
+    return torch.where(weights.gather(1, drawn) > 0, drawn, weights.argmax(dim=-1, keepdim=True))
