@@ -41,7 +41,7 @@ from serve_app.models.packed_decoder import PackedDecoder
 from serve_app.models.quantised import GROUP
 from serve_app.storage.artifacts import embedded_path
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "performance.md"
+DOCS = Path(__file__).resolve().parent.parent / "docs"
 LAYERS, HIDDEN, MLP, HEADS, KV_HEADS, WIDTH, VOCABULARY = 28, 3072, 8192, 24, 8, 128, 128_256
 SHAPES = {
     "q_proj": (HEADS * WIDTH, HIDDEN), "k_proj": (KV_HEADS * WIDTH, HIDDEN),
@@ -299,13 +299,13 @@ def main(
         print(lines[-1], file=sys.stderr)
     scaled = f" {layers} of {LAYERS} layers, scaled." if layers != LAYERS else ""
     facts = f"{report.facts(machine.facts())}{scaled}"
-    tables = {"generator at 3 B": "\n".join([facts, "", *lines])}
+    tables = {("performance.md", "generator at 3 B"): "\n".join([facts, "", *lines])}
     if directory is not None:
-        tables["quantised quality"] = "\n".join(quality(directory))
-    for name, table in tables.items():
+        tables["generation.md", "quantised quality"] = "\n".join(quality(directory))
+    for (page, name), table in tables.items():
         print(f"\n## {name}\n\n{table}")
         if write:
-            report.replace(PAGE, name, table)
+            report.replace(DOCS / page, name, table)
 
 
 if __name__ == "__main__":
