@@ -20,7 +20,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from serve_app.core.errors import PlainMedError
 from serve_app.core.settings import load_settings
 from serve_app.training.merge import Outcome, Plan, merge_and_upload, plan_merge
-from serve_app.training.merge.lora import PROMPT, require_dtype
+from serve_app.training.merge.lora import PROMPT, require_dtype, require_quantize
 
 app = typer.Typer(add_completion=False, help=__doc__, pretty_exceptions_show_locals=False)
 
@@ -39,6 +39,9 @@ def main(
     dtype: Annotated[str, typer.Option(help="auto (the base's), float32, bfloat16 or float16.")] = (
         "auto"
     ),
+    quantize: Annotated[
+        str | None, typer.Option(help="int8 or int4, for generating on CPUs. Default: neither.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Keep the merged model in this folder.")] = None,
     max_shard_size: Annotated[str, typer.Option(help="Largest safetensors file.")] = "5GB",
     prompt: Annotated[str, typer.Option(help="Text whose logits are compared.")] = PROMPT,
@@ -48,6 +51,7 @@ def main(
     console = Console(stderr=True)
     try:
         require_dtype(dtype)
+        require_quantize(quantize)
         settings = load_settings()
         plan = plan_merge(
             settings, adapter, base=base, model_name=model_name, bucket=bucket, out=out
@@ -77,6 +81,7 @@ def main(
                 settings,
                 plan,
                 dtype=dtype,
+                quantize=quantize,
                 max_shard_size=max_shard_size,
                 prompt=prompt,
                 on_progress=show,

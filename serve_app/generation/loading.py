@@ -43,6 +43,7 @@ def _transformers(settings: Settings) -> Generator:
         user_prefix=settings.user_prefix,
         device=settings.device,
         dtype=settings.generator_dtype,
+        lookup=settings.generator_lookup,
         long_input=settings.generator_long_input,
         batch_size=settings.generator_batch,
         timeout_s=settings.generation_timeout_s,

@@ -1,5 +1,6 @@
 """Loads a causal language model and its tokenizer from a directory; generates nothing.
 
+A decoder for a CPU is packed where its family allows; the rest stay modules of transformers.
 The directory holds a whole model (`config.json`), or a LoRA adapter (`adapter_config.json`)
 whose base is found and loaded with it. Serving and merging load adapters by the same code.
 """
@@ -18,12 +19,20 @@ from typing import Any
 import torch
 from peft import PeftModel
 from safetensors import safe_open
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from serve_app.core.documents import read_json
 from serve_app.core.errors import ConfigError
+from serve_app.models.packed_decoder import FAMILIES, PackedDecoder, Weights, can_pack
 from serve_app.models.pretrained import has_tokenizer, require_known_ids, token_limit
+from serve_app.models.quantised import QUANTISED, require_cpu_support
+from serve_app.models.quantised_files import (
+    EMBEDDINGS,
+    Shards,
+    holds_safetensors,
+    stored_precision,
+)
 from serve_app.models.verification import (
     holds_model,
     read_config,
@@ -79,6 +88,7 @@ def load_causal_model(
     *,
     device: torch.device,
     dtype: torch.dtype,
+    packed: str | None = None,
     base_reference: str | None = None,
     downloads: Downloads | None = None,
 ) -> CausalModel:
@@ -88,12 +98,14 @@ def load_causal_model(
         directory: a merged model, or a LoRA adapter.
         device: where the model runs.
         dtype: type of its weights; an adapter is merged in it.
+        packed: float32, bfloat16, int8 or int4: the model is a `PackedDecoder` of that precision
+            where it can be, and of the precision it is stored in where it is quantised.
         base_reference: the adapter's base; unset: as its adapter_config.json says.
         downloads: for a base that has to be fetched; see `resolve`.
 
     Raises:
-        ConfigError: it is neither, or weights, tokenizer or base are missing or damaged, or a
-            weight is no finite number.
+        ConfigError: it is neither, or weights, tokenizer or base are missing or damaged, a
+            weight is no finite number, or it cannot be run in int8 or int4.
         CheckpointError: the tokenizer's limit is no number, or it has tokens the model has no row
             for.
     """
@@ -106,18 +118,26 @@ def load_causal_model(
         for warning in adapted.warnings:
             logger.warning("%s: %s", directory, warning)
         tokenizer, model = adapted.tokenizer, merge(adapted, directory)
+        del adapted
+        if packed is not None:
+            model = _packed(directory, model, packed)
     elif (directory / "config.json").is_file():
         config = load_config(directory)
         tokenizer = load_tokenizer(directory)
-        model = _load_model(directory, config, dtype)
+        if packed is not None:
+            model = _load_packed(directory, config, dtype, packed)
+        else:
+            model = _load_model(directory, config, dtype)
     else:
         raise ConfigError(
             f"{directory} is no model: it has neither config.json (a causal model) nor "
             "adapter_config.json (a LoRA adapter)"
         )
     require_known_ids(tokenizer, model, directory.name)
+    if not isinstance(model, PackedDecoder):
+        model = model.to(device=device, dtype=dtype).eval()
     return CausalModel(
-        model=model.to(device=device, dtype=dtype).eval(),
+        model=model,
         tokenizer=tokenizer,
         context=context_of(model.config, tokenizer),
     )
@@ -137,7 +157,64 @@ def load_config(directory: Path) -> Any:
     return config
 
 
+def _load_packed(directory: Path, config: Any, dtype: torch.dtype, precision: str) -> Any:
+    """The decoder packed, a weight at a time; or the module, where it cannot be packed."""
+    stored = stored_precision(config)
+    if stored is not None:
+        if stored != precision:
+            logger.warning("%s is quantised to %s, and runs so", directory, stored)
+        precision = stored
+        del config.quantization_config  # transformers has no such method
+    if not _packs(directory, config, precision):
+        return _load_model(directory, config, dtype)
+    require_sound_files(directory)
+    require_fitting(AutoModelForCausalLM, config, directory)
+    weights = Shards(directory) if holds_safetensors(directory) else None
+    if weights is None or EMBEDDINGS not in weights.names:  # transformers knows other forms
+        return _packed(directory, _load_model(directory, config, dtype), precision)
+    generation = None
+    if (directory / "generation_config.json").is_file():
+        with refusing(f"cannot read generation_config.json in {directory}"):
+            generation = GenerationConfig.from_pretrained(directory)
+    return _pack(directory, config, weights, precision, generation)
+
+
+def _packed(directory: Path, module: Any, precision: str) -> Any:
+    """A module's decoder packed; or the module, where it cannot be packed."""
+    config, generation = module.config, module.generation_config
+    if not _packs(directory, config, precision):
+        return module
+    weights = module.state_dict()
+    module.to("meta")  # its weights are freed as they are packed
+    return _pack(directory, config, weights.pop, precision, generation)
+
+
+def _packs(directory: Path, config: Any, precision: str) -> bool:
+    if not can_pack(config):
+        if precision in QUANTISED:
+            raise ConfigError(
+                f"{directory} holds a {config.model_type} model; GENERATOR_DTYPE={precision} runs "
+                f"models of {', '.join(sorted(FAMILIES))} with ordinary attention: use bfloat16 or "
+                "float32"
+            )
+        return False
+    require_cpu_support(precision)
+    return True
+
+
+def _pack(
+    directory: Path, config: Any, weights: Weights, precision: str, generation: Any
+) -> PackedDecoder:
+    with refusing(f"cannot load the causal model in {directory}"):
+        return PackedDecoder(config, weights, precision, generation)
+
+
 def _load_model(directory: Path, config: Any, dtype: torch.dtype) -> Any:
+    if stored_precision(config) is not None:
+        raise ConfigError(
+            f"{directory} is quantised by merge_and_upload, for generating on a CPU: set "
+            "DEVICE=cpu, or use the model it was made from"
+        )
     require_sound_files(directory)
     require_fitting(AutoModelForCausalLM, config, directory)
     what = f"cannot load the causal model in {directory}"

@@ -34,7 +34,7 @@ def model() -> Any:
 
 
 def make(model: Any, **options: Any) -> Scheduler:
-    return Scheduler(model, **{"stop_ids": {END}, "pad_id": 2, "max_rows": 4, **options})
+    return Scheduler(model, **{"stop_ids": {END}, "max_rows": 4, **options})
 
 
 def row(length: int, new: int = 20, *, seed: int = 0, **sampling: Any) -> Row:

@@ -14,6 +14,8 @@ from functools import partial
 from itertools import chain
 from typing import Any, Literal
 
+import torch
+
 from serve_app.core.errors import ConfigError, InvalidInput, Unavailable
 from serve_app.generation.causal.decoding import Row
 from serve_app.generation.causal.scheduler import Scheduler, SequenceStream
@@ -31,6 +33,7 @@ from serve_app.generation.text_stream import (
 )
 from serve_app.models.causal_lm import CausalModel, load_causal_model
 from serve_app.models.pretrained import DTYPES, resolve_device
+from serve_app.models.quantised import QUANTISED
 from serve_app.storage.artifacts import Downloads, reference_name, resolve
 from serve_app.text.sentences import sentence_spans
 from serve_app.text.validation import require_text
@@ -64,6 +67,7 @@ class TransformersGenerator:
         timeout_s: seconds from the call after which a text ends with what it has, > 0; None: no
             limit.
         prefill_tokens: see `Scheduler`.
+        lookup: see `decoding.Batch`.
     """
 
     candidates_together = True
@@ -80,6 +84,7 @@ class TransformersGenerator:
         batch_size: int = 16,
         timeout_s: float | None = None,
         prefill_tokens: int | None = None,
+        lookup: bool = True,
     ) -> None:
         if long_input not in ("error", "window"):
             raise ConfigError(f"long_input is {long_input!r}; choose error or window")
@@ -96,14 +101,12 @@ class TransformersGenerator:
         self._prompter = Prompter(
             loaded.tokenizer, system_prompt=system_prompt, user_prefix=user_prefix
         )
-        stop_ids = _stop_ids(loaded)
-        pad = loaded.tokenizer.pad_token_id
         self._scheduler = Scheduler(
             loaded.model,
-            stop_ids=stop_ids,
-            pad_id=pad if pad is not None else min(stop_ids, default=0),
+            stop_ids=_stop_ids(loaded),
             max_rows=batch_size,
             prefill_tokens=prefill_tokens,
+            lookup=lookup,
         )
         self.batch_size = self._scheduler.max_rows
 
@@ -128,8 +131,8 @@ class TransformersGenerator:
         Args:
             reference: as `serve_app.storage.artifacts.resolve` takes it.
             device: as `resolve_device`.
-            dtype: float32, bfloat16 or float16. Only in float32 does a seeded summary not
-                depend on what it is batched with.
+            dtype: float32, bfloat16 or float16; on a CPU also int8 or int4. Only in float32 and
+                int8 does a seeded summary not depend on what it is batched with.
             base_reference: an adapter's base, in place of the one its configuration names.
             downloads: for references that have to be fetched; see `resolve`.
             options: of the class; `system_prompt` and `user_prefix` are required.
@@ -137,12 +140,21 @@ class TransformersGenerator:
         Raises:
             ConfigError: the reference or what it holds cannot be used; the message says why.
         """
-        if dtype not in DTYPES:
-            raise ConfigError(f"dtype is {dtype!r}; choose one of {', '.join(DTYPES)}")
+        choices = (*DTYPES, *QUANTISED)
+        if dtype not in choices:
+            raise ConfigError(f"dtype is {dtype!r}; choose one of {', '.join(choices)}")
+        place = resolve_device(device)
+        if dtype in QUANTISED and place.type != "cpu":
+            raise ConfigError(
+                f"GENERATOR_DTYPE={dtype} is for CPUs, and DEVICE is {device} ({place}): set "
+                "DEVICE=cpu, or GENERATOR_DTYPE=bfloat16 for the GPU"
+            )
         loaded = load_causal_model(
             resolve(reference, downloads),
-            device=resolve_device(device),
-            dtype=DTYPES[dtype],
+            device=place,
+            # What an adapter is merged in, or a module that cannot be packed runs in.
+            dtype=DTYPES.get(dtype, torch.bfloat16),
+            packed=dtype if place.type == "cpu" and dtype != "float16" else None,
             base_reference=base_reference,
             downloads=downloads,
         )

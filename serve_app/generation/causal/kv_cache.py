@@ -1,6 +1,7 @@
-"""A key-value cache whose rows come and go. Knows keys and values; no tokens, no sampling.
+"""Key-value caches whose rows come and go. Knows keys and values; no tokens, no sampling.
 
-All rows end in the same column, so a new token is written in place for every row at once; a row is
+`PackedCache` has a buffer for each row. In `RowCache`, for modules of transformers, all rows end in
+the same column, so a new token is written in place for every row at once; a row is
 padded on the left up to the longest. To the model it is an ordinary left-padded cache. The dynamic
 cache of transformers copies itself at every token and cannot add rows; its static cache holds every
 row at the greatest possible length.
@@ -15,6 +16,8 @@ import torch
 from torch import Tensor
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
+
+from serve_app.models.packed_decoder import RowKeys
 
 # Free columns for tokens to come: at least so many, and a share of those in use. The cache is
 # copied once in so many tokens.
@@ -159,6 +162,29 @@ class RowCache(Cache):  # type: ignore[misc]
         """Forgets all but the last `span` columns."""
         for layer in self._row_layers():
             layer.start = layer.end - span
+
+
+class PackedCache:
+    """The cache of a `PackedDecoder`: rows come and go without a copy."""
+
+    def __init__(self, rows: list[RowKeys]) -> None:
+        self.rows = rows
+
+    def join(self, other: PackedCache) -> None:
+        """Adds the rows of `other` after its own."""
+        self.rows += other.rows
+
+    def select(self, rows: Sequence[int]) -> None:
+        """Keeps these rows, in this order; a row taken more than once is copied."""
+        first = {row: at for at, row in reversed(list(enumerate(rows)))}
+        self.rows = [
+            self.rows[row] if first[row] == at else self.rows[row].copy()
+            for at, row in enumerate(rows)
+        ]
+
+    def fill(self, rows: Sequence[int]) -> None:
+        """Keeps these rows, in this order."""
+        self.rows = [self.rows[row] for row in rows]
 
 
 def without(count: int, gone: Sequence[int]) -> list[int]:

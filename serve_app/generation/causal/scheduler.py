@@ -21,7 +21,7 @@ import torch
 
 from serve_app.core.errors import FAILURES, PlainMedError
 from serve_app.core.observability.log_redaction import frames
-from serve_app.generation.causal.decoding import FAILED, Batch, Model, Prefill, Row, Step
+from serve_app.generation.causal.decoding import FAILED, Batch, Prefill, Row, Step, as_model
 
 logger = logging.getLogger(__name__)
 
@@ -103,12 +103,12 @@ class Scheduler:
     """Runs the rows of all threads' calls in one batch.
 
     Args:
-        model: a causal language model in eval mode; used by nobody else.
+        model: a causal language model in eval mode, as `as_model` takes it; used by nobody else.
         stop_ids: tokens that end a row.
-        pad_id: any valid token id; masked out.
         max_rows: most rows running at once, >= 1; a recurrent model takes one.
         prefill_tokens: prompt tokens read between two passes over the running rows, padding
             included, >= 1; None: as suits the device.
+        lookup: see `Batch`.
     """
 
     def __init__(
@@ -116,11 +116,11 @@ class Scheduler:
         model: Any,
         *,
         stop_ids: Collection[int],
-        pad_id: int,
         max_rows: int,
         prefill_tokens: int | None = None,
+        lookup: bool = True,
     ) -> None:
-        self._model = Model(model)
+        self._model = as_model(model)
         self.max_rows = max_rows if self._model.batches else 1
         """Most rows running at once."""
         self.passes = 0
@@ -129,13 +129,12 @@ class Scheduler:
         self._prefill_tokens = prefill_tokens or (
             PREFILL_TOKENS_CPU if on_cpu else PREFILL_TOKENS_GPU
         )
-        self._pad_id = pad_id
         self._lock = threading.Lock()
         # Shared under the lock.
         self._arrived: list[Sequence[SequenceStream]] = []
         self._thread: threading.Thread | None = None
         # Owned by the thread.
-        self._batch = Batch(self._model, stop_ids)
+        self._batch = Batch(self._model, stop_ids, lookup=lookup)
         self._prefill: Prefill | None = None
         self._waiting: deque[deque[SequenceStream]] = deque()
         self._streams: dict[Row, SequenceStream] = {}
@@ -190,10 +189,10 @@ class Scheduler:
         return self._waiting[-1]
 
     def _step(self) -> None:
-        """Reads some prompt tokens, then writes one token of every running row."""
+        """Reads some prompt tokens, then writes on every running row."""
         self._end_unwanted()
         if self._prefill is None and (rows := self._next_prompts()):
-            self._prefill = Prefill(self._model, rows, self._pad_id)
+            self._prefill = Prefill(self._model, rows)
         if self._prefill is not None:
             self._advance_prefill(self._prefill)
             self._end_unwanted()

@@ -21,12 +21,18 @@ from transformers import AutoModelForCausalLM
 from serve_app.core.atomic_write import atomic_folder
 from serve_app.core.documents import read_json
 from serve_app.core.errors import ConfigError
-from serve_app.models.causal_lm import load_adapted, merge, require_adapter
+from serve_app.models.causal_lm import load_adapted, load_causal_model, merge, require_adapter
+from serve_app.models.packed_decoder import can_pack
 from serve_app.models.pretrained import DTYPES
+from serve_app.models.quantised import QUANTISED, require_cpu_support
+from serve_app.models.quantised_files import save_quantised
 from serve_app.models.verification import read_config, refusing
 
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 5e-2}
 """Largest difference of any logit, relative to the largest logit, by the dtype written."""
+
+QUANTISED_TOLERANCE = {"int8": 0.15, "int4": 0.6}
+"""Largest root mean square of the logits' differences, relative to that of the logits."""
 
 RECORD = "plainmed-merge.json"
 """File in a merged directory: what it was made of, and how far its logits differ."""
@@ -45,7 +51,7 @@ class MergeReport:
 
     Attributes:
         directory: the merged model.
-        dtype: of its weights.
+        dtype: of its weights; int8 or int4 where its matrices are quantised.
         size: bytes of the directory.
         shards: number of safetensors files.
         vocabulary: rows of its embeddings.
@@ -76,6 +82,7 @@ def merge_adapter(
     out: Path,
     *,
     dtype: str = "auto",
+    quantize: str | None = None,
     max_shard_size: str = "5GB",
     prompt: str = PROMPT,
     source: dict[str, str] | None = None,
@@ -92,6 +99,8 @@ def merge_adapter(
         base: directory of the whole model it was trained on.
         out: where the merged model goes; absent, empty, or made by an earlier call.
         dtype: of the weights written: float32, bfloat16, float16, or `auto`, the base's own.
+        quantize: int8 or int4: of its matrices, for generating on a CPU; only norms and biases
+            are then of `dtype`.
         max_shard_size: largest safetensors file, such as `5GB`.
         prompt: text whose logits are compared; at least one token.
         source: added to the record, such as the references of base and adapter.
@@ -99,12 +108,16 @@ def merge_adapter(
 
     Raises:
         ConfigError: adapter, base or tokenizer cannot be loaded or do not fit, the logits
-            differ by more than TOLERANCE, or `out` holds something else.
+            differ by more than TOLERANCE (QUANTISED_TOLERANCE), `out` holds something else, or
+            the model or this machine's CPU is not for quantised weights.
     """
     tell = on_stage or (lambda stage: None)
     config = require_adapter(adapter)
     chosen = _dtype(base, dtype)
-    made_of = _fingerprint(adapter, base, str(chosen), max_shard_size, prompt)
+    if quantize is not None:
+        _require_quantisable(base, quantize)
+    options = [str(chosen), max_shard_size, prompt, *([quantize] if quantize else [])]
+    made_of = _fingerprint(adapter, base, *options)
     found = _finished(out, made_of)
     if found is not None:
         tell("merged and checked before")
@@ -124,13 +137,21 @@ def merge_adapter(
     _require_close("the merged model", merge_error, scale, torch.float32)
     tell("writing")
     with atomic_folder(out) as partial:
-        _save(merged.to(chosen), adapted.tokenizer, partial, max_shard_size)
+        if quantize is None:
+            _save(merged.to(chosen), adapted.tokenizer, partial, max_shard_size)
+        else:
+            _save_quantised(merged, chosen, adapted.tokenizer, partial, quantize, max_shard_size)
         vocabulary = merged.get_input_embeddings().weight.shape[0]
         del merged, adapted
         gc.collect()
         tell("checking what was written")
-        saved_error = _difference(_saved_logits(partial, ids), wanted)
-        _require_close("the model as written", saved_error, scale, chosen)
+        if quantize is None:
+            saved = _saved_logits(partial, ids)
+            _require_close("the model as written", _difference(saved, wanted), scale, chosen)
+        else:
+            saved = _quantised_logits(partial, ids, quantize)
+            _require_near(saved, wanted, quantize)
+        saved_error = _difference(saved, wanted)
         if effect <= TOLERANCE[chosen] * scale:
             warnings.append(
                 f"the adapter changes no logit of the prompt by more than {effect:.3g}, which is "
@@ -139,7 +160,7 @@ def merge_adapter(
         files = [path for path in partial.rglob("*") if path.is_file()]
         report = MergeReport(
             directory=str(out),
-            dtype=_name(chosen),
+            dtype=quantize or _name(chosen),
             size=sum(path.stat().st_size for path in files),
             shards=sum(path.suffix == ".safetensors" for path in files),
             vocabulary=vocabulary,
@@ -161,6 +182,24 @@ def require_dtype(dtype: str) -> None:
     """Raises ConfigError where `dtype` is no choice of `merge_adapter`."""
     if dtype not in ("auto", *DTYPES):
         raise ConfigError(f"dtype is {dtype!r}; choose auto or one of {', '.join(DTYPES)}")
+
+
+def require_quantize(quantize: str | None) -> None:
+    """Raises ConfigError where `quantize` is no choice of `merge_adapter`, or not on this CPU."""
+    if quantize is not None and quantize not in QUANTISED:
+        raise ConfigError(f"quantize is {quantize!r}; choose one of {', '.join(QUANTISED)}")
+    if quantize is not None:
+        require_cpu_support(quantize)  # what is written is run once
+
+
+def _require_quantisable(base: Path, quantize: str) -> None:
+    require_quantize(quantize)
+    config = read_config(base)
+    if not can_pack(config):
+        raise ConfigError(
+            f"the base {base} is a {config.model_type} model, and none that runs quantised; leave "
+            "--quantize away"
+        )
 
 
 def _dtype(base: Path, dtype: str) -> torch.dtype:
@@ -251,3 +290,36 @@ def _saved_logits(directory: Path, ids: torch.Tensor) -> torch.Tensor:
     with refusing(f"cannot load what was written to {directory}"):
         model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
     return _logits(model, ids)
+
+
+def _save_quantised(
+    model: Any, dtype: torch.dtype, tokenizer: Any, out: Path, quantize: str, max_shard_size: str
+) -> None:
+    with refusing(f"cannot write the merged model to {out}"):
+        weights = {
+            name: value if value.dim() == 2 else value.to(dtype)
+            for name, value in model.state_dict().items()
+        }
+        save_quantised(weights, model.config, out, quantize, max_shard_size)
+        model.generation_config.save_pretrained(out)
+        tokenizer.save_pretrained(out)
+
+
+def _quantised_logits(directory: Path, ids: torch.Tensor, quantize: str) -> torch.Tensor:
+    """Logits as a server of the quantised files computes them."""
+    cpu = torch.device("cpu")
+    model = load_causal_model(directory, device=cpu, dtype=torch.float32, packed=quantize).model
+    [tokens] = ids.tolist()
+    with torch.inference_mode():
+        logits: torch.Tensor = model([tokens], [model.new_row(len(tokens))], [len(tokens)])
+    return logits.unsqueeze(0)
+
+
+def _require_near(found: torch.Tensor, wanted: torch.Tensor, quantize: str) -> None:
+    off, limit = float((found - wanted).norm() / wanted.norm()), QUANTISED_TOLERANCE[quantize]
+    if not off <= limit:  # also where it is not a number
+        raise ConfigError(
+            f"the model in {quantize} is too far from the merged one: its logits differ by "
+            f"{off:.2g} of their size, and {limit:g} is allowed; nothing was written; use "
+            f"{'int8' if quantize == 'int4' else 'bfloat16'}"
+        )

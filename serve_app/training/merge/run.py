@@ -121,6 +121,7 @@ def merge_and_upload(
     plan: Plan,
     *,
     dtype: str = "auto",
+    quantize: str | None = None,
     max_shard_size: str = "5GB",
     prompt: str = PROMPT,
     on_progress: OnProgress | None = None,
@@ -130,7 +131,7 @@ def merge_and_upload(
     Args:
         settings: as for `plan_merge`.
         plan: from `plan_merge`.
-        dtype, max_shard_size, prompt: as for `merge_adapter`.
+        dtype, quantize, max_shard_size, prompt: as for `merge_adapter`.
         on_progress: called with the progress.
 
     Raises:
@@ -147,6 +148,7 @@ def merge_and_upload(
             base,
             plan.out,
             dtype=dtype,
+            quantize=quantize,
             max_shard_size=max_shard_size,
             prompt=prompt,
             source={

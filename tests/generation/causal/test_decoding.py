@@ -23,20 +23,22 @@ from serve_app.generation.causal.engine import TransformersGenerator
 from serve_app.generation.causal.scheduler import Scheduler, SequenceStream
 from serve_app.generation.protocol import GenerationParams
 from serve_app.generation.text_stream import final_text
-from serve_app.models.causal_lm import CausalModel
+from serve_app.models.causal_lm import CausalModel, load_causal_model
 from tests.generation.causal.engines import GREEDY, PROMPT, TEXTS, engine, model_of
 from tests.support.tiny_models import make_llama, make_tokenizer, speak
 
+CPU = torch.device("cpu")
 
-def by_transformers(engine: TransformersGenerator, texts: list[str], new: int) -> list[list[int]]:
+
+def by_transformers(
+    engine: TransformersGenerator, module: Any, texts: list[str], new: int
+) -> list[list[int]]:
     """The ids transformers' own `generate` writes for one left-padded batch of prompts."""
     prompts = [engine._prompter.encode(text) for text in texts]
     batch = make_tokenizer().pad(
         {"input_ids": prompts}, padding=True, padding_side="left", return_tensors="pt"
     )
-    output = model_of(engine).generate(
-        **batch, do_sample=False, repetition_penalty=1.1, max_new_tokens=new
-    )
+    output = module.generate(**batch, do_sample=False, repetition_penalty=1.1, max_new_tokens=new)
     written: list[list[int]] = output[:, batch["input_ids"].shape[1] :].tolist()
     return written
 
@@ -45,7 +47,7 @@ def by_us(engine: TransformersGenerator, texts: list[str], params: GenerationPar
     """The ids our loop writes for the same batch, without a stop token to end it."""
     rows = [Row(tuple(engine._prompter.encode(t)), params) for t in texts]
     streams = [SequenceStream(row) for row in rows]
-    Scheduler(model_of(engine), stop_ids={1}, pad_id=2, max_rows=16).submit(streams)
+    Scheduler(model_of(engine), stop_ids={1}, max_rows=16).submit(streams)
     return [list(stream) for stream in streams]
 
 
@@ -55,10 +57,12 @@ def by_us(engine: TransformersGenerator, texts: list[str], params: GenerationPar
 @pytest.mark.parametrize("name", ["plain", "chat", "adapter"])
 def test_greedy_equals_transformers_generate_alone_and_left_padded(folder: Path, name: str) -> None:
     subject = engine(folder / name)
-    expected = by_transformers(subject, TEXTS, 60)
+    module = load_causal_model(folder / name, device=CPU, dtype=torch.float32).model
+    expected = by_transformers(subject, module, TEXTS, 60)
     assert by_us(subject, TEXTS, GREEDY) == expected
     for text, theirs in zip(TEXTS, expected, strict=True):
-        assert by_transformers(subject, [text], 60) == by_us(subject, [text], GREEDY) == [theirs]
+        alone = by_transformers(subject, module, [text], 60)
+        assert alone == by_us(subject, [text], GREEDY) == [theirs]
         assert len(set(theirs)) > 20, "degenerate output proves nothing"
     texts = [final_text(subject._prompter.decode(theirs)) for theirs in expected]
     assert [summary.text for summary in subject.generate(TEXTS, [GREEDY] * len(TEXTS))] == texts
@@ -92,7 +96,7 @@ def test_other_families_equal_transformers_too(family: Any, options: dict[str, A
         model.get_output_embeddings().weight[tokenizer.all_special_ids] = 0.0
     subject = TransformersGenerator(CausalModel(model, tokenizer, 256), name="other", **PROMPT)
     for text in TEXTS[:2]:
-        (theirs,) = by_transformers(subject, [text], 30)
+        (theirs,) = by_transformers(subject, model, [text], 30)
         assert by_us(subject, [text], replace(GREEDY, max_new_tokens=30)) == [theirs]
         assert len(set(theirs)) > 5
     params = [replace(GREEDY, max_new_tokens=n) for n in (30, 4, 30)]

@@ -9,13 +9,23 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, BertConfig, BertModel, MambaConfig, MambaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    BertConfig,
+    BertModel,
+    GPT2Config,
+    GPT2LMHeadModel,
+    MambaConfig,
+    MambaForCausalLM,
+)
 
 from serve_app.core.errors import ConfigError
+from serve_app.generation.causal import engine as causal_engine
 from serve_app.generation.causal.engine import TransformersGenerator
 from serve_app.generation.protocol import GenerationParams
 from serve_app.models.causal_lm import load_causal_model
 from tests.generation.causal.engines import engine
+from tests.models.test_quantised import vnni
 from tests.support.tiny_models import make_tokenizer, save_adapter
 
 TEXT = "The trial included 120 adults."
@@ -32,12 +42,17 @@ def test_an_adapter_changes_the_output_and_equals_its_merged_model(
     adapted = engine(folder / "adapter")
     assert adapted.name == "adapter"
     assert written(adapted) != written(engine(folder / "plain"))
-    adapted._model.save_pretrained(tmp_path)
+    cpu = torch.device("cpu")
+    module = load_causal_model(folder / "adapter", device=cpu, dtype=torch.float32).model
+    module.save_pretrained(tmp_path)
     make_tokenizer().save_pretrained(tmp_path)
     merged = engine(tmp_path)
-    ids = torch.tensor([adapted._prompter.encode(TEXT)])
-    with torch.inference_mode():
-        assert torch.equal(adapted._model(ids).logits, merged._model(ids).logits)
+    ids = adapted._prompter.encode(TEXT)
+    found, wanted = (
+        one._model([ids], [one._model.new_row(len(ids))], [len(ids)]) for one in (adapted, merged)
+    )
+    assert torch.equal(found, wanted)
+    assert torch.allclose(found, module(torch.tensor([ids])).logits[0], atol=1e-4)
 
 
 def test_the_base_of_an_adapter_may_be_a_path_relative_to_it(folder: Path, tmp_path: Path) -> None:
@@ -123,10 +138,48 @@ def test_a_model_without_a_key_value_cache_is_refused(tmp_path: Path) -> None:
 
 def test_dtype_is_applied_and_checked(folder: Path) -> None:
     subject = engine(folder / "adapter", dtype="bfloat16")
-    assert {p.dtype for p in subject._model.parameters()} == {torch.bfloat16}
+    assert subject._model.precision == "bfloat16"
     assert subject.generate([TEXT], [GREEDY])[0].completion_tokens == 30
-    with pytest.raises(ConfigError, match="int8"):
-        engine(folder / "plain", dtype="int8")
+    half = engine(folder / "adapter", dtype="float16")
+    assert {p.dtype for p in half._model.parameters()} == {torch.float16}
+    with pytest.raises(ConfigError, match="float32, bfloat16, float16, int8, int4"):
+        engine(folder / "plain", dtype="int3")
+
+
+@vnni
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_quantised_weights_are_for_cpus_and_known_families(
+    precision: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject = engine(folder / "adapter", dtype=precision)
+    assert subject._model.precision == precision
+    assert subject.generate([TEXT], [GREEDY])[0].completion_tokens == 30
+    make_tokenizer().save_pretrained(tmp_path)
+    shape = {"n_embd": 8, "n_layer": 1, "n_head": 2, "n_positions": 64}
+    GPT2LMHeadModel(GPT2Config(vocab_size=400, **shape)).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match=r"a gpt2 model.*llama.*use bfloat16 or float32"):
+        engine(tmp_path, dtype=precision)
+    assert engine(tmp_path, dtype="bfloat16").context == 64  # as a module
+    monkeypatch.setattr(causal_engine, "resolve_device", lambda _: torch.device("cuda"))
+    with pytest.raises(ConfigError, match="set DEVICE=cpu, or GENERATOR_DTYPE=bfloat16"):
+        engine(folder / "plain", dtype=precision)
+
+
+def test_weights_of_another_shape_than_the_configuration_are_refused(
+    folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(folder / "plain", tmp_path / "broken")
+    path = tmp_path / "broken" / "model.safetensors"
+    weights = load_file(path)
+    name = "model.layers.1.self_attn.k_proj.weight"
+    weights[name] = torch.cat([weights[name], weights[name]])
+    save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(ConfigError, match=r"k_proj\.weight has the shape \(64, 64\)"):
+        engine(tmp_path / "broken")
+    weights[name] = weights[name][:32].clone().fill_(float("nan"))
+    save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(ConfigError, match=r"NaN or infinity in .*k_proj"):
+        engine(tmp_path / "broken")
 
 
 def test_a_tokenizer_with_more_tokens_than_the_base_widens_it(folder: Path, tmp_path: Path) -> None:

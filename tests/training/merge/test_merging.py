@@ -14,10 +14,13 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from serve_app.core.errors import ConfigError
+from serve_app.generation.causal.engine import TransformersGenerator
+from serve_app.generation.protocol import GenerationParams
 from serve_app.models.causal_lm import check_base, find_base, load_causal_model
 from serve_app.training.merge import derive_model_name, merge_adapter
 from serve_app.training.merge import lora as merging_module
 from serve_app.training.merge.naming import require_model_name
+from tests.models.test_quantised import vnni
 from tests.support.tiny_models import (
     CHAT_TEMPLATE,
     make_llama,
@@ -116,6 +119,51 @@ def test_the_dtype_is_the_one_asked_for(dtype: str, models: Path, tmp_path: Path
     assert report.saved_error < report.effect / 3
     with pytest.raises(ConfigError, match="int8"):
         merge_adapter(models / "org__model-run", models / "base", tmp_path / "x", dtype="int8")
+
+
+@vnni
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_a_quantised_merge_is_small_and_near_and_served_as_it_is(
+    precision: str, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter, base = models / "org__model-run", models / "base"
+    report = merge_adapter(adapter, base, tmp_path / "m", quantize=precision, max_shard_size="60KB")
+    assert report.dtype == precision
+    assert report.shards > 1
+    assert report.size < merge_adapter(adapter, base, tmp_path / "whole").size / 2
+    assert 0 < report.saved_error < report.effect
+    settings = {"device": "cpu", "system_prompt": "", "user_prefix": ""}
+    at_load = TransformersGenerator.from_reference(str(adapter), dtype=precision, **settings)
+    monkeypatch.setattr("serve_app.models.quantised.quantise", None)  # not a second time
+    stored = TransformersGenerator.from_reference(str(tmp_path / "m"), **settings)
+    assert stored._model.precision == precision  # whatever GENERATOR_DTYPE says
+    params = GenerationParams(max_new_tokens=40, temperature=0.0)
+    [served], [quantised] = (one.generate(["Pain."], [params]) for one in (stored, at_load))
+    if precision == "int8":  # an adapter is merged in another dtype there, then quantised
+        assert served.text[:20] == quantised.text[:20]
+    cpu = torch.device("cpu")
+    with pytest.raises(ConfigError, match="for generating on a CPU"):
+        load_causal_model(tmp_path / "m", device=cpu, dtype=torch.float32)
+    with pytest.raises(ConfigError, match="quantised"):
+        merge_adapter(adapter, tmp_path / "m", tmp_path / "again")
+
+
+@vnni
+def test_a_quantised_merge_too_far_off_or_of_another_family_is_refused(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter, base = models / "org__model-run", models / "base"
+    with pytest.raises(ConfigError, match="choose one of int8, int4"):
+        merge_adapter(adapter, base, tmp_path / "m", quantize="int2")
+    monkeypatch.setitem(merging_module.QUANTISED_TOLERANCE, "int4", 1e-4)
+    with pytest.raises(ConfigError, match="use int8"):
+        merge_adapter(adapter, base, tmp_path / "m", quantize="int4")
+    assert not (tmp_path / "m").exists()
+    config = json.loads((base / "config.json").read_text())
+    shutil.copytree(base, tmp_path / "other")
+    (tmp_path / "other" / "config.json").write_text(json.dumps(config | {"mlp_bias": True}))
+    with pytest.raises(ConfigError, match="leave --quantize away"):
+        merge_adapter(adapter, tmp_path / "other", tmp_path / "m", quantize="int8")
 
 
 def test_auto_keeps_the_dtype_of_the_base(models: Path, tmp_path: Path) -> None:
