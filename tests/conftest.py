@@ -6,10 +6,12 @@ import logging
 import os
 import uuid
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+from httpx._transports import default as httpx_transports
 from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
@@ -25,6 +27,9 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # A loaded machine must not fail a test, and a failure must come again for whoever looks at it.
 settings.register_profile("plainmed", deadline=None, derandomize=True)
 settings.load_profile("plainmed")
+
+# Every client of httpx reads certifi's certificates, 40 ms each time, and no test speaks TLS.
+httpx_transports.create_ssl_context = cache(httpx_transports.create_ssl_context)
 
 
 class _Groups(LoadScopeScheduling):  # type: ignore[misc]  # xdist is untyped
