@@ -189,6 +189,32 @@ def in_process(tiny_align: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DEVICE", "cpu")
 
 
+class _Over:
+    """What either client gets for its wait: it is over, whether it is awaited or not."""
+
+    def __await__(self) -> Iterator[None]:
+        return iter(())
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Seconds that a client waits before each repetition; with this no time passes."""
+    from serve_app.client.retry_policy import ClientCore  # most test files do without
+
+    seen: list[float] = []
+    policy = ClientCore._policy
+
+    def wait(seconds: float) -> _Over:
+        seen.append(seconds)
+        return _Over()
+
+    def counted(self: Any, call: Any) -> dict[str, Any]:
+        return {**policy(self, call), "sleep": wait}
+
+    monkeypatch.setattr(ClientCore, "_policy", counted)
+    return seen
+
+
 @pytest.fixture
 def pair(tmp_path: Path) -> list[object]:
     """The options of `plainmed score` that name the files of one pair of texts."""

@@ -3,38 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from serve_app.client.clients import AsyncPlainMedClient, PlainMedClient
-from serve_app.client.retry_policy import ClientCore
 from tests.client.answers import FAST
-
-
-class _Over:
-    """What either client gets for its wait: it is over, whether it is awaited or not."""
-
-    def __await__(self) -> Iterator[None]:
-        return iter(())
-
-
-@pytest.fixture
-def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Seconds that a client waits before each repetition; with this no time passes."""
-    seen: list[float] = []
-    policy = ClientCore._policy
-
-    def wait(seconds: float) -> _Over:
-        seen.append(seconds)
-        return _Over()
-
-    def counted(self: ClientCore, call: Any) -> dict[str, Any]:
-        return {**policy(self, call), "sleep": wait}
-
-    monkeypatch.setattr(ClientCore, "_policy", counted)
-    return seen
 
 
 @pytest.fixture(params=["sync", "async"])

@@ -111,7 +111,7 @@ async def test_the_wait_of_what_is_never_begun_is_recorded_too() -> None:
     kept, go = Kept(), threading.Event()
 
     def work(items: Sequence[int]) -> list[int]:
-        go.wait(10)
+        go.wait(60)
         return list(items)
 
     fair = FairBatcher(work, lambda _: 1, most=1, wait_s=0.0, telemetry=kept)
