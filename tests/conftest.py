@@ -6,10 +6,12 @@ import logging
 import os
 import uuid
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+from httpx._transports import default as httpx_transports
 from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
@@ -25,6 +27,9 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # A loaded machine must not fail a test, and a failure must come again for whoever looks at it.
 settings.register_profile("plainmed", deadline=None, derandomize=True)
 settings.load_profile("plainmed")
+
+# Every client of httpx reads certifi's certificates, 40 ms each time, and no test speaks TLS.
+httpx_transports.create_ssl_context = cache(httpx_transports.create_ssl_context)
 
 
 class _Groups(LoadScopeScheduling):  # type: ignore[misc]  # xdist is untyped
@@ -182,6 +187,32 @@ def in_process(tiny_align: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALIGNSCORE_MODEL", str(tiny_align))
     monkeypatch.setenv("TARGETS_FILE", str(RESOURCES / "targets-earlier-system.json"))
     monkeypatch.setenv("DEVICE", "cpu")
+
+
+class _Over:
+    """What either client gets for its wait: it is over, whether it is awaited or not."""
+
+    def __await__(self) -> Iterator[None]:
+        return iter(())
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Seconds that a client waits before each repetition; with this no time passes."""
+    from serve_app.client.retry_policy import ClientCore  # most test files do without
+
+    seen: list[float] = []
+    policy = ClientCore._policy
+
+    def wait(seconds: float) -> _Over:
+        seen.append(seconds)
+        return _Over()
+
+    def counted(self: Any, call: Any) -> dict[str, Any]:
+        return {**policy(self, call), "sleep": wait}
+
+    monkeypatch.setattr(ClientCore, "_policy", counted)
+    return seen
 
 
 @pytest.fixture

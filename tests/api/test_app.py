@@ -32,6 +32,7 @@ from serve_app.core.errors import (
 )
 from serve_app.core.settings import load_settings
 from serve_app.metrics.readability import Readability
+from serve_app.serving import remote_calls
 from serve_app.serving.deployments.metrics import BatchConfig
 from serve_app.serving.remote_calls import ATTEMPTS, call
 from serve_app.serving.scheduling.fair_batcher import run_batch
@@ -111,18 +112,19 @@ async def test_a_repeated_request_has_what_is_left_of_its_time(age: str, status:
 
 
 async def test_draining_refuses_new_requests_and_counts_the_old() -> None:
-    traffic = Traffic()
-    async with api_client(Held(), traffic, request_timeout_s=0.3) as http:
+    traffic, backend = Traffic(), Held()
+    async with api_client(backend, traffic) as http:
         body = {"texts": ["A cat."]}
         old = asyncio.ensure_future(http.post("/metrics/readability", json=body))
-        await asyncio.sleep(0.1)
+        await backend.arrived.wait()
         assert traffic.in_flight == 1
         traffic.draining = True
         refused = await http.post("/metrics/readability", json=body)
         assert refused.status_code == 503
         assert refused.json()["error"]["code"] == "shutting_down"
         assert int(refused.headers["retry-after"]) >= 1
-        await old
+        backend.go.set()
+        assert (await old).status_code == 200
         assert traffic.in_flight == 0
 
 
@@ -183,7 +185,7 @@ async def test_a_body_that_says_it_is_too_large_is_413_also_while_the_server_is_
     backend = Held()
     app = create_app(
         backend,
-        load_settings(max_pending_requests=1, max_body_bytes=1024, request_timeout_s=5),
+        load_settings(max_pending_requests=1, max_body_bytes=1024),
         Traffic(),
     )
     transport = httpx.ASGITransport(app=app)
@@ -233,13 +235,13 @@ async def test_explaining_ends_between_two_texts_once_nobody_waits(
     def slow(*given: Any) -> Any:
         nonlocal explained
         explained += 1
-        time.sleep(0.05)
+        time.sleep(0.02)
         return explain(*given)
 
     monkeypatch.setattr(serializers, "explain", slow)
     texts = ["Aspirin lowers the risk of stroke."] * 100
     body = {"texts_original": texts, "texts_generated": texts, "explain": True}
-    async with api_client(LightBackend(), request_timeout_s=30 if leaves else 0.5) as http:
+    async with api_client(LightBackend(), request_timeout_s=30 if leaves else 0.3) as http:
         asked = asyncio.ensure_future(http.post("/evaluate", json=body))
         if leaves:
             while not explained:
@@ -249,7 +251,7 @@ async def test_explaining_ends_between_two_texts_once_nobody_waits(
         else:
             assert (await asked).json()["error"]["code"] == "timeout"
     before = explained
-    await asyncio.sleep(0.5)
+    await asyncio.sleep(0.2)
     assert explained <= before + 1 < len(texts)
 
 
@@ -336,7 +338,8 @@ async def test_an_answer_whose_node_died_before_it_was_fetched_is_computed_again
     assert replica.calls == 2
 
 
-async def test_replicas_that_keep_dying_are_503() -> None:
+async def test_replicas_that_keep_dying_are_503(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote_calls, "PAUSE_S", 0.01)
     replica = Replica(*[ActorDiedError()] * ATTEMPTS)
     with pytest.raises(Unavailable):
         await call(replica.send)

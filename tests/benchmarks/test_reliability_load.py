@@ -7,7 +7,10 @@ import dataclasses
 import json
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
@@ -49,33 +52,45 @@ from serve_app.core.settings import Settings, load_settings
 from serve_app.generation.loading import load_generator
 from serve_app.generation.protocol import GenerationParams
 from tests.chaos.load import Answer, Case
+from tests.support.backends import Clock
 from tests.support.servers import Answer as Scripted
-from tests.support.servers import ScriptedServer, api_server
+from tests.support.servers import Received, ScriptedServer, api_server
 from tests.support.texts import GENERATED, ORIGINALS
 
 BUSY = json.dumps({"error": {"code": "overloaded"}}).encode()
 CASES = [Case("/loss", {}, 0.25)]
-RIGHT = Scripted(body=b"0.25", delay=0.4)
+RIGHT = Scripted(body=b"0.25")
+
+
+class Together(ScriptedServer):
+    """Answers nobody before so many requests have come."""
+
+    def __init__(self, requests: int) -> None:
+        super().__init__([RIGHT])
+        self._all = threading.Barrier(requests, timeout=60)
+
+    def take(self, request: Received) -> Scripted:
+        answer = super().take(request)
+        self._all.wait()
+        return answer
 
 
 async def test_at_a_rate_requests_are_sent_when_due_whatever_comes_back() -> None:
-    with ScriptedServer([RIGHT]) as server:
-        plan = Plan(server.url, CASES, [Phase(0.5, rate=20), Phase(0.5, rate=4)])
-        start = time.monotonic()
-        sent = await carry_out(plan)
-        assert time.monotonic() - start < 4  # one after the other they would take 4.8 s
-    assert [len(phase) for phase in sent.answers] == [10, 2]
+    with Together(6) as server:
+        sent = await carry_out(Plan(server.url, CASES, [Phase(0.2, rate=20), Phase(0.2, rate=10)]))
     assert {one.outcome for phase in sent.answers for one in phase} == {"right"}
-    assert all(one.answered - one.asked >= 0.4 for phase in sent.answers for one in phase)
-    assert sent.begun[1] - sent.begun[0] >= 0.5
+    first, second = sent.begun
+    assert second - first >= 0.2
+    asked = [sorted(one.asked for one in phase) for phase in sent.answers]
+    assert asked == [[first + n / 20 for n in range(4)], [second + n / 10 for n in range(2)]]
 
 
 async def test_busy_clients_wait_for_each_answer_and_the_sender_is_another_process() -> None:
-    with ScriptedServer([RIGHT]) as server:
-        sent = await in_another_process(Plan(server.url, CASES, [Phase(1.0, clients=2)]))
-    assert 2 <= len(sent.answers[0]) <= 6
+    with ScriptedServer([dataclasses.replace(RIGHT, delay=0.4)]) as server:
+        sent = await in_another_process(Plan(server.url, CASES, [Phase(0.5, clients=2)]))
+    assert 2 <= len(sent.answers[0]) <= 4
     assert sent.cpu_s > 0
-    assert 0 < sent.late_s < 5
+    assert 0 < sent.late_s < 60
 
 
 async def test_a_sender_that_was_held_up_says_so_itself() -> None:
@@ -318,7 +333,7 @@ def test_the_slow_writer_is_a_model_that_the_engine_can_use() -> None:
         began = time.monotonic()
         pieces = engine.stream("A trial.", GenerationParams())
         assert [next(pieces), next(pieces)] == ["slow", " slow"]
-        assert 0.1 < time.monotonic() - began < 5
+        assert 0.1 < time.monotonic() - began < 20  # all of it takes 30 s
         pieces.close()
 
 
@@ -371,7 +386,7 @@ async def test_memory_files_and_time_are_those_of_the_process() -> None:
             used = processes.usage(processes.family(child.pid))
             return sum(one.own_mib for one in used.values())
 
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while await own_mib() < 64:
             assert time.monotonic() < deadline
             await asyncio.sleep(0.02)
@@ -382,7 +397,7 @@ async def test_memory_files_and_time_are_those_of_the_process() -> None:
         child.stdin.write(b"g")
         child.stdin.flush()
         while processes.cpu_s([psutil.Process(child.pid)]) - before < 0.1:
-            assert time.monotonic() < deadline + 10
+            assert time.monotonic() < deadline + 60
             await asyncio.sleep(0.02)
     finally:
         child.kill()
@@ -390,32 +405,25 @@ async def test_memory_files_and_time_are_those_of_the_process() -> None:
     assert processes.usage(processes.family(child.pid)) == {}
 
 
-async def test_replicas_are_idle_when_their_work_ended_not_when_nothing_ever_ticks() -> None:
-    program = """
-import time
-began = time.monotonic()
-while time.monotonic() - began < 1.5:
-    pass
-while True:  # as health checks do
-    time.sleep(0.5)
-    until = time.process_time() + 0.02
-    while time.process_time() < until:
-        pass
-"""
-    with subprocess.Popen([sys.executable, "-c", program]) as process:
-        try:
-            idle = await Clients("", 0).until_idle([psutil.Process(process.pid)])
-        finally:
-            process.kill()
-    assert 0.9 < idle < 10
+@pytest.mark.parametrize(
+    ("used_s", "idle"),
+    [
+        # A core for 1.5 s, then 0.02 s twice a second, as health checks do.
+        (lambda passed: min(passed, 1.5) + 0.02 * (max(0.0, passed - 1.5) // 0.5), 1.5),
+        (lambda passed: passed / 3, float("inf")),
+    ],
+    ids=["their work ended", "they go on"],
+)
+async def test_replicas_are_idle_when_their_work_ended_not_when_nothing_ever_ticks(
+    monkeypatch: pytest.MonkeyPatch, used_s: Callable[[float], float], idle: float
+) -> None:
+    clock = Clock()
+    began = clock.now
 
+    async def sleep(seconds: float) -> None:
+        clock.move(seconds)
 
-async def test_replicas_that_go_on_are_never_idle(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fairness, "LIMIT_S", 3.0)
-    program = "while True: pass"
-    with subprocess.Popen([sys.executable, "-c", program]) as process:
-        try:
-            idle = await Clients("", 0).until_idle([psutil.Process(process.pid)])
-        finally:
-            process.kill()
-    assert idle == float("inf")
+    monkeypatch.setattr(fairness, "time", SimpleNamespace(monotonic=clock))
+    monkeypatch.setattr(fairness, "asyncio", SimpleNamespace(sleep=sleep))
+    monkeypatch.setattr(processes, "cpu_s", lambda _: used_s(clock.now - began))
+    assert await Clients("", 0).until_idle([]) == idle

