@@ -81,7 +81,7 @@ class FaultyProxy:
         self.headers: dict[str, str] = {}
         self.hung_up = 0
         self.most = 0
-        self._running = 0
+        self._running: set[int] = set()
         self._lock = threading.Lock()
         self._upstream = upstream.removeprefix("http://").partition("/")[0]
         outer = self
@@ -93,15 +93,14 @@ class FaultyProxy:
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 headers = {name.lower(): value for name, value in self.headers.items()}
-                fault = outer._take(body, headers)
+                fault = outer._take(self, body, headers)
                 try:
                     outer._pass_on(self, body, fault)
                 except OSError:
                     with outer._lock:
                         outer.hung_up += 1
                 finally:
-                    with outer._lock:
-                        outer._running -= 1
+                    outer._ended(self)
 
             def log_message(self, *_: Any) -> None:
                 """Keeps the test output clean."""
@@ -114,14 +113,18 @@ class FaultyProxy:
         self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
-    def _take(self, body: bytes, headers: dict[str, str]) -> Fault:
+    def _take(self, near: BaseHTTPRequestHandler, body: bytes, headers: dict[str, str]) -> Fault:
         with self._lock:
             self.bodies.append(json.loads(body))
             self.times.append(time.monotonic())
             self.headers = headers
-            self._running += 1
-            self.most = max(self.most, self._running)
+            self._running.add(id(near))
+            self.most = max(self.most, len(self._running))
             return self.faults.pop(0) if self.faults else Fault()
+
+    def _ended(self, near: BaseHTTPRequestHandler) -> None:
+        with self._lock:
+            self._running.discard(id(near))
 
     def _pass_on(self, near: BaseHTTPRequestHandler, body: bytes | None, fault: Fault) -> None:
         self._hold(near.connection, fault.delay_s)
@@ -166,6 +169,7 @@ class FaultyProxy:
     def _answer(
         self, near: BaseHTTPRequestHandler, status: int, body: bytes, headers: dict[str, str]
     ) -> None:
+        self._ended(near)  # before the client knows: it may send its next request at once
         near.send_response(status)
         for name, value in {"Content-Type": "application/json", **headers}.items():
             near.send_header(name, value)
