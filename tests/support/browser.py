@@ -25,7 +25,7 @@ AXE = Path(__file__).resolve().parent / "vendor" / "axe-core" / "axe.min.js"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 IMAGES = ROOT / "docs" / "images"
 MOST_PICTURE_BYTES = 400_000
-WAIT_MS = 20_000
+WAIT_MS = 60_000
 """How long a test waits for what it expects: the machine may be busy."""
 
 
