@@ -1,0 +1,61 @@
+"""Rule `headings`: a heading that was fused into the sentence after it is left out.
+
+Where a capital stands in the middle of a sentence before a word that is no name ("Early versus late
+feeding Six trials assessed …"), what is before it is a heading if it has no verb.
+"""
+
+from __future__ import annotations
+
+import re
+
+from serve_app.generation.plain.facts import Facts
+from serve_app.generation.plain.grammar import capitalised, has_verb
+
+# Words that are written with a capital only where a sentence begins.
+_BEGINS = (
+    r"(?:The|There|We|Overall|In|No|None|Two|Three|Four|Five|Six|Seven|Eight|Nine|Ten|Eleven|Twelve|Thirteen|Fourteen|"
+    r"Fifteen|Sixteen|Seventeen|Eighteen|Nineteen|Twenty|One|It|This|These|At|All|Most|Compared|When|Among|Data|Low|Moderate|"
+    r"Very|Results|Evidence|Only|For|Based|Both|Participants|Patients|People|Women|Children|Trials|Studies|Some|Many|More|"
+    r"Fewer|With|From|Although|Due|Pooled|Few|Neither|Our|Using|Treatment|Adverse|Meta-analys[ie]s|High|Low-quality|"
+    r"Moderate-quality|High-quality|Low-certainty|Moderate-certainty|High-certainty|Limited|They|Of|On|A|An|\d{1,3} (?=trials|studies|RCTs))"
+)
+_FUSED = re.compile(rf"(?P<head>[A-Z\d][^.:;!?]{{2,110}}?)(?<![,’'\"“-]) (?={_BEGINS}(?:,| |-quality))")
+_LABEL = re.compile(r"(?P<head>[A-Z\d][^.:;!?()]{1,80}|[A-Z][^.:;!?]{1,60}\([^()]{1,30}\)[^.:;!?()]{0,40}): (?=[A-Z“\"]?\w)")
+_DASHED = re.compile(r"(?P<head>[A-Z][^.:;!?,()–—]{2,60}?) [–—-] (?=[A-Z])")
+_COMPARISON = re.compile(r"(?:Comparison|Outcome|Question|Objective|Group|Study|Trial|Part|Aim) (?:\d+|[A-Z]|one|two|three|four|five)\b[.:]? ?", re.I)
+
+
+_OUTCOMES = re.compile(r"(?:Primary|Secondary|Main|Other|Implications for) (?:outcomes?|results?|research|practice|comparisons?) (?=\w)", re.I)
+
+
+def without_heading(sentence: str, facts: Facts) -> str:
+    """The sentence without headings at its beginning.
+
+    >>> without_heading("Early versus delayed feeding Six trials assessed feeding.", Facts(""))
+    'Six trials assessed feeding.'
+    >>> without_heading("Primary outcomes: There was no difference.", Facts(""))
+    'There was no difference.'
+    """
+    for _ in range(3):
+        found = _OUTCOMES.match(sentence)
+        if found is not None and sentence[found.end()].isupper():
+            sentence = sentence[found.end() :]
+        found = _LABEL.match(sentence) or _DASHED.match(sentence) or _fused(sentence)
+        if found is None or has_verb(found["head"]):
+            break
+        rest = sentence[found.end() :]
+        # A list after a colon is no sentence.
+        if not has_verb(rest) or len(rest.split()) < 4 or (": " in found[0] and not rest[0].isupper()):
+            break
+        sentence = rest
+    return capitalised(sentence)
+
+
+def _fused(sentence: str) -> re.Match[str] | None:
+    found = _FUSED.match(sentence)
+    if found is None or len(found["head"].split()) < 2 and found["head"].lower() not in (
+        "background", "objectives", "conclusions", "results", "harms", "efficacy", "safety", "mortality",
+    ):  # fmt: skip
+        return None
+    # "Vitamin A was", "hepatitis A The": a letter or a name before its number is no border.
+    return None if re.search(r"\b(?:vitamin|hepatitis|type|group|influenza|phase|the|of|in|and|or|versus|vs|with)$", found["head"], re.I) else found
