@@ -31,7 +31,7 @@ from serve_app.generation.plain.facts import Facts
 from serve_app.generation.plain.grammar import capitalised, doubled
 from serve_app.generation.plain.order import HEADINGS, PARTS_WANTED, Part, part_of, sections
 from serve_app.generation.plain.pointers import points_back
-from serve_app.generation.plain.rules import changes, check_names, rewritten
+from serve_app.generation.plain.rules import changes, check_names, parted, rewritten
 from serve_app.generation.plain.statistics import STATISTIC
 from serve_app.generation.plain.terms import in_plain_words, said_once
 from serve_app.generation.protocol import Summary, SummarySentence
@@ -44,9 +44,9 @@ from serve_app.text.glossary import Glossary
 _LOSS = LossFunction(
     Targets((0.82, 0.82, 8.0, 10.5, 8.5), (0.06, 0.15, 2.3, 3.2, 1.0)), direction="one_sided"
 )
-_WEIGHTS = (0.5, 0.5, 0.0, 0.0, 0.0)  # the grade has a cost of its own, below
+_WEIGHTS = (0.5, 0.5, 0.0, 0.0, 0.0)  # the grade has a cost of its own: below
 _COVERAGE = 0.6
-_GRADE, _PER_GRADE = 9.0, 0.05  # of FKGL: the loss hardly tells grade 13 from 17
+_PER_GRADE = 0.037  # cost of a grade of FKGL (benchmarks/plain.py)
 _LOST_REFERENCE = 1.0  # more than any sentence can gain
 
 
@@ -78,7 +78,7 @@ class PlainSpace(Space):
             one.refers_back and one.passage.index - 1 not in indexes for one in chosen
         )
         grade = choice.counts.scores()[0] if choice.chosen else 0.0
-        cost += _PER_GRADE * max(0.0, grade - _GRADE)
+        cost += _PER_GRADE * grade
         parts = {one.part for one in chosen if isinstance(one, PlainSentence)}
         there = {one.part for one in self.sentences if isinstance(one, PlainSentence)}
         return cost + sum(PARTS_WANTED[part] for part in there - parts)
@@ -134,7 +134,7 @@ class PlainGenerator(ExtractiveGenerator):
     def candidates(self, original: str, passages: list[Passage]) -> list[Sentence]:
         """The passages that can be said plainly, rewritten; where there is none, in plain words only."""
         facts = Facts(" ".join(one.text for one in passages))
-        source = Source(facts.text)
+        source = Source(" ".join(parted(one.text, facts) for one in passages))
         found: list[PlainSentence] = []
         before: PlainSentence | None = None
         for passage, section in zip(passages, sections(original, passages), strict=True):

@@ -22,7 +22,9 @@ _PAST = (
     r"(?:found|showed|gave|made|led|took|began|came|rose|fell|met|ran|became|reported|compared|included|"
     r"evaluated|assessed|examined|investigated|favoured|favored|demonstrated|used|observed|measured|"
     r"provided|suggested|identified|reduced|increased|improved|had|received|contributed|involved|"
-    r"enrolled|recruited|studied|looked|tested|experienced|developed|died|occurred|differed|ranged)"
+    r"enrolled|recruited|studied|looked|tested|experienced|developed|died|occurred|differed|ranged|"
+    r"lowered|decreased|prevented|caused|affected|achieved|produced|failed|helped|worked|survived|resulted|lasted|"
+    r"required|needed|changed|relieved|worsened|declined|supported|benefited|suffered|tended|consisted)"
 )
 FINITE = re.compile(rf"\b(?:{AUXILIARY}|{_PRESENT}|{_PAST})\b", re.I)
 """A word that may be a finite verb; a past form may be a participle too."""

@@ -41,6 +41,7 @@ def without_heading(sentence: str, facts: Facts) -> str:
         if found is not None and sentence[found.end()].isupper():
             sentence = sentence[found.end() :]
         found = _LABEL.match(sentence) or _DASHED.match(sentence) or _fused(sentence)
+        found = found or _compared(sentence, facts)
         if found is None or has_verb(found["head"]):
             break
         rest = sentence[found.end() :]
@@ -59,3 +60,15 @@ def _fused(sentence: str) -> re.Match[str] | None:
         return None
     # "Vitamin A was", "hepatitis A The": a letter or a name before its number is no border.
     return None if re.search(r"\b(?:vitamin|hepatitis|type|group|influenza|phase|the|of|in|and|or|versus|vs|with)$", found["head"], re.I) else found
+
+
+_CAPITAL = re.compile(r"(?P<head>[A-Z][^.:;!?,]*?\b(?:versus|vs|[Cc]ompared with)\b[^.:;!?,]*?) (?=(?P<word>[A-Z][a-z]+)\b)")
+
+
+def _compared(sentence: str, facts: Facts) -> re.Match[str] | None:
+    """A heading that names two treatments, before a word that is no name: the source has it with a small letter."""
+    found = _CAPITAL.match(sentence)
+    if found is None or found["head"].split()[-1] in ("versus", "vs", "with", "and", "or", "no", "the", "of"):
+        return None
+    known = re.search(rf"\b{found['word'].lower()}\b", facts.text) is not None
+    return found if known else None

@@ -118,7 +118,7 @@ def part_of(source: str, text: str, section: str, place: float) -> Part:
     late = section == "conclusions" or (not section and place >= _LATE)
     if late and (section or _MEANS.search(source)):
         return Part.MEANING
-    if _WHO.search(source) and not _HARM.search(source) and place < _LATE:
+    if (_WHO.search(source) or _WHO.search(text)) and not _HARM.search(source) and place < _LATE:
         return Part.WHO
     if _METHOD.search(source) and not re.match(r"(?:Overall,? )?(?:the )?(?:overall )?(?:\w+ )?(?:quality|certainty) of", text, re.I):
         return Part.METHOD

@@ -96,6 +96,12 @@ def rewritten(
     return pieces, steps
 
 
+def parted(sentence: str, facts: Facts) -> str:
+    """A sentence cut into parts and without its heading, every other word as it was: what the findings compare
+    a rewriting with, since they read a half sentence as if the other half were denied."""
+    return " ".join(splitting.split(headings.without_heading(sentence, facts), facts))
+
+
 def changes(source: str, text: str) -> tuple[tuple[str, str], ...]:
     """What differs between a source sentence and its plain text: (words there, words here), in order.
 

@@ -65,7 +65,7 @@ _INTRODUCED = re.compile(
     rf"(?:95\s?%\s?)?(?:{_SHORT_NAMES}|{_LONG_NAMES}|[Pp])(?:\s\(\w+\))?"
     rf"\s?(?:=|<|>|≤|≥|:|of|was|were|is)?\s?(?:-|–|−)?\s?{_NUMBER}(?:\s?(?:to|-|–|,)\s?{_NUMBER})?"
     rf"(?:[,;]?\s(?:and\s)?(?:a\s)?(?:95\s?%\s?)?(?:{_SHORT_NAMES}|{_LONG_NAMES})\s?(?:=|<|>|:|of)?\s?(?:from\s)?{_NUMBER}"
-    rf"(?:\s?(?:to|-|–|,|and)\s?{_NUMBER})?)*(?=\s?[.,;)])"
+    rf"(?:\s?(?:to|-|–|,|and)\s?{_NUMBER})?)*(?=\s?(?:[.,;)](?!\d)|$))"
 )
 
 
@@ -128,7 +128,8 @@ def _said(inside: str, opening: str, counted: bool) -> str:
     closing = ")" if opening == "(" else "]"
     whole = f"{opening}{inside}{closing}"
     if counts := _counts(inside):
-        return f"({counts})"
+        sure = re.search(r"\b(?:very )?(?:low|moderate|high)[\s-](?:certainty|quality)(?: of)?(?: evidence)?", inside)
+        return f"({counts})" + (f" ({sure[0]})" if sure else "")
     items = [item.strip() for item in _ITEM.split(inside) if item and item.strip()]
     if not items:
         return ""
