@@ -1,7 +1,8 @@
-"""Rule `certainty`: how sure the evidence is, said in GRADE's plain wording as a sentence after the finding.
+"""Rule `certainty`: how sure the evidence is, said in GRADE's plain wording as a sentence after the
+finding.
 
-Wording as in Santesso et al., "GRADE guidelines 26", J Clin Epidemiol 119, 2020: high says it plainly,
-moderate "probably", low "may", very low "we are not sure". Knows nothing of numbers.
+Wording as in Santesso et al., "GRADE guidelines 26", J Clin Epidemiol 119, 2020: high says it
+plainly, moderate "probably", low "may", very low "we are not sure". Knows nothing of numbers.
 """
 
 from __future__ import annotations
@@ -12,16 +13,22 @@ from serve_app.generation.plain.facts import Facts
 from serve_app.generation.plain.grammar import capitalised, tidied
 
 _LEVEL = r"(very[\s-]low|low|moderate|high)"
-_GRADED = rf"{_LEVEL}[\s-](?:to[\s-](?:very[\s-]low|low|moderate|high)[\s-])?(?:GRADE )?(?:certainty|quality|confidence)"
+_GRADED = (
+    rf"{_LEVEL}[\s-](?:to[\s-](?:very[\s-]low|low|moderate|high)[\s-])?(?:GRADE )?(?:certainty|"
+    rf"quality|confidence)"
+)
 _BRACKET = re.compile(
-    rf"\s?[(\[](?:GRADE:?\s|both\s|all\s)?(?:the )?{_GRADED}(?: of)?(?: the)?(?: GRADE)?(?: evidence)?[)\]]"
+    rf"\s?[(\[](?:GRADE:?\s|both\s|all\s)?(?:the )?{_GRADED}(?: of)?(?: the)?(?: GRADE)?(?: "
+    rf"evidence)?[)\]]"
     rf"|\s?[(\[](?:certainty|quality) of (?:the )?evidence:?(?: was| is)? {_LEVEL}[)\]]",
     re.I,
 )
 _MIXED = re.compile(r"low[\s-]to[\s-]|moderate[\s-]to[\s-]|high[\s-]to[\s-]", re.I)
 _OPENING = re.compile(
-    rf"(?:There (?:is|was) |We found )?{_GRADED} (?:of )?evidence (?:from [^,.;:]{{1,60}} )?(?:\([^()]*\) )?"
-    r"(?:suggests?|suggested|shows?|showed|indicates?|indicated|demonstrates?|demonstrated|found)(?: that)? (?=(?:there|the|an?|no|[a-z-]+) )",
+    rf"(?:There (?:is|was) |We found )?{_GRADED} (?:of )?evidence (?:from [^,.;:]{{1,60}} "
+    rf")?(?:\([^()]*\) )?"
+    r"(?:suggests?|suggested|shows?|showed|indicates?|indicated|demonstrates?|demonstrated|"
+    r"found)(?: that)? (?=(?:there|the|an?|no|[a-z-]+) )",
     re.I,
 )
 _THAT = re.compile(r"that $")
@@ -40,8 +47,13 @@ SURE = {
 _SAID = {
     "high": re.compile(r"\b(?:high[\s-](?:certainty|quality)|confident)\b", re.I),
     "moderate": re.compile(r"\b(?:probabl[ey]|likely|moderate[\s-](?:certainty|quality))\b", re.I),
-    "low": re.compile(r"\b(?:may|might|could|(?:un|not )(?:certain|sure|clear)|low[\s-](?:certainty|quality))\b", re.I),
-    "very low": re.compile(r"\b(?:(?:un|not )(?:certain|sure|clear)|(?:un|in)sufficient|very low)\b", re.I),
+    "low": re.compile(
+        r"\b(?:may|might|could|(?:un|not )(?:certain|sure|clear)|low[\s-](?:certainty|quality))\b",
+        re.I,
+    ),
+    "very low": re.compile(
+        r"\b(?:(?:un|not )(?:certain|sure|clear)|(?:un|in)sufficient|very low)\b", re.I
+    ),
 }
 """Words with which a sentence says its level itself."""
 
@@ -51,7 +63,8 @@ _SAID_ONCE = {said: level for level, both in SURE.items() for said in both}
 def plain_certainty(sentence: str, facts: Facts) -> str | list[str]:
     """Bracketed certainty as a sentence of its own.
 
-    Where a sentence has brackets of several levels they stay where they are: each belongs to its words.
+    Where a sentence has brackets of several levels they stay where they are: each belongs to its
+    words.
 
     >>> plain_certainty("Pain was less (low-certainty evidence).", Facts(""))
     ['Pain was less.', 'This result may be right, but we are not sure.']
@@ -72,11 +85,23 @@ def plain_certainty(sentence: str, facts: Facts) -> str | list[str]:
         level = _level(opening)
         rest = sentence[opening.end() :]
         if level == "very low":
-            return f"We are not sure whether {rest}" if not re.search(r"\b(?:may|might|could)\b", rest) else f"We are not sure, but {rest}"
+            return (
+                f"We are not sure whether {rest}"
+                if not re.search(r"\b(?:may|might|could)\b", rest)
+                else f"We are not sure, but {rest}"
+            )
         if level == "low":
-            return capitalised(rest) if re.search(r"\b(?:may|might|could)\b", rest) else f"It may be that {rest}"
+            return (
+                capitalised(rest)
+                if re.search(r"\b(?:may|might|could)\b", rest)
+                else f"It may be that {rest}"
+            )
         if level == "moderate":
-            return capitalised(rest) if re.search(r"\b(?:probably|likely|may|might)\b", rest) else f"It is likely that {rest}"
+            return (
+                capitalised(rest)
+                if re.search(r"\b(?:probably|likely|may|might)\b", rest)
+                else f"It is likely that {rest}"
+            )
     return sentence
 
 

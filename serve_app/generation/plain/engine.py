@@ -1,14 +1,15 @@
 """The `plain` generator engine: sentences of the original, rewritten for a reader without training.
 
-Every sentence goes through the rules (`rules`), and is left out where they drop it or where the findings
-of `serve_app.evidence` would call it false. The extractive engine's search then chooses among what is left,
-with a loss that wants easy words and a cost for parts of the story that are missing. What is chosen is put
-in the order of reading, with abbreviations explained at their first use. Deterministic; invents nothing
-(docs/plain.md).
+Every sentence goes through the rules (`rules`), and is left out where they drop it or where the
+findings of `serve_app.evidence` would call it false. The extractive engine's search then chooses
+among what is left, with a loss that wants easy words and a cost for parts of the story that are
+missing. What is chosen is put in the order of reading, with abbreviations explained at their first
+use. Deterministic; invents nothing (docs/plain.md).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields
 
@@ -46,7 +47,8 @@ _LOSS = LossFunction(
 )
 _WEIGHTS = (0.5, 0.5, 0.0, 0.0, 0.0)  # the grade has a cost of its own: below
 _COVERAGE = 0.6
-_PER_GRADE = 0.037  # cost of a grade of FKGL (benchmarks/plain.py)
+_GRADE = 8.0  # FKGL: easier is worth nothing more
+_MAIN_RESULT = 0.04  # what the authors put first
 _LOST_REFERENCE = 1.0  # more than any sentence can gain
 
 
@@ -55,7 +57,8 @@ class PlainSentence(Sentence):
     """A passage rewritten.
 
     Attributes:
-        written: its sentences with abbreviations and terms as they are: what is first is not known yet.
+        written: its sentences with abbreviations and terms as they are: what is first is not known
+            yet.
         part: of the story.
         facts: of its source.
     """
@@ -67,10 +70,16 @@ class PlainSentence(Sentence):
 
 @dataclass(frozen=True, slots=True)
 class PlainSpace(Space):
-    """The search space with a reader's needs: the parts of the story, and no lost references."""
+    """The search space with a reader's needs: easy words, the parts of the story, no lost
+    references.
+    """
+
+    per_grade: float
 
     def extra_cost(self, choice: Choice) -> float:
-        """As in `Space`, and a cost for each part of the story that the text has and the set lacks."""
+        """As in `Space`, and a cost for each part of the story that the text has and the set
+        lacks.
+        """
         chosen = [self.sentences[at] for at in choice.chosen]
         indexes = {one.passage.index for one in chosen}
         cost = self.coverage * (1.0 - float(choice.matched @ self.importance))
@@ -78,10 +87,16 @@ class PlainSpace(Space):
             one.refers_back and one.passage.index - 1 not in indexes for one in chosen
         )
         grade = choice.counts.scores()[0] if choice.chosen else 0.0
-        cost += _PER_GRADE * grade
-        parts = {one.part for one in chosen if isinstance(one, PlainSentence)}
-        there = {one.part for one in self.sentences if isinstance(one, PlainSentence)}
-        return cost + sum(PARTS_WANTED[part] for part in there - parts)
+        cost += self.per_grade * max(0.0, grade - _GRADE)
+        main = next((one for one in self.sentences if _part(one) is Part.FINDING), None)
+        if main is not None and main.passage.index not in indexes:
+            cost += _MAIN_RESULT
+        missing = {_part(one) for one in self.sentences} - {_part(one) for one in chosen}
+        return cost + sum(PARTS_WANTED[part] for part in missing)
+
+
+def _part(sentence: Sentence) -> Part:
+    return sentence.part if isinstance(sentence, PlainSentence) else Part.METHOD
 
 
 class PlainGenerator(ExtractiveGenerator):
@@ -93,10 +108,11 @@ class PlainGenerator(ExtractiveGenerator):
         max_words: longest summary, in words, >= 1.
         headings: whether headings as in Cochrane's guidance stand between the parts.
         off: names of rules that are left out (`rules.NAMES`).
+        per_grade: what each grade of FKGL above 8 costs in the search, in units of the loss, >= 0.
 
     Raises:
         ConfigError: `off` has a name that is no rule's.
-        ValueError: max_words is out of range.
+        ValueError: max_words or per_grade is out of range.
     """
 
     name = "plain"
@@ -109,8 +125,11 @@ class PlainGenerator(ExtractiveGenerator):
         max_words: int = 220,
         headings: bool = False,
         off: Collection[str] = (),
+        per_grade: float = 0.07,
     ) -> None:
-        self.headings, self.off = headings, check_names(off)
+        if not per_grade >= 0:
+            raise ValueError(f"per_grade must not be negative, but is {per_grade}")
+        self.headings, self.off, self.per_grade = headings, check_names(off), per_grade
         super().__init__(
             suite, _LOSS, glossary, max_words=max_words, coverage=_COVERAGE, weights=_WEIGHTS
         )
@@ -132,35 +151,42 @@ class PlainGenerator(ExtractiveGenerator):
         )
 
     def candidates(self, original: str, passages: list[Passage]) -> list[Sentence]:
-        """The passages that can be said plainly, rewritten; where there is none, in plain words only."""
+        """The passages that can be said plainly, rewritten; where there is none, in plain words
+        only.
+        """
         facts = Facts(" ".join(one.text for one in passages))
-        source = Source(" ".join(parted(one.text, facts) for one in passages))
+        sources = (
+            Source(facts.text),
+            Source(" ".join(parted(one.text, facts) for one in passages)),
+        )
         found: list[PlainSentence] = []
+        seen = set[str]()
         before: PlainSentence | None = None
         for passage, section in zip(passages, sections(original, passages), strict=True):
-            one = self._rewritten(passage, section, facts, source, passages[-1].index, before)
+            one = self._rewritten(passage, section, facts, sources, passages[-1].index, before)
             before = one
-            if one is not None:
+            if one is None:
+                continue
+            bare = re.sub(r"\W+", " ", one.text).lower()
+            if bare not in seen:
+                seen.add(bare)
                 found.append(one)
         told = [one for one in found if one.part is not Part.METHOD]
         return list(told or found or self.sentences(passages))
 
     def _rewritten(
-        self, passage: Passage, section: str, facts: Facts, source: Source, last: int,
-        before: PlainSentence | None,
+        self, passage: Passage, section: str, facts: Facts, sources: tuple[Source, Source],
+        last: int, before: PlainSentence | None,
     ) -> PlainSentence | None:  # fmt: skip
-        if not passage.usable:
+        said = self._said(passage.text, facts, sources) if passage.usable else None
+        if said is None:
             return None
-        done = rewritten(passage.text, facts, self.off)
-        if done is None:
-            return None
-        written = tuple(done[0])
-        text = " ".join(self._finished([written], facts)[0])
-        if not self._is_readable(text) or not self._is_true(text, source):
-            return None
+        written, text = said
         refers_back = points_back(written[0], facts) and passage.index > 0
-        if refers_back and "pointers" not in self.off and (
-            before is None or before.passage.index != passage.index - 1
+        if (
+            refers_back
+            and "pointers" not in self.off
+            and (before is None or before.passage.index != passage.index - 1)
         ):
             return None
         part = part_of(passage.text, text, section, passage.index / max(1, last))
@@ -170,6 +196,25 @@ class PlainGenerator(ExtractiveGenerator):
             passage, text, changes(passage.text, text), len(text.split()),
             ReadabilityCounts.of(text), refers_back, written, part, facts,
         )  # fmt: skip
+
+    def _said(
+        self, sentence: str, facts: Facts, sources: tuple[Source, Source]
+    ) -> tuple[tuple[str, ...], str] | None:
+        """A sentence by all rules, as the findings allow: parted, else whole, else, where they take
+        a part for a denial of the other, parted as they pass it against the source in the same
+        parts.
+        """
+        whole, cut = sources
+        for off, source in (
+            (self.off, whole), (self.off | {"splitting"}, whole), (self.off, cut),
+        ):  # fmt: skip
+            done = rewritten(sentence, facts, off)
+            if done is None:
+                return None
+            text = " ".join(self._finished([tuple(done[0])], facts)[0])
+            if self._is_readable(text) and self._is_true(text, source):
+                return tuple(done[0]), text
+        return None
 
     def _is_readable(self, text: str) -> bool:
         """Whether nothing stands in it that the rules promise to keep out."""
@@ -218,7 +263,8 @@ class PlainGenerator(ExtractiveGenerator):
     ) -> Space:
         """As in the extractive engine, with the costs of `PlainSpace`."""
         space = super().space(original, passages, sentences, limit)
-        return PlainSpace(**{one.name: getattr(space, one.name) for one in fields(space)})
+        given = {one.name: getattr(space, one.name) for one in fields(space)}
+        return PlainSpace(**given, per_grade=self.per_grade)
 
     def summary(self, chosen: Sequence[Sentence], original: str, truncated: bool) -> Summary:
         """The summary of these sentences, in the order of reading and finished as a whole."""

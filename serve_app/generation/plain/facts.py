@@ -1,4 +1,5 @@
-"""What the rules know of a whole source text, read once: its abbreviations and what kind of text it is.
+"""What the rules know of a whole source text, read once: its abbreviations and what kind of text it
+is.
 
 Long forms are found as in Schwartz and Hearst, "A simple algorithm for identifying abbreviation
 definitions in biomedical text", PSB 2003. Knows no rule.
@@ -15,13 +16,15 @@ _BRACKETED = re.compile(r"\(([^()]{2,80})\)")
 _SHORT = re.compile(r"[A-Za-zα-ωΑ-Ω][\w/+&.'’-]{0,9}(?:\s\d)?")
 _REVIEW = re.compile(
     r"\b(?:this|our|the) (?:\w+ ){0,3}(?:review|overview|meta-analysis)\b|\breview authors\b|"
-    r"\bwe (?:included|identified|searched|found)\b|\b(?:trials|studies|RCTs)\b.{0,60}\b(?:were|was) included\b"
+    r"\bwe (?:included|identified|searched|found)\b|\b(?:trials|studies|RCTs)\b.{0,60}\b(?:were|"
+    r"was) included\b"
     r"|\b(?:met|fulfilled) (?:the|our) (?:\w+ )?(?:inclusion|eligibility|selection) criteria\b",
     re.I,
 )
 _ONE_STUDY = re.compile(
     r"\b(?:one|a single|only one) (?:\w+[\s-]){0,4}(?:trial|study|RCT)\b(?: \([^()]*\))? "
-    r"(?:was|met|fulfilled|that met)|\b(?:included|identified|found) (?:only )?(?:one|a single) (?:\w+[\s-]){0,4}"
+    r"(?:was|met|fulfilled|that met)|\b(?:included|identified|found) (?:only )?(?:one|a single) "
+    r"(?:\w+[\s-]){0,4}"
     r"(?:trial|study|RCT)\b",
     re.I,
 )
@@ -41,7 +44,9 @@ class Facts:
 
     @cached_property
     def abbreviations(self) -> Mapping[str, str]:
-        """Short form -> long form, as the source itself explains it; singular, plural as written."""
+        """Short form -> long form, as the source itself explains it; singular, plural as
+        written.
+        """
         return dict(definitions(self.text))
 
     @cached_property
@@ -89,8 +94,7 @@ def _long_form(short: str, before: str) -> str | None:
     for number in range(len(letters) - 1, -1, -1):
         letter = letters[number]
         while at >= 0 and (
-            before[at].lower() != letter
-            or (number == 0 and at > 0 and before[at - 1].isalnum())
+            before[at].lower() != letter or (number == 0 and at > 0 and before[at - 1].isalnum())
         ):
             at -= 1
         if at < 0:

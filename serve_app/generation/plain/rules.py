@@ -1,8 +1,8 @@
 """The rules in their order, each by its name, and how a sentence goes through them.
 
-A rule takes a sentence and what is known of its source, and gives the sentence rewritten, several, or None
-where it says nothing a reader needs. The rules `abbreviations` and `terms` take a whole summary's
-sentences, since what comes first decides there; the engine runs them.
+A rule takes a sentence and what is known of its source, and gives the sentence rewritten, several,
+or None where it says nothing a reader needs. The rules `abbreviations` and `terms` take a whole
+summary's sentences, since what comes first decides there; the engine runs them.
 """
 
 from __future__ import annotations
@@ -75,7 +75,8 @@ def check_names(names: Collection[str]) -> frozenset[str]:
 def rewritten(
     sentence: str, facts: Facts, off: Collection[str] = ()
 ) -> tuple[list[str], list[Step]] | None:
-    """A sentence after all rules but those that are off, and what each did; None where one dropped it.
+    """A sentence after all rules but those that are off, and what each did; None where one dropped
+    it.
 
     >>> rewritten("However, pain was less (RR 0.71).", Facts(""))[0]
     ['Pain was less.']
@@ -97,16 +98,18 @@ def rewritten(
 
 
 def parted(sentence: str, facts: Facts) -> str:
-    """A sentence cut into parts and without its heading, every other word as it was: what the findings compare
-    a rewriting with, since they read a half sentence as if the other half were denied."""
+    """A sentence cut into parts and without its heading, every other word as it was: what the
+    findings compare a rewriting with, since they read a half sentence as if the other half were
+    denied."""
     return " ".join(splitting.split(headings.without_heading(sentence, facts), facts))
 
 
 def changes(source: str, text: str) -> tuple[tuple[str, str], ...]:
-    """What differs between a source sentence and its plain text: (words there, words here), in order.
+    """What differs between a source sentence and its plain text: (words there, words here), in
+    order.
 
-    Each has as many words around it as make its place plain, so that taking the changes back from left to
-    right gives the source.
+    Each has as many words around it as make its place plain, so that taking the changes back from
+    left to right gives the source.
 
     >>> changes("Pain was less (RR 0.71).", "Pain was less.")
     (('less (RR 0.71).', 'less.'),)

@@ -1,8 +1,10 @@
-"""Rule `statistics`: bracketed statistics are left out, or said plainly where the sentence has counts.
+"""Rule `statistics`: bracketed statistics are left out, or said plainly where the sentence has
+counts.
 
-Shares are computed from the counts of events and people of both arms, or copied; never from a ratio.
-A sentence that says nothing without its statistics is dropped. Rule `significance` beside it says what
-"statistically significant" means. Knows how abstracts write numbers; knows nothing of certainty.
+Shares are computed from the counts of events and people of both arms, or copied; never from a
+ratio. A sentence that says nothing without its statistics is dropped. Rule `significance` beside it
+says what "statistically significant" means. Knows how abstracts write numbers; knows nothing of
+certainty.
 """
 
 from __future__ import annotations
@@ -14,61 +16,86 @@ from serve_app.generation.plain.grammar import has_verb, tidied
 
 _NUMBER = r"[-−–+]?\s?\d[\d,]*(?:[.·]\d+)?\s?%?"
 _SHORT_NAMES = (
-    r"(?:S?MDs?|WMDs?|RRR?s?|a?ORs?|a?HRs?|IRRs?|RDs?|ARRs?|ARDs?|NNTB?H?p?s?|NNHs?|CIs?|CrIs?|PIs?|SDs?|SEs?|SEM|"
+    r"(?:S?MDs?|WMDs?|RRR?s?|a?ORs?|a?HRs?|IRRs?|RDs?|ARRs?|ARDs?|NNTB?H?p?s?|NNHs?|CIs?|CrIs?|"
+    r"PIs?|SDs?|SEs?|SEM|"
     r"IQRs?|RoMs?|ROMs?|ES|AUC|AOR|POR|I2|I²|Tau2|Tau²|Chi2|Chi²|ICC|df|DOR|PLR|NLR|PPV|NPV)"
 )
 _LONG_NAMES = (
-    r"(?:(?:odds|risk|rate|hazards?|relative|likelihood|incidence|prevalence)[\s-](?:rate\s)?(?:ratio|risk|difference)s?|"
+    r"(?:(?:odds|risk|rate|hazards?|relative|likelihood|incidence|"
+    r"prevalence)[\s-](?:rate\s)?(?:ratio|risk|difference)s?|"
     r"relative risks?|absolute risk (?:reduction|difference|increase)s?|risk differences?|"
     r"(?:standardi[sz]ed |weigh(?:t)?ed )?mean differences?|standard deviations?|standard errors?|"
     r"(?:confidence|credible|prediction) intervals?|interquartile ranges?|effect sizes?|"
     r"numbers? needed to (?:treat|harm)|[Pp][\s-]?values?|ratio of means|"
-    r"I[\s-]?squared|hazards? ratios?|heterogeneity|regression coefficients?|correlation coefficients?|"
+    r"I[\s-]?squared|hazards? ratios?|heterogeneity|regression coefficients?|correlation "
+    r"coefficients?|"
     r"random[\s-]effects?(?: model)?|fixed[\s-]effects?(?: model)?|Hedges['’]? g|Cohen['’]?s d)"
 )
 STATISTIC = re.compile(
-    rf"\b(?:{_SHORT_NAMES}(?![\w-])|{_LONG_NAMES}\b)|\b[Pp]\s?[=<>≤≥]|\bI\s?[=<>]\s?\d|[χτ]²?\s?[=<>]|"
+    rf"\b(?:{_SHORT_NAMES}(?![\w-])|{_LONG_NAMES}\b)|\b[Pp]\s?[=<>≤≥]|\bI\s?[=<>]\s?\d|"
+    rf"[χτ]²?\s?[=<>]|"
     rf"\b95\s?%\s?(?:CI|C\.I|confidence)"
 )
 """What no reader should meet: names of statistics, P values and intervals."""
 
 _BRACKET = re.compile(r"\(((?:[^()\[\]]|\([^()]*\))*)\)|\[((?:[^()\[\]]|\([^()]*\))*)\]")
-_ITEM = re.compile(r";\s*|,\s+(?=\D|\d[\d,]*\s?[A-Za-z]|\d+\s?/|\d+(?:[.]\d+)?%? (?:vs|versus))|,(?=[A-Za-z])")
+_ITEM = re.compile(
+    r";\s*|,\s+(?=\D|\d[\d,]*\s?[A-Za-z]|\d+\s?/|\d+(?:[.]\d+)?%? (?:vs|versus))|,(?=[A-Za-z])"
+)
 _COUNTED = (
-    r"(?:RCTs?|CCTs?|trials?|stud(?:y|ies)|participants?|patients?|people|persons?|individuals?|subjects?|women|men|"
-    r"children|infants?|babies|neonates|newborns|adults|mothers|pregnancies|births|eyes|limbs|comparisons?|cohorts?|"
-    r"reports?|arms?|groups?|adolescents|students|pairs|volunteers|workers|nurses|users|procedures|cycles|girls|boys)"
+    r"(?:RCTs?|CCTs?|trials?|stud(?:y|ies)|participants?|patients?|people|persons?|individuals?|"
+    r"subjects?|women|men|"
+    r"children|infants?|babies|neonates|newborns|adults|mothers|pregnancies|births|eyes|limbs|"
+    r"comparisons?|cohorts?|"
+    r"reports?|arms?|groups?|adolescents|students|pairs|volunteers|workers|nurses|users|"
+    r"procedures|cycles|girls|boys)"
 )
 _NUMERAL = (
-    r"(?:\d[\d,\s]*|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|single|a|both|all|total)"
+    r"(?:\d[\d,\s]*|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|single|a|both|"
+    r"all|total)"
 )
 _SIZE = re.compile(
-    rf"(?:in |from |of |with |involving |data from |based on |N ?=? ?|n ?=? ?)?{_NUMERAL}\s(?:[\w-]+\s){{0,3}}?{_COUNTED}"
-    rf"(?: (?:each|only|in total|analy[sz]ed))?|[nN]\s?=\s?\d[\d,\s]*(?:\s\w+)?|{_COUNTED} ?= ?\w[\d,]*(?:\s\w+)?"
-    rf"|(?:{_NUMERAL}\s)?(?:\w+\s)?{_COUNTED}[,:]? ?\d*|{_NUMERAL}\s(?:[\w-]+\s){{0,2}}?{_COUNTED}\b(?:[^;]{{0,40}})",
+    rf"(?:in |from |of |with |involving |data from |based on |N ?=? ?|n ?=? "
+    rf"?)?{_NUMERAL}\s(?:[\w-]+\s){{0,3}}?{_COUNTED}"
+    rf"(?: (?:each|only|in total|analy[sz]ed))?|[nN]\s?=\s?\d[\d,\s]*(?:\s\w+)?|{_COUNTED} ?= "
+    rf"?\w[\d,]*(?:\s\w+)?"
+    rf"|(?:{_NUMERAL}\s)?(?:\w+\s)?{_COUNTED}[,:]? ?\d*|"
+    rf"{_NUMERAL}\s(?:[\w-]+\s){{0,2}}?{_COUNTED}\b(?:[^;]{{0,40}})",
     re.I,
 )
 _AFTER_COUNTED = re.compile(rf"\b{_COUNTED}\s?$", re.I)
 _INTERVAL = re.compile(
-    rf"(?:from )?{_NUMBER}\s?(?:to|-|–|,|;|and)\s?{_NUMBER}|[-−–+±]?\s?\d[\d.,·]*(?:\s?±\s?\d[\d.,·]*)?"
+    rf"(?:from )?{_NUMBER}\s(?:fewer|more|less|lower|higher) to {_NUMBER}\s(?:fewer|more|less|"
+    rf"lower|higher)|"
+    rf"(?:from )?{_NUMBER}\s?(?:to|-|–|,|;|and)\s?{_NUMBER}|"
+    rf"[-−–+±]?\s?\d[\d.,·]*(?:\s?±\s?\d[\d.,·]*)?"
     rf"|[\d\s.,;:%=<>≤≥±+/−–-]*"
 )
 _COUNT = r"(\d[\d,]*)\s?(?:/|of|out of)\s?(\d[\d,]*)(?:\s?\(?[=:]?\s?\d[\d.]*\s?%\)?)?"
 _BOTH_COUNTS = re.compile(
-    rf"{_COUNT}(?: [\w-]+(?: [\w-]+)?)?\s?(?:,\s)?(?:versus|vs\.?|compared (?:with|to)|against|and)\s{_COUNT}(?: [\w-]+){{0,4}}", re.I
+    rf"{_COUNT}(?: [\w-]+(?: [\w-]+)?)?\s?(?:,\s)?(?:versus|vs\.?|compared (?:with|to)|against|"
+    rf"and)\s{_COUNT}(?: [\w-]+){{0,4}}",
+    re.I,
 )
 _ONE_COUNT = re.compile(rf"{_COUNT}(?: [\w-]+){{0,4}}", re.I)
 _PER = re.compile(r"(\d[\d,]*)\s?/\s?(1,?000|100)\b")
 _INTRODUCED = re.compile(
-    rf"(?:[,;:]\s*(?:with\s|giving\s|yielding\s|and\s)?|\s(?:with|giving|yielding)\s)(?:an?\s|the\s)?"
-    rf"(?:(?:pooled|typical|adjusted|unadjusted|average|summary|overall|Peto|crude|estimated|mean|corresponding)\s)*"
+    rf"(?:[,;:]\s*(?:with\s|giving\s|yielding\s|and\s)?|\s(?:with|giving|yielding)\s)(?:an?\s|"
+    rf"the\s)?"
+    rf"(?:(?:pooled|typical|adjusted|unadjusted|average|summary|overall|Peto|crude|estimated|mean|"
+    rf"corresponding)\s)*"
     rf"(?:95\s?%\s?)?(?:{_SHORT_NAMES}|{_LONG_NAMES}|[Pp])(?:\s\(\w+\))?"
     rf"\s?(?:=|<|>|≤|≥|:|of|was|were|is)?\s?(?:-|–|−)?\s?{_NUMBER}(?:\s?(?:to|-|–|,)\s?{_NUMBER})?"
-    rf"(?:[,;]?\s(?:and\s)?(?:a\s)?(?:95\s?%\s?)?(?:{_SHORT_NAMES}|{_LONG_NAMES})\s?(?:=|<|>|:|of)?\s?(?:from\s)?{_NUMBER}"
+    rf"(?:[,;]?\s(?:and\s)?(?:a\s)?(?:95\s?%\s?)?(?:{_SHORT_NAMES}|{_LONG_NAMES})\s?(?:=|<|>|:|"
+    rf"of)?\s?(?:from\s)?{_NUMBER}"
     rf"(?:\s?(?:to|-|–|,|and)\s?{_NUMBER})?)*(?=\s?(?:[.,;)](?!\d)|$))"
 )
 
 
+# "Remission: 0.84 (95% CI 0.75 to 0.95)": without its name and unit the number says nothing.
+_BARE_ESTIMATE = re.compile(
+    r"(?<![\w.])[-−–]?\d+\.\d+\s?[,;(\[]\s?(?:\(?9\d\s?%\s?)?(?:CI|CrI|confidence interval)"
+)
 _SIGNS = (
     (re.compile(r"(?<=[a-z] )(?:≥|>=|=>) ?(?=\d)"), "at least "),
     (re.compile(r"(?<=[a-z] )(?:≤|<=|=<) ?(?=\d)"), "at most "),
@@ -88,6 +115,11 @@ def plain_statistics(sentence: str, facts: Facts) -> str | None:
     >>> plain_statistics("The pooled OR was 2.3 (95% CI 1.2 to 4.4).", facts) is None
     True
     """
+    if any(
+        sentence.count("(", 0, found.start()) == sentence.count(")", 0, found.start())
+        for found in _BARE_ESTIMATE.finditer(sentence)
+    ):
+        return None
     text = _without_brackets(sentence)
     for sign, words in _SIGNS:
         text = sign.sub(words, text)
@@ -102,7 +134,10 @@ def plain_statistics(sentence: str, facts: Facts) -> str | None:
 
 def _still_says(before: str, after: str) -> bool:
     """Whether a sentence kept its verb and most of its words."""
-    kept, all_words = len(re.findall(r"[^\W\d_]{3,}", after)), len(re.findall(r"[^\W\d_]{3,}", before))
+    kept, all_words = (
+        len(re.findall(r"[^\W\d_]{3,}", after)),
+        len(re.findall(r"[^\W\d_]{3,}", before)),
+    )
     return kept >= 3 and (has_verb(after) or not has_verb(before)) and 3 * kept >= all_words
 
 
@@ -128,7 +163,10 @@ def _said(inside: str, opening: str, counted: bool) -> str:
     closing = ")" if opening == "(" else "]"
     whole = f"{opening}{inside}{closing}"
     if counts := _counts(inside):
-        sure = re.search(r"\b(?:very )?(?:low|moderate|high)[\s-](?:certainty|quality)(?: of)?(?: evidence)?", inside)
+        sure = re.search(
+            r"\b(?:very )?(?:low|moderate|high)[\s-](?:certainty|quality)(?: of)?(?: evidence)?",
+            inside,
+        )
         return f"({counts})" + (f" ({sure[0]})" if sure else "")
     items = [item.strip() for item in _ITEM.split(inside) if item and item.strip()]
     if not items:
@@ -151,7 +189,8 @@ def _is_statistic(item: str) -> bool:
         or (_INTERVAL.fullmatch(bare) is not None and re.fullmatch(r"\d[\d.]*\s?%", bare) is None)
         or re.fullmatch(r"(?:Z|z|t|r|d|g|F|Q|B|β|kappa)\s?=\s?.*", bare) is not None
         or re.search(r"[=<>≤≥]", bare) is not None
-        or re.fullmatch(r"[\d,./\s]*/[\d\s]*(?:versus|vs\.?|and|compared with)[\d,./\s]*", bare) is not None
+        or re.fullmatch(r"[\d,./\s]*/[\d\s]*(?:versus|vs\.?|and|compared with)[\d,./\s]*", bare)
+        is not None
     )
 
 
@@ -162,7 +201,10 @@ def _counts(inside: str) -> str | None:
         return None
     values = [int(both[group].replace(",", "")) for group in range(1, 5)]
     (events, people), (other_events, other_people) = values[:2], values[2:]
-    if not (0 <= events <= people and 0 <= other_events <= other_people) or min(people, other_people) == 0:
+    if (
+        not (0 <= events <= people and 0 <= other_events <= other_people)
+        or min(people, other_people) == 0
+    ):
         return None
     if min(people, other_people) < 100:
         return f"{events:,} of {people:,} versus {other_events:,} of {other_people:,}"
@@ -173,7 +215,10 @@ def _counts(inside: str) -> str | None:
         return f"{events:,} of {people:,} versus {other_events:,} of {other_people:,}"
     first, second = (
         f"about {share} in every {base:,}" if count else f"none of {whole:,}"
-        for share, count, whole in ((shares[0], events, people), (shares[1], other_events, other_people))
+        for share, count, whole in (
+            (shares[0], events, people),
+            (shares[1], other_events, other_people),
+        )
     )
     return f"{first} versus {second}"
 
@@ -183,24 +228,31 @@ _PLAINER: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern, re.I), said)
     for pattern, said in (
         # Not significant: chance can explain it.
-        (r"\b(?:did|does|do) not (?:quite )?(?:reach|achieve|attain) (?:statistical )?significance", "could be due to chance"),
-        (r"\b(?:was|were|is|are) not (?:statistically )?significant\b(?=[,.;):]| (?:for|in|at|and|but))",
+        (r"\b(?:did|does|do) not (?:quite )?(?:reach|achieve|attain) (?:statistical "
+         r")?significance", "could be due to chance"),
+        (r"\b(?:was|were|is|are) not (?:statistically )?significant\b(?=[,.;):]| (?:for|in|at|and|"
+         r"but))",
          "could be due to chance"),
         (r"\bno significantly (?=\w)", "no clearly "),
         (rf"\b{_NO} (?:statistically )?significant (?=\w)", r"\1 clear "),
         (r"\b(not|nor) (?:statistically )?significantly (?=\w)", r"\1 clearly "),
-        (r"\b(?:not|non-?) ?(?:reach )?(?:statistically )?significan(?:t|ce)\b(?! (?:differen|effect|\w+ion))(?=[,.;)]| (?:for|in|at|and|but))",
+        (r"\b(?:not|non-?) ?(?:reach )?(?:statistically )?significan(?:t|ce)\b(?! (?:differen|"
+         r"effect|\w+ion))(?=[,.;)]| (?:for|in|at|and|but))",
          "not clear enough to rule out chance"),
         (r"\bnon-?significant (?=\w)", "unclear "),
         # Significant: chance hardly explains it.
-        (r"\b(was|were|is|are) (?:statistically )?significant\b(?=[.;)])", r"\1 unlikely to be due to chance"),
+        (r"\b(was|were|is|are) (?:statistically "
+         r")?significant\b(?=[.;)])", r"\1 unlikely to be due to chance"),
         (r"\bstatistically significantly ", "clearly "),
-        (r"\bstatistically significant\b(?=[,.;)]| (?:but|and|in|for|at|when|after|with|only|or|on|by|as)\b)",
+        (r"\bstatistically significant\b(?=[,.;)]| (?:but|and|in|for|at|when|after|with|only|or|"
+         r"on|by|as)\b)",
          "unlikely to be due to chance"),
         (r"\b(a|an) statistically significant (?=[a-z])", "a clear "),
         (r"\bstatistically significant (?=[a-z])", "clear "),
-        (r"\b(?:clearly|significantly) (?=(?:more|less|fewer|higher|lower|greater|better|worse|longer|shorter|larger|"
-         r"smaller|reduced?s?|increased?s?|improved?s?|decreased?s?|lowered|prolonged|shortened)\b)", ""),
+        (r"\b(?:clearly|significantly) (?=(?:more|less|fewer|higher|lower|greater|better|worse|"
+         r"longer|shorter|larger|"
+         r"smaller|reduced?s?|increased?s?|improved?s?|decreased?s?|lowered|prolonged|"
+         r"shortened)\b)", ""),
     )
 )  # fmt: skip
 

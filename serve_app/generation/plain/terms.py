@@ -1,16 +1,20 @@
 """Rule `terms`: the glossary's plain words, and the same term the same everywhere.
 
-Where the glossary can replace a term in one sentence of a summary and not in another, the term stays in
-all of them and is explained once, at its first use. Works on the sentences of a summary together.
+Where the glossary can replace a term in one sentence of a summary and not in another, the term
+stays in all of them and is explained once, at its first use. Works on the sentences of a summary
+together.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from serve_app.text.glossary import Form, Glossary, key_of
 
+_AS_ADJECTIVE = re.compile(
+    r"\b(?:of|the|a|an|all|any|most|other|in|for) looked (?:at|into)\b", re.I
+)
 _MOST_EXPLAINED = 3  # brackets that a summary bears
 
 
@@ -20,8 +24,9 @@ _BY_CHANCE = re.compile(r"\b(stud(?:y|ies)) with groups chosen by chance\b", re.
 def said_once(texts: Sequence[str]) -> list[str]:
     """How groups were chosen, said at the first study only: the others are studies too.
 
-    >>> said_once(["A study with groups chosen by chance.", "Two studies with groups chosen by chance."])
-    ['A study with groups chosen by chance.', 'Two studies.']
+    >>> both = ["One study with groups chosen by chance.", "Studies with groups chosen by chance."]
+    >>> said_once(both)
+    ['One study with groups chosen by chance.', 'Studies.']
     """
     out: list[str] = []
     seen = False
@@ -39,8 +44,10 @@ def in_plain_words(texts: Sequence[str], glossary: Glossary) -> list[str]:
     >>> in_plain_words(["Hypertension was rare.", "The Hypertension Group met."], Glossary.load())
     ['High blood pressure was rare.', 'The Hypertension Group met.']
     """
-    plain = [glossary.simplify(text)[0] for text in texts]
-    nouns = [form for form in glossary.forms if form.kind == "noun" and form.term == form.term.lower()]
+    plain = [_simplified(text, glossary) for text in texts]
+    nouns = [
+        form for form in glossary.forms if form.kind == "noun" and form.term == form.term.lower()
+    ]
     whole = " ".join(plain).lower()
     standing = [form for form in nouns if form.term in whole and _places(form, plain)]
     if not standing:
@@ -52,14 +59,30 @@ def in_plain_words(texts: Sequence[str], glossary: Glossary) -> list[str]:
         key_of(form.term)
         for form in nouns
         if form.plain.split()[0] in stems
-        and any(form.term.startswith(one.term[:-1]) and abs(len(form.term) - len(one.term)) <= 3 for one in standing)
+        and any(
+            form.term.startswith(one.term[:-1]) and abs(len(form.term) - len(one.term)) <= 3
+            for one in standing
+        )
     }
-    plain = [glossary.simplify(text, leave)[0] for text in texts]
+    plain = [_simplified(text, glossary, leave) for text in texts]
     said = 0
     for form in sorted(standing, key=lambda one: -len(one.term)):
-        if said < _MOST_EXPLAINED and not form.context and form.plain.lower() not in " ".join(plain).lower():
+        if (
+            said < _MOST_EXPLAINED
+            and not form.context
+            and form.plain.lower() not in " ".join(plain).lower()
+        ):
             said += _explain(form, plain)
     return plain
+
+
+def _simplified(text: str, glossary: Glossary, leave: Collection[str] = ()) -> str:
+    plain, done = glossary.simplify(text, leave)
+    if _AS_ADJECTIVE.search(plain) is None:
+        return plain
+    # "The types of evaluated training": the participle stands for an adjective.
+    verbs = {key_of(one.term) for one in done if one.plain.startswith("looked ")}
+    return glossary.simplify(text, {*leave, *verbs})[0]
 
 
 def _places(form: Form, texts: Sequence[str]) -> list[tuple[int, re.Match[str]]]:
@@ -69,16 +92,22 @@ def _places(form: Form, texts: Sequence[str]) -> list[tuple[int, re.Match[str]]]
         (index, found)
         for index, text in enumerate(texts)
         for found in pattern.finditer(text)
-        if found[0].islower() or found.start() == 0 and found[0][1:].islower()
+        if found[0].islower() or (found.start() == 0 and found[0][1:].islower())
     ]
 
 
 def _explain(form: Form, texts: list[str]) -> bool:
-    """Writes the plain words in brackets behind the first use; whether there was a place for them."""
+    """Writes the plain words in brackets behind the first use; whether there was a place for
+    them.
+    """
     for index, found in _places(form, texts):
         text = texts[index]
         following = text[found.end() :]
-        if re.match(r"[.,;)]|\s(?:in|of|for|with|and|or|was|were|is|are|at|after|by|to|on|compared|versus|than|may|did)\b", following):
+        if re.match(
+            r"[.,;)]|\s(?:in|of|for|with|and|or|was|were|is|are|at|after|by|to|on|compared|versus|"
+            r"than|may|did)\b",
+            following,
+        ):
             texts[index] = f"{text[: found.end()]} ({form.plain}){following}"
             return True
     return False

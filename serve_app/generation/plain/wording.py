@@ -1,12 +1,13 @@
 """Rules `wording` and `asides`: long phrases that say no more than short ones, and long brackets.
 
-Each phrase means the same as its short form in every context; words with a sense of their own are the
-glossary's. A bracket that limits what is said ("(but not in children)") stays.
+Each phrase means the same as its short form in every context; words with a sense of their own are
+the glossary's. A bracket that limits what is said ("(but not in children)") stays.
 """
 
 from __future__ import annotations
 
 import re
+from functools import partial
 
 from serve_app.generation.plain.facts import Facts
 from serve_app.generation.plain.grammar import capitalised, tidied
@@ -15,9 +16,16 @@ _SHORTER: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(rf"\b{long}\b", re.I), short)
     for long, short in (
         (r"(?:in|with a) total(?: number)? of (?=\d)", "a total of "),
-        (r"a (?:combined )?total of (?=\d|\w+ (?:trials|studies|people|patients|participants|RCTs))", ""),
+        (
+            r"a (?:combined )?total of (?=\d|\w+ (?:trials|studies|people|patients|participants|"
+            r"RCTs))",
+            "",
+        ),
         (r"(?:with regards? to|in relation to|with respect to|in terms of|in regards? to)", "for"),
-        (r"(?:in comparison (?:with|to)|(?:when|as) compared (?:with|to)|compared to)", "compared with"),
+        (
+            r"(?:in comparison (?:with|to)|(?:when|as) compared (?:with|to)|compared to)",
+            "compared with",
+        ),
         (r"in order to", "to"),
         (r"due to the fact that|owing to the fact that", "because"),
         (r"with the exception of", "except"),
@@ -29,7 +37,6 @@ _SHORTER: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"(?:is|are) unable to", "cannot"),
         (r"approximately", "about"),
         (r"subsequently", "later"),
-        (r"at the present time|at present", "now"),
         (r"whether or not", "whether"),
         (r"on whether", "whether"),
         (r"we identified", "we found"),
@@ -49,7 +56,8 @@ _SHORTER: tuple[tuple[re.Pattern[str], str], ...] = tuple(
 )
 _BRACKET = re.compile(r"\s\(([^()]*)\)")
 _LIMITS = re.compile(
-    r"\b(?:not|no|nor|none|never|except|only|without|unless|but|excluding|apart|more|less|fewer|higher|lower|better|worse|"
+    r"\b(?:not|no|nor|none|never|except|only|without|unless|but|excluding|apart|more|less|fewer|"
+    r"higher|lower|better|worse|"
     r"low|high|moderate|means?|that is|one|two|three)\b|\d",
     re.I,
 )
@@ -65,21 +73,19 @@ def shorter(sentence: str, facts: Facts) -> str:
     """
     text = sentence
     for pattern, short in _SHORTER:
-        text = pattern.sub(
-            lambda found, short=short: _cased(found, found.expand(short)), text
-        )
-    text = re.sub(r"\bgived\b", "gave", text)
-    return sentence if text == sentence else capitalised(tidied(text))
+        text = pattern.sub(partial(_cased, short), text)
+    return sentence if text == sentence else capitalised(tidied(re.sub(r"\bgived\b", "gave", text)))
 
 
-def _cased(found: re.Match[str], short: str) -> str:
+def _cased(template: str, found: re.Match[str]) -> str:
+    short = found.expand(template)
     return short[:1].upper() + short[1:] if found.start() == 0 and found[0][0].isupper() else short
 
 
 def without_asides(sentence: str, facts: Facts) -> str:
     """The sentence without long brackets that limit nothing and count nothing.
 
-    >>> without_asides("Tools (loupes, surgical microscope, endoscope, lamps, mirrors) helped.", Facts(""))
+    >>> without_asides("Tools (loupes, lenses, endoscope, lamps, old mirrors) helped.", Facts(""))
     'Tools helped.'
     >>> without_asides("It helped (but not in children with severe disease).", Facts(""))
     'It helped (but not in children with severe disease).'

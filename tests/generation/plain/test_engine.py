@@ -1,4 +1,6 @@
-"""The plain engine with real metrics: nothing invented, nothing unexplained, every sentence traceable."""
+"""The plain engine with real metrics: nothing invented, nothing unexplained, every sentence
+traceable.
+"""
 
 from __future__ import annotations
 
@@ -117,7 +119,13 @@ def test_each_rule_can_be_switched_off(engine: PlainGenerator, name: str) -> Non
         " ".join(one.text for one in of.candidates(ABSTRACT, split_passages(ABSTRACT)))
         for of in (engine, other)
     ]
-    if name not in ("asides", "splitting", "significance", "order", "wording"):  # nothing to do here
+    if name not in (
+        "asides",
+        "splitting",
+        "significance",
+        "order",
+        "wording",
+    ):  # nothing to do here
         assert said[0] != said[1]
 
 
@@ -206,7 +214,8 @@ def test_every_number_is_the_sources_or_computed_from_its_counts(
                 assert any(b and round(whole * a / b) == int(share) for a, b in counts), one.text
                 computed += 1
             rest = re.sub(r"about \d+ in every [\d,]+", "", one.text)
-            # The words of a long form or of the glossary have numbers of their own (type 2 diabetes).
+            # The words of a long form or of the glossary have numbers of their own (type 2
+            # diabetes).
             assert numbers(rest) - numbers(source) <= {"1", "2", "3", "12", "100", "1000"}, one.text
     assert computed >= 5
 
@@ -215,7 +224,8 @@ def test_no_word_of_direction_is_new(
     rewritten: list[tuple[str, list[PlainSentence]]],
 ) -> None:
     directions = re.compile(
-        r"\b(?:increas|decreas|reduc|improv|worse|better|higher|lower|fewer|prevent|benefi)\w*", re.I
+        r"\b(?:increas|decreas|reduc|improv|worse|better|higher|lower|fewer|prevent|benefi)\w*",
+        re.I,
     )
     plain = Glossary.load()
     for _, sentences in rewritten:
@@ -229,8 +239,8 @@ def test_no_word_of_direction_is_new(
 def test_the_findings_see_nothing_false(
     rewritten: list[tuple[str, list[PlainSentence]]],
 ) -> None:
-    """Against the source as written, though its rules read a half of a sentence as if the other half
-    were denied: what they find are such halves."""
+    """Against the source as written, though its rules read a half of a sentence as if the other
+    half were denied: what they find are such halves."""
     severe = total = 0
     for text, sentences in rewritten[::4]:
         if sentences:
@@ -283,7 +293,9 @@ def test_the_parts_come_in_the_order_of_reading(
         if len(sentences) > 3:
             made = engine.summary(sentences, text, False)
             parts = {one.passage.index: one.part for one in sentences}
-            order = [parts[one.source_index] for one in made.sentences if one.source_index is not None]
+            order = [
+                parts[one.source_index] for one in made.sentences if one.source_index is not None
+            ]
             assert order == sorted(order)
             assert all(a <= b for a, b in pairwise(order))
             assert unexplained(made.text) == []
