@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
+MOST_ABBREVIATIONS = 200
+"""Of a source; further ones are unexplained."""
 _BRACKETED = re.compile(r"\(([^()]{2,80})\)")
 _SHORT = re.compile(r"[A-Za-zα-ωΑ-Ω][\w/+&.'’-]{0,9}(?:\s\d)?")
 _REVIEW = re.compile(
@@ -47,7 +49,7 @@ class Facts:
         """Short form -> long form, as the source itself explains it; singular, plural as
         written.
         """
-        return dict(definitions(self.text))
+        return dict(definitions(self.text)[:MOST_ABBREVIATIONS])
 
     @cached_property
     def is_review(self) -> bool:

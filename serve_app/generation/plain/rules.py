@@ -46,6 +46,9 @@ RULES: Mapping[str, Rule] = MappingProxyType(
 )
 """Rules that work on one sentence, in the order in which they run."""
 
+LONGEST = 2_000
+"""Characters: no sentence for a layperson is longer, and hostile ones cost no time."""
+
 NAMES = (*RULES, "terms", "order")
 
 
@@ -81,6 +84,8 @@ def rewritten(
     >>> rewritten("However, pain was less (RR 0.71).", Facts(""))[0]
     ['Pain was less.']
     """
+    if len(sentence) > LONGEST:
+        return None
     pieces, steps = [sentence], list[Step]()
     for name, rule in RULES.items():
         if name in off:
@@ -101,6 +106,8 @@ def parted(sentence: str, facts: Facts) -> str:
     """A sentence cut into parts and without its heading, every other word as it was: what the
     findings compare a rewriting with, since they read a half sentence as if the other half were
     denied."""
+    if len(sentence) > LONGEST:
+        return sentence
     return " ".join(splitting.split(headings.without_heading(sentence, facts), facts))
 
 

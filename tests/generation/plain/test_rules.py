@@ -382,6 +382,10 @@ def test_a_rule_that_is_off_does_nothing(name: str) -> None:
     assert rewritten(sentence, REVIEW, NAMES) == ([sentence], [])
 
 
+def test_a_sentence_that_no_reader_would_finish_is_left_out() -> None:
+    assert rewritten(f"Pain was {'very ' * 500}bad.", NONE) is None
+
+
 def test_an_unknown_rule_is_refused_with_the_names_of_all() -> None:
     with pytest.raises(ConfigError, match=r"PLAIN_RULES_OFF.*'statistic'.*statistics"):
         check_names(["statistic"])
