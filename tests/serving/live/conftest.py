@@ -36,12 +36,6 @@ FAULTY = "faulty"
 """Another, whose metrics and generator stumble over marked texts (faulty.py)."""
 
 
-def used_s(process: psutil.Process) -> float:
-    """Processor seconds it has taken."""
-    times = process.cpu_times()
-    return times.user + times.system
-
-
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -54,7 +48,6 @@ class Server:
     def __init__(self, port: int, log: Path, command: list[str], **environment: str) -> None:
         self.url = f"http://127.0.0.1:{port}"
         self.log = log
-        self.ready_at = 0.0
         self.process = subprocess.Popen(
             command,
             stdout=log.open("wb"),
@@ -79,7 +72,6 @@ class Server:
                 break
             try:
                 if httpx.get(f"{self.url}{prefix}{route}", timeout=10).status_code == 200:
-                    self.ready_at = time.monotonic()
                     return self
             except httpx.HTTPError:
                 pass
