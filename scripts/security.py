@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CODE = ("serve_app", "metrics_client.py", "scripts")
 # Hashes, pictures, vocabularies and weights: long random-looking words by nature.
 _SKIPPED = re.compile(
-    r"\.(lock|svg|png|safetensors|ckpt)$|(^|/)vendor/|resources/.*\.(csv|txt)$|vocab|tokenizer|merges\.txt"
+    r"\.(lock|svg|png|safetensors|ckpt)$|(^|/)vendor/|vocab|tokenizer|merges\.txt"
 )
 
 _NAME = "the name of a Kubernetes Secret, not its content"

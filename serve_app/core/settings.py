@@ -211,8 +211,8 @@ class Settings(BaseSettings):
     )
     generator_lookup: bool = Field(
         True,
-        description="Guess tokens of a summary from its source and check them in one pass: the "
-        "same text in fewer passes. CPUs only.",
+        description="Guess tokens of a summary from its source and check them in one pass: fewer "
+        "passes, and in float32 and int8 the same text. CPUs only.",
     )
     generator_long_input: Literal["error", "window"] = Field(
         "error", description="Input over the context: refuse with 422, or summarise in windows."

@@ -129,7 +129,8 @@ def test_a_phone_shows_everything_without_scrolling_sideways(
     expect(page.locator("#sentences li #support")).to_be_visible()
 
 
-@pytest.mark.parametrize(("language", "scheme"), [("en", "dark"), ("es", "light")])
+@pytest.mark.parametrize("language", ["en", "es"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing(pages: Any, url: str, language: str, scheme: str) -> None:
     from tests.support.browser import axe
 

@@ -14,6 +14,7 @@ from serve_app.evidence import Source, check
 from serve_app.text.sentences import split_sentences
 from serve_app.training.rewards.gaming import gamed_share, honest_share
 from serve_app.training.rewards.reward import Reward, local_scorer, loss_reward
+from serve_app.training.rewards.scoring import PairScorer
 
 SOURCE = (
     "Hypertension is a major risk factor for stroke. We included 14 randomised controlled trials "
@@ -75,8 +76,13 @@ GAMES: dict[str, Callable[[list[str]], str]] = {
 
 
 @pytest.fixture(scope="module")
-def reward() -> Reward:
-    return loss_reward(local_scorer(), penalty=0.1)
+def scorer() -> PairScorer:
+    return local_scorer()
+
+
+@pytest.fixture(scope="module")
+def reward(scorer: PairScorer) -> Reward:
+    return loss_reward(scorer, penalty=0.1)
 
 
 def rewards(reward: Reward, source: str, texts: list[str]) -> list[float]:
@@ -90,10 +96,10 @@ def test_every_game_is_below_a_faithful_human_text(reward: Reward) -> None:
     assert {name: found for name, found in zip(GAMES, gamed, strict=True) if found >= human} == {}
 
 
-def test_the_loss_alone_prefers_a_game() -> None:
+def test_the_loss_alone_prefers_a_game(scorer: PairScorer) -> None:
     """Why the penalty looks for gaming: the loss does not."""
     games = [game(split_sentences(SOURCE)) for game in GAMES.values()]
-    human, *gamed = rewards(loss_reward(local_scorer()), SOURCE, [HUMAN, *games])
+    human, *gamed = rewards(loss_reward(scorer), SOURCE, [HUMAN, *games])
     assert max(gamed) > human
 
 
@@ -115,9 +121,13 @@ def test_of_real_human_texts_nearly_all_are_above_every_game(
         source, text = row["source_text"], row["target_text"]
         if check(source, text).severe:
             continue  # not faithful to the abstract
+        (human,) = rewards(reward, source, [text])
+        read = Source(source)
         games = [game(split_sentences(source)) for game in GAMES.values()]
-        human, *gamed = rewards(reward, source, [text, *games])
-        above += sum(found < human for found in gamed)
-        compared += len(gamed)
+        # No reward is above the honest share, so most games need no model.
+        near = [game for game in games if honest_share(read, game) >= human]
+        above += len(games) - len(near)
+        above += sum(found < human for found in rewards(reward, source, near))
+        compared += len(games)
     assert compared >= 24
     assert above >= 0.95 * compared
