@@ -31,10 +31,11 @@ from transformers import (
 
 from benchmarks.measure import Timing, interleave
 from serve_app.generation.causal import kv_cache
-from serve_app.generation.causal.decoding import Model
+from serve_app.generation.causal.decoding import PaddedModel
 from serve_app.generation.causal.engine import TransformersGenerator
 from serve_app.generation.protocol import GenerationParams
 from serve_app.models.causal_lm import CausalModel
+from serve_app.models.packed_decoder import PackedDecoder
 from serve_app.models.pretrained import DTYPES
 
 AT_ONCE = (1, 4, 16)
@@ -76,10 +77,16 @@ def make(size: str, dtype: str) -> CausalModel:
 
 
 def engine(loaded: CausalModel, rows: int = max(AT_ONCE)) -> TransformersGenerator:
-    """Ours over it, with nothing around the text."""
-    return TransformersGenerator(
-        loaded, name="random", system_prompt="", user_prefix="", batch_size=rows
+    """Ours over it, packed as a server packs it, with nothing around the text."""
+    model = loaded.model
+    precision = str(model.dtype).removeprefix("torch.")
+    packed = PackedDecoder(
+        model.config, model.state_dict().__getitem__, precision, model.generation_config
     )
+    return TransformersGenerator(
+        CausalModel(packed, loaded.tokenizer, loaded.context),
+        name="random", system_prompt="", user_prefix="", batch_size=rows,
+    )  # fmt: skip
 
 
 def texts(loaded: CausalModel, count: int) -> list[str]:
@@ -207,14 +214,13 @@ def variants(
 @torch.inference_mode()
 def steps(loaded: CausalModel, rows: int, *, ours: bool, count: int = STEPS) -> None:
     """`count` decode steps of `rows` rows after a prompt of 512 made-up columns."""
-    model = Model(loaded.model)
+    model = PaddedModel(loaded.model)
     cache = kv_cache.RowCache(loaded.model) if ours else DynamicCache(config=loaded.model.config)
     _fill(cache, loaded, rows)
-    ids = torch.ones((rows, 1), dtype=torch.long)
     for at in range(count):
-        mask = torch.ones((rows, FILLED + 1 + at), dtype=torch.long)
-        mask[0, :5] = 0  # as among rows of different length
-        model.logits(ids, mask, torch.full((rows, 1), FILLED + at), cache)
+        held = [FILLED + at] * rows
+        held[0] -= 5  # as among rows of different length
+        model.extend(cache, held, [[1]] * rows, [1] * rows)
 
 
 @torch.inference_mode()

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import kendalltau
 
-from benchmarks import machine, measure, metrics, peers, ranking, report, texts
+from benchmarks import generation, machine, measure, metrics, peers, ranking, report, texts
 from serve_app.metrics.alignscore import AlignScorer
 
 FOUND = texts.Texts("shipped", list(texts._shipped()))
@@ -96,3 +96,14 @@ def test_readability_is_measured_and_equal():
     [row] = metrics.readability(texts.Texts("few", FOUND.pairs[:5]), 5)
     assert row.deviation == 0
     assert row.ratio > 0
+
+
+def test_the_sides_of_the_generation_benchmark_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generation, "NEW_TOKENS", 4)
+    monkeypatch.setattr(generation, "PROMPT_TOKENS", 16)
+    loaded = generation.make("tiny", "float32")
+    prompts = generation.texts(loaded, 2)
+    generation.plain(loaded, prompts)
+    assert len(generation.ours(generation.engine(loaded), prompts)) == 2
+    for ours in (True, False):
+        generation.steps(loaded, 2, ours=ours, count=2)
