@@ -25,7 +25,7 @@ ALLOWED = {
     "models": CORE | {"storage"},
     "evidence": CORE | {"text"},
     "metrics": TEXTS,
-    "generation": TEXTS | {"metrics"},
+    "generation": TEXTS | {"evidence", "metrics"},
     "offline": TEXTS | {"evidence", "metrics"},
     "training": LIBRARY | {"offline", "client"},
     "api": LIBRARY,

@@ -189,7 +189,7 @@ class Settings(BaseSettings):
         description="Texts that are certainly not English: warn: score them and name their "
         "language; refuse: answer 422; off: do not look.",
     )
-    generator: Literal["auto", "extractive", "transformers", "openai"] = Field(
+    generator: Literal["auto", "extractive", "plain", "transformers", "openai"] = Field(
         "auto",
         description="Engine; auto: transformers when MODEL_PATH or MODEL_NAME is set, "
         "else extractive. Only openai sends texts to another server, and only when it is named.",
@@ -252,7 +252,13 @@ class Settings(BaseSettings):
         description="Precedes the text in the user message.",
     )
     extractive_max_words: int = Field(
-        220, ge=20, description="Length budget of the extractive engine, in words."
+        220, ge=20, description="Length budget of the extractive and plain engines, in words."
+    )
+    plain_headings: bool = Field(
+        False, description="Headings as in Cochrane's guidance between the parts (plain engine)."
+    )
+    plain_rules_off: str = Field(
+        "", description="Rules of the plain engine to leave out, by name, separated by spaces."
     )
 
     openai_base_url: str | None = Field(
@@ -364,7 +370,7 @@ class Settings(BaseSettings):
         super().__setstate__({**state, "__dict__": {**values, **here}})
 
     @property
-    def generator_engine(self) -> Literal["extractive", "transformers", "openai"]:
+    def generator_engine(self) -> Literal["extractive", "plain", "transformers", "openai"]:
         """The engine, with `auto` resolved."""
         if self.generator != "auto":
             return self.generator

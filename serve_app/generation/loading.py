@@ -83,6 +83,10 @@ def _extractive(settings: Settings) -> Generator:
     from serve_app.metrics.suite import MetricSuite
     from serve_app.text.glossary import Glossary
 
+    if settings.generator_engine == "plain":
+        from serve_app.generation.plain.engine import PlainGenerator
+
+        return PlainGenerator.from_settings(settings)
     # The targets first: a wrong file is reported at once, not after the models have loaded.
     loss = LossFunction.of(settings)
     return ExtractiveGenerator(

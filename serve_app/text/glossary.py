@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -273,8 +273,10 @@ class Glossary:
         """The replacements `simplify` would make, in order; linear in the text's length."""
         return list(self.simplify(text)[1])
 
-    def simplify(self, text: str) -> tuple[str, tuple[Replacement, ...]]:
-        """Replaces terms by plain forms, the longest first; never fails.
+    def simplify(
+        self, text: str, leave: Container[str] = ()
+    ) -> tuple[str, tuple[Replacement, ...]]:
+        """Replaces terms by plain forms, the longest first, but those to `leave`; never fails.
 
         Terms stay inside hyphenated words, in capitalised names (`Cochrane Hypertension Group`),
         where a parenthesis explains them, and where the plain form would not be grammatical. `a`
@@ -283,6 +285,10 @@ class Glossary:
         >>> glossary = Glossary.load()
         >>> glossary.simplify("An RCT of hypertension.")[0]
         'A study with groups chosen by chance of high blood pressure.'
+
+        Args:
+            text: any text.
+            leave: terms to leave as they are, each as `key_of` gives it.
         """
         tokens = tokens_of(text)
         lowered, has = text.lower(), dict[str, bool]()
@@ -305,7 +311,8 @@ class Glossary:
                 if phrase not in has:
                     has[phrase] = phrase in lowered
             elsewhere = any(has[phrase] for phrase in form.context.get("text", ()))
-            found = None if elsewhere else self._replacement(hit)
+            left = elsewhere or key_of(form.term) in leave
+            found = None if left else self._replacement(hit)
             if found is not None:
                 pieces += [_with_article(text[last:start], found.plain), found.plain]
                 done.append(found)

@@ -172,18 +172,10 @@ class Space:
 class _Prepared:
     """A searched text, for all its candidates: its sentences, the best set and other sets."""
 
-    original: str
     truncated: bool
     sentences: list[Sentence]
     best: Choice
     others: list[Choice]
-
-    def summary_of(self, choice: Choice) -> Summary:
-        chosen = [self.sentences[at] for at in choice.chosen]
-        return _summary(chosen, self.original, self.truncated)
-
-
-_CANCELLED = Summary("", "extractive", finish_reason="cancelled")
 
 
 @dataclass(eq=False)
@@ -250,7 +242,7 @@ class ExtractiveGenerator:
         # Texts without a seed share one for the whole call, so that their candidates differ too.
         fresh = int(np.random.default_rng().integers(2**63))
         return [
-            _CANCELLED
+            self._cancelled
             if cancelled is not None and cancelled(at)
             else self._summarise(text, one, fresh if one.seed is None else one.seed)
             for at, (text, one) in enumerate(zip(texts, params, strict=True))
@@ -272,11 +264,14 @@ class ExtractiveGenerator:
         self, text: str, params: GenerationParams, cancelled: Callable[[], bool] | None
     ) -> PieceIterator:
         if cancelled is not None and cancelled():
-            yield _CANCELLED
+            yield self._cancelled
             return
         summary = self._summarise(text, params, params.seed)
-        for index, sentence in enumerate(summary.sentences):
-            yield sentence.text if index == 0 else " " + sentence.text
+        start = 0
+        for sentence in summary.sentences:
+            end = summary.text.index(sentence.text, start) + len(sentence.text)
+            yield summary.text[start:end]
+            start = end
         yield summary
 
     def _summarise(
@@ -293,7 +288,8 @@ class ExtractiveGenerator:
             # One draw for all variants of a seed, so that they differ.
             rng = np.random.default_rng(seed)
             best = in_drawn_order(others, TEMPERATURE, rng)[params.variant - 1]
-        return prepared.summary_of(best)
+        chosen = [prepared.sentences[at] for at in best.chosen]
+        return self.summary(chosen, original, prepared.truncated)
 
     def _prepare(self, original: str, limit: int) -> _Prepared | Summary:
         """Searches a text for all its candidates; the summary itself if there is no choice."""
@@ -305,17 +301,21 @@ class ExtractiveGenerator:
             # Both ends may hold nothing but fragments; then the sentences between them.
             usable = [passage for passage in passages if passage.usable]
             passages = ends if any(one.usable for one in ends) else usable[:MOST_PASSAGES]
-        sentences = self.sentences(passages)
+        sentences = self.candidates(original, passages)
         fitting = [sentence for sentence in sentences if sentence.words <= limit]
         if not fitting:
             shortest = min(sentences, key=lambda sentence: sentence.words)
-            return _cut(shortest, original, limit, truncated)
+            return _cut(shortest, limit, self.summary([shortest], original, truncated))
         read = " ".join(passage.text for passage in passages) if truncated else original
         space = self.space(read, passages, fitting, limit)
         found = search(space, self.beam_width, max(self.rescore, KEPT_SETS))
         best = self._measured_best(read, space, found[: self.rescore])
         others = [one for one in found if one.chosen != best.chosen]
-        return _Prepared(original, truncated, fitting, best, others)
+        return _Prepared(truncated, fitting, best, others)
+
+    def candidates(self, original: str, passages: list[Passage]) -> list[Sentence]:
+        """The sentences to choose from; at least one."""
+        return self.sentences(passages)
 
     def sentences(self, passages: list[Passage]) -> list[Sentence]:
         """The usable passages in plain words."""
@@ -330,7 +330,7 @@ class ExtractiveGenerator:
         """
         scorer = self.suite.factuality
         chunks = [" ".join(one.split()) for one in scorer.chunks(original)]
-        homes = [_home(sentence.passage.text, chunks) for sentence in sentences]
+        homes = [home_of(sentence.passage.text, chunks) for sentence in sentences]
         return scorer.score_pieces(homes, [sentence.text for sentence in sentences])
 
     def space(
@@ -354,7 +354,10 @@ class ExtractiveGenerator:
 
     def _measured_best(self, original: str, space: Space, choices: list[Choice]) -> Choice:
         """The best of the choices by relevance and readability measured on the whole text."""
-        texts = [" ".join(space.sentences[at].text for at in one.chosen) for one in choices]
+        texts = [
+            self.summary([space.sentences[at] for at in one.chosen], original, False).text
+            for one in choices
+        ]
         relevance = self.suite.relevance.score([original] * len(texts), texts)
         values = [
             (score.f1, one.mean_factuality, *ReadabilityCounts.of(text).scores())
@@ -364,8 +367,30 @@ class ExtractiveGenerator:
         costs += np.array([space.extra_cost(one) for one in choices])
         return choices[int(costs.argmin())]
 
+    def summary(self, chosen: Sequence[Sentence], original: str, truncated: bool) -> Summary:
+        """The summary of these sentences, which are in the order of the original."""
+        sentences = tuple(
+            SummarySentence(
+                text=one.text,
+                source=original[one.passage.start : one.passage.end],
+                source_index=one.passage.index,
+                replacements=one.replacements,
+            )
+            for one in chosen
+        )
+        return Summary(
+            text=" ".join(one.text for one in sentences),
+            model=self.name,
+            sentences=sentences,
+            truncated=truncated,
+        )
 
-def _home(text: str, chunks: list[str]) -> str:
+    @property
+    def _cancelled(self) -> Summary:
+        return Summary("", self.name, finish_reason="cancelled")
+
+
+def home_of(text: str, chunks: list[str]) -> str:
     """The chunk that holds the text; two chunks if the border between them runs through it."""
 
     def bare(text: str) -> str:  # a passage has no tags, and no space after a broken hyphen
@@ -395,28 +420,9 @@ def _in_plain_words(passage: Passage, glossary: Glossary | None) -> Sentence:
     )
 
 
-def _summary(chosen: list[Sentence], original: str, truncated: bool) -> Summary:
-    sentences = tuple(
-        SummarySentence(
-            text=one.text,
-            source=original[one.passage.start : one.passage.end],
-            source_index=one.passage.index,
-            replacements=one.replacements,
-        )
-        for one in chosen
-    )
-    return Summary(
-        text=" ".join(one.text for one in sentences),
-        model=ExtractiveGenerator.name,
-        sentences=sentences,
-        truncated=truncated,
-    )
-
-
-def _cut(sentence: Sentence, original: str, limit: int, truncated: bool) -> Summary:
+def _cut(sentence: Sentence, limit: int, whole: Summary) -> Summary:
     """The first `limit` words of a sentence, where every sentence is longer."""
     text = " ".join(sentence.text.split()[:limit])
-    whole = _summary([sentence], original, truncated)
     return replace(
         whole,
         text=text,
