@@ -45,6 +45,13 @@ LARGE: dict[str, tuple[bytes, int]] = {
 """What is sent, and the status that answers it."""
 
 
+def _machine() -> float:
+    """Seconds of CPU that a fixed piece of work takes here and now: 0.07 on a quiet machine."""
+    started = time.process_time()
+    sum(range(5_000_000))
+    return time.process_time() - started
+
+
 @pytest.mark.parametrize("what", LARGE)
 async def test_while_a_hostile_body_is_refused_other_requests_are_answered(what: str) -> None:
     content, status = LARGE[what]
@@ -58,6 +65,7 @@ async def test_while_a_hostile_body_is_refused_other_requests_are_answered(what:
             await asyncio.sleep(0.005)
             slowest = max(slowest, loop.time() - started)
 
+    unit = _machine()
     async with api_client() as http:
         await http.get("/livez")
         cpu, watching = time.process_time(), asyncio.create_task(watch())
@@ -66,8 +74,8 @@ async def test_while_a_hostile_body_is_refused_other_requests_are_answered(what:
         cpu = time.process_time() - cpu
     assert answer.status_code == status, answer.text[:300]
     assert len(answer.content) < 2000
-    # A bound for busy machines too: what was refused by building it all took seconds.
-    assert min(slowest, cpu) < 0.5
+    # About 0.6 s of a quiet machine: what was refused by building it all took seconds.
+    assert min(slowest, cpu) < 8 * max(unit, _machine())
 
 
 def test_livez_is_answered_while_hostile_bodies_come_over_http() -> None:
