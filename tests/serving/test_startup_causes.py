@@ -1,0 +1,58 @@
+"""What `plainmed serve` prints where its application does not start: causes, in a few lines."""
+
+from __future__ import annotations
+
+import pytest
+from ray.exceptions import RayTaskError
+
+from serve_app.core.errors import ConfigError
+from serve_app.serving.server import CAUSE_CHARS, startup_causes
+
+
+def failing(error: Exception) -> str:
+    """What Serve says about a deployment whose replica raised `error` at its start."""
+    try:
+        raise error
+    except Exception as raised:
+        import traceback
+
+        inner = "".join(traceback.format_exception(raised))
+        wrapped = RayTaskError("ServeReplica.initialize", f"RuntimeError: {inner}", raised)
+    return (
+        "The deployment failed to start 3 times in a row. This may be due to a problem with its "
+        f"constructor. See controller logs for details. Error:\n{wrapped}"
+    )
+
+
+NO_MODEL = ConfigError("MODEL_PATH: there is no /models/x; give a folder")
+
+
+def test_each_cause_is_a_line_with_its_deployment() -> None:
+    messages = {"Gateway": "", "Generator": failing(NO_MODEL), "Loss": "Updating"}
+    messages[""] = "Failed to update the deployments ['Generator']."
+    (line,) = startup_causes(messages)
+    assert line == "Generator: ConfigError: MODEL_PATH: there is no /models/x; give a folder"
+
+
+def test_a_cause_of_several_deployments_is_said_once() -> None:
+    messages = dict.fromkeys(("Relevance", "Factuality"), failing(NO_MODEL))
+    (line,) = startup_causes(messages)
+    assert line.startswith("Relevance, Factuality: ConfigError: MODEL_PATH")
+
+
+def test_an_application_that_is_not_built_needs_no_deployments_name() -> None:
+    assert startup_causes({"": failing(KeyError("x"))}) == ["KeyError: 'x'"]
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 6])
+def test_however_much_is_wrong_it_is_three_short_lines_at_most(count: int) -> None:
+    messages = {f"D{n}": failing(ConfigError(f"{n} " + "word\n" * 1000)) for n in range(count)}
+    lines = startup_causes(messages)
+    assert len(lines) == min(count, 3)
+    assert all(len(line) <= CAUSE_CHARS + 20 and "\n" not in line for line in lines)
+    assert (f"and {count - 2} more" in lines) == (count > 3)
+
+
+def test_without_a_traceback_serves_own_words_are_said() -> None:
+    messages = {"Generator": "", "": "no room for\n4 CPUs"}
+    assert startup_causes(messages) == ["no room for 4 CPUs"]
