@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test test-slow chaos overload soak fuzz lint format lock security sbom bench clean
+.PHONY: help install dev demo serve test test-slow chaos overload soak fuzz lint format lock security sbom bench clean
 
 help: ## Show these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -19,6 +19,8 @@ $(BIN)/pytest: $(BIN)/plainmed
 	@touch $@
 
 install: $(BIN)/plainmed ## Make the environment
+
+dev: $(BIN)/pytest ## Make the environment with what the tests need
 
 demo: $(BIN)/plainmed ## Start PlainMed, summarise and score a sample abstract over HTTP, stop
 	$(BIN)/plainmed demo
