@@ -199,7 +199,9 @@ def test_no_file_keeps_the_old_version_after_a_bump() -> None:
         for entry in BUMP["files"]:
             if entry["filename"] == name and not entry.get("regex"):
                 text = text.replace(entry["search"].format(current_version=__version__), "")
-        text = re.sub(r'"[\w-]+[>=]=0\.1\.0"|current_version = .*', "", text)  # dependencies'
+        text = re.sub(
+            rf'"[\w-]+[>=]={re.escape(__version__)}"|current_version = .*', "", text
+        )  # dependencies'
         assert not _VERSION.search(text), name
 
 

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import pytest
-from ray.exceptions import RayTaskError
 
 from serve_app.core.errors import ConfigError
 from serve_app.serving.server import CAUSE_CHARS, startup_causes
 
 
 def failing(error: Exception) -> str:
-    """What Serve says about a deployment whose replica raised `error` at its start."""
-    try:
-        raise error
-    except Exception as raised:
-        import traceback
-
-        inner = "".join(traceback.format_exception(raised))
-        wrapped = RayTaskError("ServeReplica.initialize", f"RuntimeError: {inner}", raised)
-    return (
-        "The deployment failed to start 3 times in a row. This may be due to a problem with its "
-        f"constructor. See controller logs for details. Error:\n{wrapped}"
-    )
+    """What Serve 2.60 says about a deployment whose replica raised `error` at its start."""
+    return f"""\
+The deployment failed to start 3 times in a row. This may be due to a problem with its constructor \
+or initial health check failing. See controller logs for details. Error:
+\x1b[36mray::ServeReplica:plainmed:Generator.initialize_and_get_metadata()\x1b[39m (pid=2056, ip=x)
+  File "ray/serve/_private/replica.py", line 3521, in initialize_and_get_metadata
+    await self._replica_impl.initialize(deployment_config, rank, gang_context)
+  File "ray/serve/_private/replica.py", line 1928, in initialize
+    raise RuntimeError(traceback.format_exc()) from None
+RuntimeError: Traceback (most recent call last):
+  File "ray/serve/_private/replica.py", line 1867, in initialize
+    await self._user_callable_wrapper.initialize_callable()
+  File "serve_app/storage/artifacts/resolve.py", line 125, in resolve
+    raise an_error
+{type(error).__module__.removeprefix("builtins")}.{type(error).__name__}: {error}
+""".replace("\n.", "\n")
 
 
 NO_MODEL = ConfigError("MODEL_PATH: there is no /models/x; give a folder")
