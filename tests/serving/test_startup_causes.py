@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 
+from serve_app.cli.demo import free_port
 from serve_app.core.errors import ConfigError
 from serve_app.serving.server import CAUSE_CHARS, startup_causes
+from tests.support.paths import ROOT
 
 
 def failing(error: Exception) -> str:
@@ -59,3 +65,32 @@ def test_however_much_is_wrong_it_is_three_short_lines_at_most(count: int) -> No
 def test_without_a_traceback_serves_own_words_are_said() -> None:
     messages = {"Generator": "", "": "no room for\n4 CPUs"}
     assert startup_causes(messages) == ["no room for 4 CPUs"]
+
+
+NO_RAY = """
+import sys
+import ray
+from serve_app.serving import server
+
+def init(*arguments, **options):
+    raise Exception("The current node timed out during startup.\\n" + "more\\n" * 50)
+
+ray.init = init
+sys.exit(server.serve(None, port=int(sys.argv[1])))
+"""
+
+
+def test_a_ray_that_does_not_start_is_two_lines_and_no_traceback() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", NO_RAY, str(free_port())],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "RAY_ADDRESS": "local"},
+    )
+    assert done.returncode == 1
+    first, second = (line for line in done.stderr.splitlines() if not line.startswith("warning: "))
+    assert (
+        first == "error: Ray did not start: Exception: The current node timed out during startup."
+    )
+    assert "plainmed doctor" in second
