@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test test-slow chaos overload soak fuzz lint format lock security sbom bench clean
+.PHONY: help install dev demo serve test test-slow chaos overload soak fuzz lint format lock security sbom bench release release-notes clean
 
 help: ## Show these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/'
@@ -19,6 +19,8 @@ $(BIN)/pytest: $(BIN)/plainmed
 	@touch $@
 
 install: $(BIN)/plainmed ## Make the environment
+
+dev: $(BIN)/pytest ## Make the environment with what the tests need
 
 demo: $(BIN)/plainmed ## Start PlainMed, summarise and score a sample abstract over HTTP, stop
 	$(BIN)/plainmed demo
@@ -68,6 +70,13 @@ lock: $(BIN)/pytest ## Write constraints.txt from this environment, and the lock
 
 bench: $(BIN)/pytest ## Measure speed beside the peers, print the tables
 	$(BIN)/python -m benchmarks
+
+PART ?= minor
+release: $(BIN)/pytest ## Write the next version everywhere, commit it and tag it: PART=major, minor or patch
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/uv tool run --from bump-my-version==1.8.1 bump-my-version bump $(PART)
+
+release-notes: ## Print what CHANGELOG.md says about VERSION=X.Y.Z
+	@awk -v wanted="$(VERSION)" '/^## /{ inside = ($$2 == wanted || $$2 == wanted ",") } inside && !/^## /' CHANGELOG.md
 
 clean: ## Remove the environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info

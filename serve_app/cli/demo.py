@@ -20,7 +20,6 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
-from rich.padding import Padding
 from rich.panel import Panel
 
 from serve_app.cli.score import metrics_table
@@ -32,7 +31,7 @@ from serve_app.core.resources import sample_abstract
 HEAD_WORDS = 60
 STOP_TIMEOUT_S = 90.0
 _POLL_S = 0.5
-_LOG_LINES = 30
+_LOG_LINES = 3
 
 
 def free_port() -> int:
@@ -133,6 +132,17 @@ def show(client: PlainMedClient, console: Console) -> None:
     )
 
 
+def end_of_log(text: str) -> list[str]:
+    """What a server said last: its own error, else the last lines; at most three.
+
+    >>> end_of_log("starting\\nerror: it failed to start\\n  Generator: no model\\n")
+    ['error: it failed to start', '  Generator: no model']
+    """
+    lines = [line for line in text.splitlines() if line.strip()]
+    errors = [at for at, line in enumerate(lines) if line.startswith("error: ")]
+    return lines[errors[-1] :][:_LOG_LINES] if errors else lines[-_LOG_LINES:]
+
+
 def _shown(text: str) -> str:
     return "\n".join(map(printable, text.splitlines()))
 
@@ -151,11 +161,10 @@ def run_demo(command: Sequence[str], url: str, timeout_s: float, console: Consol
             show(client, console)
             console.print("Stopping the server ...")
     except PlainMedError as error:
-        console.print(f"error: {escape(printable(str(error)))}", style="red")
-        console.print(f"The end of the server's log, {log}:")
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-        end = "\n".join(lines[-_LOG_LINES:]) or "(empty)"
-        console.print(Padding(escape(_shown(end)), (0, 0, 0, 2)))
+        console.print(f"error: {escape(printable(str(error)))}", style="red", soft_wrap=True)
+        for line in end_of_log(log.read_text(encoding="utf-8", errors="replace")):
+            console.print(f"  {escape(printable(line))}", soft_wrap=True)
+        console.print(f"Its whole log is {log}", soft_wrap=True)
         return 1
     finally:
         signal.signal(signal.SIGTERM, before)

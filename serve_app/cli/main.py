@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sys
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated, Any, cast, get_args
 
 import typer
@@ -17,10 +16,11 @@ from typer.core import TyperGroup
 from serve_app import __version__
 from serve_app.cli.calibrate import calibrate
 from serve_app.cli.check import check
+from serve_app.cli.doctor import doctor
 from serve_app.cli.keys import app as keys_app
-from serve_app.cli.options import Url, Weights
+from serve_app.cli.options import Config, Url, Weights
 from serve_app.cli.report import compare, report
-from serve_app.cli.score import parse_weights, score
+from serve_app.cli.score import evaluate, parse_weights, score
 from serve_app.cli.status import status
 from serve_app.cli.targets import app as targets_app
 from serve_app.cli.validate import validate
@@ -51,7 +51,6 @@ app = typer.Typer(
     cls=_Group,
     help="Scores and generates plain-language summaries of medical text.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,  # would print the user's texts as local variables
 )
@@ -59,9 +58,23 @@ app.add_typer(targets_app)
 app.add_typer(keys_app)
 app.add_typer(ops_app)
 
-Config = Annotated[
-    Path | None, typer.Argument(help="A Serve config such as serve_config.yaml.", dir_okay=False)
-]
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"plainmed {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", is_eager=True, callback=_print_version
+        ),
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command()
@@ -109,6 +122,7 @@ def _services(text: str | None) -> list[str] | None:
 
 
 app.command()(score)
+app.command()(evaluate)
 
 
 @app.command()
@@ -231,6 +245,7 @@ app.command()(report)
 app.command()(compare)
 app.command()(validate)
 app.command()(status)
+app.command()(doctor)
 
 
 @app.command()
@@ -251,7 +266,7 @@ def settings(
 @app.command()
 def version() -> None:
     """Print the version."""
-    typer.echo(f"plainmed {__version__}")
+    _print_version(True)
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,6 +17,9 @@ class Engine(StrEnum):
     RAY = "ray"
 
 
+Config = Annotated[
+    Path | None, typer.Argument(help="A Serve config such as serve_config.yaml.", dir_okay=False)
+]
 Url = Annotated[
     str | None,
     typer.Option(help="Call the server at this URL; default: load the models in this process."),

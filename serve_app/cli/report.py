@@ -71,7 +71,11 @@ JsonFile = Annotated[Path | None, typer.Option("--json", help="Also write all nu
 
 def report(
     files: Files,
-    out: Annotated[Path, typer.Option(help="Where to write the page (HTML).")],
+    out: Annotated[Path | None, typer.Option(help="Where to write the page (HTML).")] = None,
+    stdout: Annotated[
+        bool,
+        typer.Option("--stdout", help="Print the page, and the summary on standard error."),
+    ] = False,
     name: Names = None,
     id_column: Id = None,
     model_column: ModelColumn = None,
@@ -108,9 +112,11 @@ def report(
     from serve_app.offline.report.examples import SuiteReader
     from serve_app.offline.report.reader import Columns, read_systems
 
+    if (out is None) != stdout:
+        raise typer.BadParameter("give --out or --stdout")
     if references is not None and suite is None:
         raise typer.BadParameter("--references is for --suite biolaysumm")
-    outputs = _Outputs(out, markdown, json_file)
+    outputs = _Outputs(out, markdown, json_file, stdout)
     outputs.check()
     columns = [
         Columns(id_column, model_column, original, generated, prefix)
@@ -142,7 +148,8 @@ def report(
         tell("the models read the worst examples; --no-models leaves that out")
         choices = replace(choices, reader=SuiteReader(loaded))
     _finish(systems, choices, outputs)
-    tell(f"the report is in {out}")
+    if out is not None:
+        tell(f"the report is in {out}")
 
 
 def compare(
@@ -188,6 +195,7 @@ class _Outputs:
     page: Path | None
     markdown: Path | None
     json: Path | None
+    print_page: bool = False
 
     def check(self) -> None:
         """Raises `InvalidInput`, before the work, where a file cannot be written."""
@@ -249,4 +257,7 @@ def _finish(systems: Sequence[System], choices: Choices, outputs: _Outputs) -> N
             # A lone surrogate of a corpus has no UTF-8 form.
             with locate(path).written() as file:
                 file.write(render(found).encode("utf-8", "backslashreplace"))
-    typer.echo(summary, nl=False)
+    if outputs.print_page:
+        # As in a file: UTF-8, whatever the terminal's encoding is.
+        typer.echo(to_html(found).encode("utf-8", "backslashreplace"), nl=False)
+    typer.echo(summary, nl=False, err=outputs.print_page)

@@ -1,13 +1,13 @@
-"""`plainmed score`: the five metrics and the loss of a table or of one pair. Parses and shows.
+"""`plainmed score` and `evaluate`: the five metrics and the loss of a table or of one pair.
 
-Chooses who scores: the models of the settings, here or on Ray, or a server. How a table is read,
-scored and written is in `serve_app.offline.corpus`.
+Parses and shows. Chooses who scores: the models of the settings, here or on Ray, or a server. How a
+table is read, scored and written is in `serve_app.offline.corpus`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -37,6 +37,10 @@ if TYPE_CHECKING:
     from serve_app.core.schemas import EvaluateResponse, EvaluationOut
     from serve_app.offline.corpus import Engine as CorpusEngine
     from serve_app.offline.corpus import ModelNames, Outcome, RowError, RowScores, ScoreJob
+
+
+ALIVE_S = 8.0
+"""Longest wait for a server to answer at all; its health routes take at most five seconds."""
 
 
 def score(
@@ -80,6 +84,12 @@ def score(
     json_output: Annotated[
         bool, typer.Option("--json", help="Print the result of a single pair as JSON.")
     ] = False,
+    progress: Annotated[
+        bool, typer.Option(help="Show rows done of all, where standard error is a terminal.")
+    ] = True,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Say nothing but warnings and errors.")
+    ] = False,
 ) -> None:
     """Score pairs of originals and summaries: five metrics and the loss.
 
@@ -102,8 +112,11 @@ def score(
 
     from serve_app.client.clients import PlainMedClient
 
+    if url is not None:
+        _require_server(url)
+    say = _say_nothing if quiet else tell
     jobs = prepare_jobs(
-        str(table), str(out), original_column, generated_column, prefix, batch_size, findings
+        str(table), str(out), original_column, generated_column, prefix, batch_size, findings, say
     )
     failed = 0
     with ExitStack() as stack:
@@ -113,13 +126,15 @@ def score(
             choice = on_server(stack.enter_context(PlainMedClient(url)), url, numbers)
         for job in jobs:
             try:
-                outcome = run_job(job, choice, restart, Console(stderr=True))
+                outcome = run_job(
+                    job, choice, restart, Console(stderr=True), progress and not quiet
+                )
             except KeyboardInterrupt:
                 tell("stopped; give the same command to go on with the rest")
                 raise
             what = "rows" if len(job.systems) == 1 else "summaries"
             scored = outcome.rows - outcome.failed
-            tell(f"{scored} of {outcome.rows} {what} scored, written to {job.out.name}")
+            say(f"{scored} of {outcome.rows} {what} scored, written to {job.out.name}")
             if outcome.failed:
                 columns = " and ".join(f"{before}error" for _, before in job.systems)
                 tell(f"{outcome.failed} {what} have no score; see their column {columns}")
@@ -133,6 +148,10 @@ def tell(text: str) -> None:
     typer.echo(printable(text), err=True)
 
 
+def _say_nothing(text: str) -> None:
+    pass
+
+
 def prepare_jobs(
     table: str,
     out: str,
@@ -141,10 +160,11 @@ def prepare_jobs(
     prefix: str,
     batch_size: int,
     findings: bool,
+    say: Callable[[str], None] = tell,
 ) -> list[ScoreJob]:
     """One job, or one for each column of summaries where the output's name has `{column}`.
 
-    Says which columns are scored, and what was chosen in reading the input.
+    Tells `say` which columns are scored, and what was chosen in reading the input.
 
     Raises:
         InvalidInput: see `ScoreJob.prepare`.
@@ -169,10 +189,10 @@ def prepare_jobs(
     else:
         jobs = [prepare(table, out, generated=generated or None)]
     for note in jobs[0].corpus.notes:
-        tell(note)
+        say(note)
     tasks = [task for job in jobs for task, _ in job.systems]
     summaries = ", ".join(repr(task.generated) for task in tasks)
-    tell(f"scoring the summaries in {summaries} against the originals in {tasks[0].original!r}")
+    say(f"scoring the summaries in {summaries} against the originals in {tasks[0].original!r}")
     return jobs
 
 
@@ -201,18 +221,63 @@ def _warn(text: str) -> None:
 # --- one pair ---------------------------------------------------------------------------
 
 
+def evaluate(
+    source: Annotated[
+        str, typer.Argument(help="The original, a text file; - reads standard input.")
+    ],
+    summary: Annotated[str, typer.Argument(help="Its summary, a text file.")],
+    human: Annotated[
+        str | None,
+        typer.Option(help="A human summary; with LOSS_TARGETS=human the target, as in /evaluate."),
+    ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Add positions, plain words and deviations.")
+    ] = False,
+    findings: Annotated[
+        bool, typer.Option(help="Add what the summary says otherwise, and leaves out.")
+    ] = True,
+    weights: Weights = None,
+    url: Url = None,
+) -> None:
+    """Print all that is known about a summary, as JSON: the answer of POST /evaluate.
+
+    Metrics, targets, errors and loss, each sentence's factuality with the passage behind it,
+    findings, difficult words, truncation.
+    """
+    texts = (
+        _with_words(source),
+        _with_words(summary),
+        human if human is None else _with_words(human),
+    )
+    numbers = parse_weights(weights)
+    answer = _evaluated(*texts, numbers, url, explain=explain, findings=findings)
+    typer.echo(answer.model_dump_json(indent=2))
+
+
+def _with_words(name: str) -> str:
+    """The text of a file, or of standard input.
+
+    Raises:
+        InvalidInput: it cannot be read, or not be scored; the message names it.
+    """
+    from serve_app.cli.generate import read_source
+    from serve_app.text.validation import require_text
+
+    text = read_source(name)
+    try:
+        require_text(text, name)
+    except InvalidInput as error:
+        raise InvalidInput(f"{name}: {error.message}", code=error.code) from None
+    return text
+
+
 def _score_pair(
     original: Path, generated: Path, url: str | None, weights: Sequence[float] | None, as_json: bool
 ) -> None:
-    from serve_app.client.clients import PlainMedClient
     from serve_app.core.documents import read_input
 
-    texts = ([read_input(original)], [read_input(generated)])
-    if url is None:
-        answer = _evaluate_here(*texts, weights)
-    else:
-        with PlainMedClient(url) as client:
-            answer = client.evaluate(*texts, weights=weights)
+    texts = read_input(original), read_input(generated), None
+    answer = _evaluated(*texts, weights, url, findings=as_json)  # the table shows none
     if as_json:
         typer.echo(answer.model_dump_json(indent=2))
         return
@@ -221,12 +286,39 @@ def _score_pair(
     Console().print(metrics_table(answer.results[0], answer.weights, answer.models))
 
 
-def _evaluate_here(
-    originals: Sequence[str], generated: Sequence[str], weights: Sequence[float] | None
+def _evaluated(
+    original: str,
+    generated: str,
+    human: str | None,
+    weights: Sequence[float] | None,
+    url: str | None,
+    *,
+    explain: bool = False,
+    findings: bool = True,
 ) -> EvaluateResponse:
-    """Scores with the models and targets of the settings, loaded now."""
+    """What /evaluate answers about a pair, by a server or by the models of the settings."""
+    if url is None:
+        return _evaluate_here(original, generated, human, weights, explain, findings)
+    from serve_app.client.clients import PlainMedClient
+
+    _require_server(url)
+    with PlainMedClient(url) as client:
+        return client.evaluate(
+            original, generated, human, weights, explain=explain, findings=findings
+        )
+
+
+def _evaluate_here(
+    original: str,
+    generated: str,
+    human: str | None,
+    weights: Sequence[float] | None,
+    explain: bool,
+    findings: bool,
+) -> EvaluateResponse:
+    """Evaluates with the models and targets of the settings, loaded now."""
     # Seconds of imports, so not before they are needed.
-    from serve_app.api.serializers import evaluations_out
+    from serve_app.api.serializers import add_findings, evaluations_out, explanations_out
     from serve_app.core.schemas import EvaluateResponse
     from serve_app.core.settings import load_settings
     from serve_app.metrics.evaluation import evaluate
@@ -239,12 +331,33 @@ def _evaluate_here(
     suite = MetricSuite.from_settings(settings)
     for warning in loss.targets.made_with_other_models(suite.models):
         _warn(warning)
-    results = evaluate(suite.measure(originals, generated), loss, weights=used)
-    return EvaluateResponse(
-        results=evaluations_out(generated, results),
-        weights=used,
-        models=suite.models,
-    )
+    measured = suite.measure([original], [generated])
+    target = None
+    if human is not None and settings.loss_targets == "human":
+        target = suite.measure([original], [human])
+    evaluations = evaluate(measured, loss, weights=used, human=target)
+    results = evaluations_out([generated], evaluations)
+    if findings:
+        from serve_app.evidence import check
+
+        add_findings(results[0], check(original, generated))
+    if explain:
+        (results[0].explanation,) = explanations_out([original], results, evaluations)
+    return EvaluateResponse(results=results, weights=used, models=suite.models)
+
+
+def _require_server(url: str) -> None:
+    """Asks once whether a server is there, before anything is read or written.
+
+    Raises:
+        PlainMedConnectionError: nothing answers within some seconds.
+    """
+    from serve_app.client.clients import PlainMedAPIError, PlainMedClient
+
+    client = PlainMedClient(url, timeout=ALIVE_S, deadline=ALIVE_S, retries=0)
+    # An answer of whatever kind will do: the call itself says what is wrong with it.
+    with client, suppress(PlainMedAPIError):
+        client.health()
 
 
 def metrics_table(
@@ -328,13 +441,15 @@ def with_models(
     )
 
 
-def run_job(job: ScoreJob, choice: Choice, restart: bool, console: Console) -> Outcome:
+def run_job(
+    job: ScoreJob, choice: Choice, restart: bool, console: Console, show_progress: bool = True
+) -> Outcome:
     """Scores the table, with a progress bar on a terminal.
 
     Raises:
         PlainMedError: what went wrong; finished blocks are kept.
     """
-    with progress_bar(console) as progress:
+    with progress_bar(console, show_progress) as progress:
         bar = progress.add_task("scoring", total=job.corpus.rows * len(job.systems))
 
         def started(done: int, total: int) -> None:
@@ -404,7 +519,7 @@ def _partial(result: EvaluationOut) -> bool:
     return "findings" not in result.model_fields_set or result.findings_left_out > 0
 
 
-def progress_bar(console: Console) -> Progress:
+def progress_bar(console: Console, wanted: bool = True) -> Progress:
     """Rows done of all; only on a terminal."""
     from rich.progress import (
         BarColumn,
@@ -420,5 +535,5 @@ def progress_bar(console: Console) -> Progress:
         MofNCompleteColumn(),
         TimeRemainingColumn(),
         console=console,
-        disable=not console.is_terminal,
+        disable=not (wanted and console.is_terminal),
     )

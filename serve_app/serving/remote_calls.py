@@ -157,6 +157,17 @@ def as_unavailable(error: Exception) -> Unavailable:
     return Unavailable("a deployment is not available; try again", code="unavailable")
 
 
+def raised_in(message: str) -> str | None:
+    """The last exception of the tracebacks in a message, without its module; None without one.
+
+    >>> raised_in('Error:\\n  File "x", line 1\\nKeyError: 1\\na.b.ConfigError: no /x\\nor /y')
+    'ConfigError: no /x\\nor /y'
+    >>> raised_in("Updating")
+    """
+    found = list(_RAISED.finditer(message)) if '  File "' in message else []
+    return message[found[-1].start(1) :].strip() if found else None
+
+
 def cannot_start(what: str, message: str) -> str:
     """Says what does not run and will not: a deployment, or the application.
 

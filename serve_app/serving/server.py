@@ -10,6 +10,7 @@ import getpass
 import os
 import signal
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ from pydantic import ValidationError
 from serve_app.api.auth.exposure import check_exposure, listened_on
 from serve_app.core.documents import read_yaml
 from serve_app.core.errors import ConfigError
+from serve_app.core.printable import printable
 from serve_app.core.ray_folder import ray_folder
 from serve_app.core.settings import load_settings
 from serve_app.serving.graph import DEPLOYMENTS, IMPORT_PATH, built, least_resources
@@ -32,6 +34,8 @@ START_TIMEOUT_S = 600.0
 TELL_TIMEOUT_S = 10.0
 STOP_S = 60.0
 """What stopping takes beside the drain: telling the gateways, and ending Ray."""
+CAUSE_CHARS = 400
+"""Most of a failure's message that is printed."""
 _POLL_S = 0.25
 
 
@@ -145,7 +149,13 @@ def _serve(document: dict[str, Any], address: str) -> int:
 
     stop = threading.Event()
     _on_stop_signals(stop)
-    context = ray.init(address, namespace="serve", log_to_driver=False, **options)
+    try:
+        context = ray.init(address, namespace="serve", log_to_driver=False, **options)
+    except Exception as error:  # Ray raises bare ones, too
+        said = next(iter(str(error).strip().splitlines()), "")
+        print(f"error: Ray did not start: {type(error).__name__}: {said}", file=sys.stderr)
+        print("`plainmed doctor` looks for the cause", file=sys.stderr)
+        return 1
     _on_stop_signals(stop)  # again: Ray's own handlers would end the process during the drain
     try:
         client = serve_start(
@@ -157,6 +167,8 @@ def _serve(document: dict[str, Any], address: str) -> int:
         failure = _wait_until_running(stop)
         if failure:
             print(f"error: {failure}", file=sys.stderr)
+            if session := context.address_info.get("session_dir"):
+                print(f"the tracebacks are in {session}/logs/serve", file=sys.stderr)
             return 1
         if not stop.is_set():
             http = document["http_options"]
@@ -268,11 +280,41 @@ def _wait_until_running(stop: threading.Event) -> str | None:
             if application.status == "RUNNING":
                 return None
             if application.status == "DEPLOY_FAILED":
-                parts = [application.message]
-                parts += [d.message for d in application.deployments.values() if d.message]
-                return "the application failed to start\n" + "\n".join(parts)
+                parts = {name: one.message for name, one in application.deployments.items()}
+                causes = startup_causes({**parts, "": application.message})
+                return "\n  ".join(["the application failed to start", *causes])
         stop.wait(_POLL_S)
-    return None if stop.is_set() else f"not ready after {START_TIMEOUT_S:.0f} s"
+    if stop.is_set():
+        return None
+    deployments = {} if application is None else application.deployments
+    waiting = [name for name, one in deployments.items() if one.status != "HEALTHY"]
+    return f"not ready after {START_TIMEOUT_S:.0f} s, waiting for {', '.join(waiting) or APP_NAME}"
+
+
+def startup_causes(messages: Mapping[str, str]) -> list[str]:
+    """What went wrong, a line each and at most three: the last exception of each traceback.
+
+    Args:
+        messages: what Serve says about each deployment and, by the name "", the application.
+
+    >>> startup_causes({"A": 'Error:\\n  File "x", line 1\\na.b.ConfigError: no /x\\n'})
+    ['A: ConfigError: no /x']
+    """
+    from serve_app.serving.remote_calls import raised_in
+
+    found: dict[str, list[str]] = {}
+    for name, message in messages.items():
+        if raised := raised_in(message):
+            found.setdefault(_one_line(raised), []).append(name)
+    if not found:
+        return [_one_line(one) for one in messages.values() if one.strip()][-1:]
+    causes = [f"{', '.join(names)}: {said}".removeprefix(": ") for said, names in found.items()]
+    most = 3 if len(causes) <= 3 else 2
+    return causes[:most] + [f"and {len(causes) - most} more"] * (len(causes) > most)
+
+
+def _one_line(text: str) -> str:
+    return printable(textwrap.shorten(text, CAUSE_CHARS, placeholder=" ..."))
 
 
 def _wait_until_draining() -> None:

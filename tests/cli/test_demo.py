@@ -96,6 +96,21 @@ def test_demo_that_fails_shows_the_servers_log() -> None:
     wait_for(lambda: gone(child_of(log)))
 
 
+def test_a_demo_that_fails_says_so_in_five_lines_with_the_cause() -> None:
+    shown = StringIO()
+    body = (
+        "for n in range(40): print('INFO', n)\n"
+        "print('error: the application failed to start\\n  Generator: ConfigError: no model')\n"
+        "print('the tracebacks are in /x')\nsys.exit(1)"
+    )
+    url = f"http://127.0.0.1:{free_port()}"
+    assert run_demo(command(body), url, 60, Console(file=shown, width=80)) == 1
+    _, *failure = shown.getvalue().partition("server.log)\n")[2].splitlines()
+    assert len(failure) + 1 <= 5
+    assert "  Generator: ConfigError: no model" in "\n".join(failure)
+    assert failure[-1].startswith("Its whole log is ")
+
+
 def test_demo_gives_up_on_a_server_that_never_gets_ready() -> None:
     shown = StringIO()
     url = f"http://127.0.0.1:{free_port()}"

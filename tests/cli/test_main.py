@@ -60,8 +60,37 @@ def test_help_answers_at_once() -> None:
     assert cpu_s("-m", "serve_app.cli", "--help") < 25 * cpu_s("-c", "pass")
 
 
-def test_version() -> None:
-    assert plainmed("version").stdout == f"plainmed {__version__}\n"
+@pytest.mark.parametrize("words", ["version", "--version"])
+def test_version(words: str) -> None:
+    shown = plainmed(words)
+    assert shown.exit_code == 0
+    assert shown.stdout == f"plainmed {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("shell", "words", "offered"),
+    [("bash", "plainmed eva", "evaluate"), ("bash", "plainmed keys ", "new list remove")],
+)
+def test_the_shell_completes_commands(shell: str, words: str, offered: str) -> None:
+    """As the script that --install-completion writes asks for it."""
+    environment = {
+        **os.environ,
+        "_PLAINMED_COMPLETE": f"complete_{shell}",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(len(words.split(" ")) - 1),
+    }
+    code = "import sys; sys.argv = ['plainmed']; from serve_app.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment
+    )
+    assert done.stdout.split() == offered.split()
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_scripts_are_shown(shell: str) -> None:
+    shown = plainmed("--show-completion", shell)
+    assert shown.exit_code == 0
+    assert "_PLAINMED_COMPLETE" in shown.stdout
 
 
 def test_settings_lists_every_setting_with_default_and_meaning() -> None:

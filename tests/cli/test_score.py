@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from serve_app.cli.demo import free_port
+from serve_app.cli.score import ALIVE_S
 from serve_app.client.clients import PlainMedClient
 from serve_app.metrics.loss import METRICS
 from serve_app.metrics.readability import readability
@@ -105,14 +107,64 @@ def test_a_server_that_goes_away_leaves_what_was_scored(
         good = client.evaluate(ORIGINALS[0], GENERATED[0]).model_dump_json().encode()
     out = tmp_path / "out.csv"
     gone = Answer(404, b"no such app")
-    with ScriptedServer([Answer(body=good), gone]) as server:
+    with ScriptedServer([Answer(503), Answer(body=good), gone]) as server:
         result = plainmed("score", table, "--out", out, "--url", server.url, "--batch-size", 1)
-    assert len(server.received) == 2
+    assert [one.path for one in server.received] == ["/healthz", "/evaluate", "/evaluate"]
     assert result.exit_code == 1
     with out.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert rows[0]["error"] == ""
     assert all("no such app" in row["error"] and row["loss"] == "" for row in rows[1:])
+
+
+@pytest.mark.parametrize("dead", ["nobody listens", "it hangs"])
+def test_a_dead_server_is_one_line_and_no_file(
+    dead: str, table: Path, pair: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serve_app.cli.score.ALIVE_S", 0.3)
+    before = set(tmp_path.iterdir())
+    with ScriptedServer([Answer(delay=60)]) as server:
+        url = server.url if dead == "it hangs" else f"http://127.0.0.1:{free_port()}"
+        for command in (["score", table, "--out", tmp_path / "out.csv"], ["score", *pair]):
+            result = plainmed(*command, "--url", url)
+            assert result.exit_code == 2
+            (line,) = result.stderr.splitlines()
+            assert line.startswith("error: ")
+            assert url in line
+            assert result.stdout == ""
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_the_wait_for_a_dead_server_ends_within_ten_seconds() -> None:
+    assert ALIVE_S < 10
+
+
+def test_quiet_says_nothing_but_what_is_wrong(table: Path, tmp_path: Path, url: str) -> None:
+    result = plainmed("score", table, "--out", tmp_path / "out.csv", "--url", url, "--quiet")
+    assert result.exit_code == 0
+    assert result.output == ""
+    with table.open("a", encoding="utf-8") as file:
+        file.write("e,,A text.\n")
+    result = plainmed("score", table, "--out", tmp_path / "two.csv", "--url", url, "-q")
+    assert result.exit_code == 1
+    assert result.output == "1 rows have no score; see their column error\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "shown"), [([], True), (["--no-progress"], False), (["--quiet"], False)]
+)
+def test_a_terminal_shows_rows_done_of_all(
+    options: list[str],
+    shown: bool,
+    table: Path,
+    tmp_path: Path,
+    url: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes standard error for a terminal
+    options = [*options, "--batch-size", "1"]
+    said = plainmed("score", table, "--out", tmp_path / "o.csv", "--url", url, *options).stderr
+    assert ("4/4" in re.sub("\x1b\\[[0-9;?]*[a-zA-Z]", "", said)) == shown
 
 
 def test_columns_can_be_named_and_new_ones_prefixed(tmp_path: Path, url: str) -> None:

@@ -166,6 +166,8 @@ def _plainmed_problems(arguments: tuple[str, ...]) -> list[str]:
         name = rest[0]
         if _PLACEHOLDER.match(name) or name == "--help":
             return []
+        if name.startswith("-"):  # an option of the group itself
+            break
         rest.pop(0)
         if name not in command.commands:
             return [f"{path} has no command {name}"]

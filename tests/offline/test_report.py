@@ -304,6 +304,18 @@ def test_report_reads_the_worst_examples_with_the_models_of_the_settings(tmp_pat
     assert json.loads(numbers.read_text(encoding="utf-8"))["models"] == {}
 
 
+def test_the_page_may_go_to_standard_output(tmp_path: Path) -> None:
+    files = [write(tmp_path / f"{name}.csv", scored(3, seed)) for seed, name in enumerate("ab")]
+    page = tmp_path / "r.html"
+    to_file = plainmed("report", *files, "--out", page, "--no-models")
+    printed = plainmed("report", *files, "--stdout", "--no-models")
+    assert printed.exit_code == 0
+    assert printed.stdout_bytes == page.read_bytes()
+    assert printed.stderr == to_file.stdout
+    assert "give --out or --stdout" in refused("report", *files)
+    assert "give --out or --stdout" in refused("report", *files, "--stdout", "--out", page)
+
+
 def test_report_refuses_before_it_works(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", scored(2))
     assert "no folder" in refused("report", path, "--out", tmp_path / "no" / "r.html")
