@@ -24,7 +24,7 @@ from serve_app.metrics.align_model import AlignModel, CompactConfig, load_compac
 from serve_app.storage.artifacts import resolve
 from serve_app.training.alignscore import development, evaluation, trainer
 from serve_app.training.alignscore.data import BASE
-from serve_app.training.alignscore.mixture import Mixture
+from serve_app.training.alignscore.mixture import EASY_ROUNDS, Mixture
 
 app = typer.Typer(add_completion=False, help=__doc__, pretty_exceptions_show_locals=False)
 console = Console()
@@ -71,6 +71,9 @@ def train(
     rank: Rank = RANK,
     threads: int = 2,
     save_every: Annotated[int, typer.Option(help="steps between checkpoints")] = 200,
+    start: Annotated[
+        str, typer.Option(help="a compact model to begin with; empty: the encoder, fresh heads")
+    ] = "",
     resume: Annotated[bool, typer.Option(help="go on from OUT/checkpoint.pt")] = False,
 ) -> None:
     """Train from nli_train.jsonl, cochrane_pls.csv (train rows), reference_metrics.jsonl and the
@@ -88,8 +91,10 @@ def train(
         ahead=16,
     )
     with console.status("reading the data"):
-        corpus = Mixture(data_dir, "train")
+        corpus = Mixture(data_dir, "train", easy_rounds=0 if start else EASY_ROUNDS)
     model = trainer.new_model(seed)
+    if start:
+        model.load_state_dict(_model(start)[0].state_dict())
     average = 0.0
     with Progress(
         TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn(), console=console
@@ -132,6 +137,20 @@ def export(
     progress = trainer.load_average(checkpoint, model)
     _save(model, out, rank)
     console.print(f"saved {out}, as of step {progress.steps} and {progress.tokens} tokens")
+
+
+@app.command()
+def average(
+    out: Annotated[Path, typer.Argument(help="where the compact model goes")],
+    models: Annotated[list[str], typer.Argument(help="MODEL=SHARE, at least two; shares sum to 1")],
+    rank: Rank = RANK,
+) -> None:
+    """Write the weighted average of compact models, or checkpoints, of one encoder."""
+    parts = [one.rpartition("=") for one in models]
+    _save(
+        trainer.averaged([(_model(name)[0], float(share)) for name, _, share in parts]), out, rank
+    )
+    console.print(f"saved {out}; choose its chunk size with `tune`")
 
 
 @app.command()

@@ -260,6 +260,21 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
         trainer.load_checkpoint(path, trainer.new_model(0))
 
 
+def test_the_average_of_models_is_that_of_their_weights() -> None:
+    first, second = trainer.new_model(0), trainer.new_model(1)
+    mean = trainer.averaged([(first, 0.25), (second, 0.75)])
+    for name, value in mean.state_dict().items():
+        expected = 0.25 * first.state_dict()[name] + 0.75 * second.state_dict()[name]
+        assert torch.allclose(value, expected, atol=1e-6), name
+    assert not torch.equal(first.bin_layer.weight, second.bin_layer.weight)
+
+
+@pytest.mark.parametrize("shares", [[1.0], [0.5, 0.4], [0.7, 0.7]])
+def test_shares_that_do_not_sum_to_one_are_refused(shares: list[float]) -> None:
+    with pytest.raises(ConfigError, match="sum to 1"):
+        trainer.averaged([(trainer.new_model(0), share) for share in shares])
+
+
 # --- evaluation -------------------------------------------------------------------------
 
 
@@ -297,7 +312,9 @@ def test_the_command_line_says_what_it_takes(tmp_path: Path) -> None:
     spec.loader.exec_module(module)
     shown = CliRunner().invoke(module.app, ["--help"])
     assert shown.exit_code == 0
-    assert all(name in shown.output for name in ("train", "export", "tune", "kinds", "evaluate"))
+    assert all(
+        name in shown.output for name in ("train", "export", "average", "tune", "kinds", "evaluate")
+    )
     missing = CliRunner().invoke(module.app, ["train", str(tmp_path / "no"), "--out", "x"])
     assert missing.exit_code == 2
 

@@ -46,7 +46,7 @@ EASY = {"nli": 8.0, "cad_snli": 1.0, "begin_wow": 1.0}
 EASY_ROUNDS = 3
 # Claims against passages.
 LONG = {
-    "made": 6.0, "mirrored": 7.0, "mirrored_general": 1.5, "restated": 3.5,
+    "made": 12.0, "mirrored": 7.0, "mirrored_general": 1.5, "restated": 3.5,
     "evidence_inference": 3.5, "clinifact": 1.2, "pubmedqa": 1.0, "scifact": 0.6,
     "summedits": 2.4, "factcg_doc": 1.6, "explanation": 0.3,
 }  # fmt: skip
@@ -59,6 +59,7 @@ class Mixture:
         folder: the data folder, with `consistency/` in it.
         part: `train` or `dev`.
         short, long: source -> how often it is drawn; those that the data lacks are left out.
+        easy_rounds: how many rounds take their short pairs from EASY; 0 for a trained model.
     """
 
     def __init__(
@@ -68,7 +69,9 @@ class Mixture:
         *,
         short: dict[str, float] = SHORT,
         long: dict[str, float] = LONG,
+        easy_rounds: int = EASY_ROUNDS,
     ) -> None:
+        self.easy_rounds = easy_rounds
         parts = load_nli(folder)
         held = [row for name, rows in parts.items() if name != part for row in rows]
         other = "dev" if part == "train" else "train"
@@ -103,7 +106,7 @@ class Mixture:
         arguments."""
         rng = Random(f"{seed}/{number}")  # noqa: S311 - repeatable, not secret
         short = round(size * nli_share)
-        weights = EASY if number < EASY_ROUNDS else self.short
+        weights = EASY if number < self.easy_rounds else self.short
         return [self.draw(weights if n < short else self.long, rng) for n in range(size)]
 
     def draw(self, weights: dict[str, float], rng: Random) -> Pair:

@@ -26,7 +26,7 @@ from torch.nn import functional
 from transformers import AutoModel, AutoTokenizer
 
 from serve_app.core.atomic_write import atomic_write
-from serve_app.core.errors import CheckpointError
+from serve_app.core.errors import CheckpointError, ConfigError
 from serve_app.metrics.align_model import AlignLogits, AlignModel
 from serve_app.models.verification import refusing, require_finite, require_sound_files
 from serve_app.storage.artifacts import resolve
@@ -103,6 +103,33 @@ def new_model(seed: int) -> AlignModel:
     model = AlignModel(base)
     model.base_model.embeddings.requires_grad_(False)
     return model
+
+
+def averaged(models: Sequence[tuple[AlignModel, float]]) -> AlignModel:
+    """The weighted mean of the weights of models of one encoder.
+
+    Runs that began at the same encoder lie in one basin, so that the mean often does what each of
+    them does best (model soups: Wortsman et al., ICML 2022, https://arxiv.org/abs/2203.05482).
+
+    Args:
+        models: at least two, each with its share; the shares sum to 1.
+
+    Raises:
+        ConfigError: fewer than two models, or the shares do not sum to 1.
+        CheckpointError: the models have different weights.
+    """
+    total = sum(share for _, share in models)
+    if len(models) < 2 or not math.isclose(total, 1.0, abs_tol=1e-6):
+        raise ConfigError(f"average at least two models, with shares that sum to 1, not {total:g}")
+    states = [(model.state_dict(), share) for model, share in models]
+    shapes = [{name: value.shape for name, value in state.items()} for state, _ in states]
+    if any(one != shapes[0] for one in shapes):
+        raise CheckpointError("models of different encoders have no average")
+    mean = new_model(0)
+    mean.load_state_dict(
+        {name: sum(share * state[name].double() for state, share in states) for name in shapes[0]}
+    )
+    return mean.eval()
 
 
 def trainable(model: AlignModel) -> dict[str, Tensor]:
