@@ -206,6 +206,12 @@ class HandleBackend:
             metric: (await self._describe(name)).model for name, metric in _MODEL_METRICS.items()
         }
 
+    async def writer(self) -> str:
+        """The generator's model; as last known, while it is asked again."""
+        names = self._names["Generator"]
+        names.task()
+        return (names.last or await self._describe("Generator")).model
+
     async def health(self) -> Health:
         """Readiness as the Serve controller sees it, so that a busy replica still counts."""
         return await self._health.get() or Health({})
