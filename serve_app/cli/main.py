@@ -18,6 +18,7 @@ from serve_app import __version__
 from serve_app.cli.calibrate import calibrate
 from serve_app.cli.check import check
 from serve_app.cli.keys import app as keys_app
+from serve_app.cli.mcp import mcp
 from serve_app.cli.options import Url, Weights
 from serve_app.cli.report import compare, report
 from serve_app.cli.score import parse_weights, score
@@ -231,6 +232,7 @@ app.command()(report)
 app.command()(compare)
 app.command()(validate)
 app.command()(status)
+app.command()(mcp)
 
 
 @app.command()

@@ -225,26 +225,14 @@ def _evaluate_here(
     originals: Sequence[str], generated: Sequence[str], weights: Sequence[float] | None
 ) -> EvaluateResponse:
     """Scores with the models and targets of the settings, loaded now."""
-    # Seconds of imports, so not before they are needed.
-    from serve_app.api.serializers import evaluations_out
-    from serve_app.core.schemas import EvaluateResponse
+    from serve_app.agents.desk import LocalDesk
     from serve_app.core.settings import load_settings
-    from serve_app.metrics.evaluation import evaluate
-    from serve_app.metrics.loss import LossFunction, check_weights
-    from serve_app.metrics.suite import MetricSuite
 
-    used = check_weights(weights).tolist()
-    settings = load_settings()
-    loss = LossFunction.of(settings)
-    suite = MetricSuite.from_settings(settings)
-    for warning in loss.targets.made_with_other_models(suite.models):
+    desk = LocalDesk(load_settings())
+    answer = desk.evaluate(originals, generated, weights)
+    for warning in desk.warnings:
         _warn(warning)
-    results = evaluate(suite.measure(originals, generated), loss, weights=used)
-    return EvaluateResponse(
-        results=evaluations_out(generated, results),
-        weights=used,
-        models=suite.models,
-    )
+    return answer
 
 
 def metrics_table(
