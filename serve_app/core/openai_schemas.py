@@ -13,12 +13,14 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import (
     BaseModel,
     BeforeValidator,
+    ConfigDict,
     Field,
     StrictBool,
     StrictStr,
     ValidationError,
     ValidatorFunctionWrapHandler,
     WrapValidator,
+    model_validator,
 )
 from pydantic_core import PydanticCustomError
 
@@ -44,6 +46,21 @@ _Nothing: TypeAlias = Annotated[list[Any], Field(max_length=0), _ELSE_UNSUPPORTE
 _Empty: TypeAlias = Annotated[dict[str, Any], Field(max_length=0), _ELSE_UNSUPPORTED]
 
 
+class _Lenient(Request):
+    """Refuses unknown fields unless they are null, as some clients send all they know."""
+
+    model_config = ConfigDict(json_schema_extra={"additionalProperties": {"type": "null"}})
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {
+            name: one for name, one in value.items() if one is not None or name in cls.model_fields
+        }
+
+
 class TextPart(Request):
     """A part of a message; images, sounds and files are refused."""
 
@@ -55,7 +72,7 @@ def _parts(value: Any) -> Any:
     return [{"type": "text", "text": value}] if isinstance(value, str) else value
 
 
-class ChatMessage(Request):
+class ChatMessage(_Lenient):
     """A message; of a conversation only the last one of the user is read."""
 
     role: Annotated[Literal["system", "developer", "user", "assistant"], _ELSE_UNSUPPORTED]
@@ -69,8 +86,6 @@ class ChatMessage(Request):
     name: StrictStr | None = Field(None, description="Not read.")
     refusal: StrictStr | None = Field(None, description="Not read, as all below.")
     annotations: list[Any] | None = None
-    audio: Annotated[None, _ELSE_UNSUPPORTED] = None
-    function_call: Annotated[None, _ELSE_UNSUPPORTED] = None
     tool_calls: _Nothing | None = None
 
     @property
@@ -96,7 +111,7 @@ class TextFormat(Request):
 Stop = Annotated[StrictStr, Field(min_length=1)]
 
 
-class ChatRequest(Request):
+class ChatRequest(_Lenient):
     """A text to summarise, as a chat. Fields from `n` on only say that nothing more is wanted."""
 
     model: StrictStr = Field(description="An id of `/v1/models`, or `plainmed`: whatever runs.")

@@ -188,6 +188,7 @@ def test_values_that_ask_for_nothing_are_taken(client: Any) -> None:
         store=False,
         user="a colleague",
         stop=None,
+        extra_body={"functions": None, "top_logprobs": None},
     )
     assert answer.choices[0].message.content == SUMMARY
 
