@@ -210,7 +210,10 @@ class HandleBackend:
         """The generator's model; as last known, while it is asked again."""
         names = self._names["Generator"]
         names.task()
-        return (names.last or await self._describe("Generator")).model
+        known = names.last
+        if known is None:
+            known = await self._answered(["Generator"], self._describe("Generator"))
+        return known.model
 
     async def health(self) -> Health:
         """Readiness as the Serve controller sees it, so that a busy replica still counts."""
