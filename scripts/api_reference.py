@@ -99,6 +99,20 @@ EXAMPLES = (
         "The best is the answer's own `summary`, and first among `candidates`.",
     ),
     Example(
+        "The models of OpenAI's clients",
+        "/v1/models",
+        None,
+        "[agents.md](agents.md#openais-api) has both with the `openai` package.",
+        varies="`created` is another time's",
+    ),
+    Example(
+        "A summary in OpenAI's form",
+        "/v1/chat/completions",
+        {"model": "plainmed", "messages": [{"role": "user", "content": _ORIGINAL}]},
+        "This engine counts no tokens, so there is no `usage`.",
+        varies="`id` and `created` are another request's",
+    ),
+    Example(
         "A refused request",
         "/loss",
         {"texts_original": [_ORIGINAL, _ORIGINAL], "texts_generated": [_SUMMARY, "..."]},
@@ -126,7 +140,10 @@ def reference(api: Mapping[str, Any]) -> str:
                 sent.add(_type(body["content"]["application/json"]["schema"]))
     requests = [name for name in schemas if _link(name) in sent]
     answers = [name for name in schemas if name not in requests]
-    parts.append("### What is sent\n\nAny other field is refused with 422 `unknown_field`.")
+    parts.append(
+        "### What is sent\n\nAny other field is refused with 422 `unknown_field`, in a chat with "
+        "400 `unsupported_field`."
+    )
     parts += [_object(name, schemas[name], request=True) for name in requests]
     parts.append("### What comes back")
     parts += [_object(name, schemas[name], request=False) for name in answers]

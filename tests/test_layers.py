@@ -31,7 +31,8 @@ ALLOWED = {
     "api": LIBRARY,
     "serving": LIBRARY | {"api"},
     "ops": CORE,
-    "cli": LIBRARY | {"client", "offline", "training", "api", "serving", "ops", "app"},
+    "agents": LIBRARY | {"client", "api"},
+    "cli": LIBRARY | {"client", "offline", "training", "api", "agents", "serving", "ops", "app"},
     "app": LIBRARY | {"api", "serving"},
 }
 # What a plain `import` of a package must not pull in.
@@ -43,6 +44,7 @@ FORBIDDEN = {
     "generation": {"ray", "fastapi", "starlette"},
     "api": {"ray", "torch", "transformers"},
     "client": {"torch", "transformers", "ray", "fastapi", "starlette"},
+    "agents": {"torch", "transformers", "ray", "fastapi", "starlette", "mcp"},
 }
 
 

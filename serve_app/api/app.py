@@ -21,6 +21,7 @@ from serve_app.api.middleware.admission import load_gate
 from serve_app.api.middleware.gate import BodyGate
 from serve_app.api.middleware.request_guard import RequestGuard, Traffic
 from serve_app.api.request_stats import RequestStats
+from serve_app.api.routes.chat import MODELS_PATH, add_chat
 from serve_app.api.routes.generate import add_generate
 from serve_app.api.routes.health import add_health
 from serve_app.api.routes.page import add_page
@@ -31,6 +32,7 @@ from serve_app.core.errors import NotServed
 from serve_app.core.observability.instruments import Telemetry
 from serve_app.core.observability.log_redaction import keep_texts_out
 from serve_app.core.observability.tracing import RequestTracer
+from serve_app.core.schemas import Service
 from serve_app.core.settings import Settings
 
 
@@ -90,6 +92,7 @@ def create_api(backend: Backend, settings: Settings, recent: RequestStats | None
         add_scoring(app, backend, settings)
     if "generator" in backend.services:
         add_generate(app, backend, settings)
+        add_chat(app, backend, settings)
     _add_not_served(app, backend)
     add_page(app)
     add_reference(app)
@@ -107,10 +110,14 @@ def create_api(backend: Backend, settings: Settings, recent: RequestStats | None
 
 def _add_not_served(app: FastAPI, backend: Backend) -> None:
     """Adds routes for the services that are not served, whose answer says what to start."""
-    for path, service in ENDPOINTS.items():
+    routes: list[tuple[str, str, Service]] = [
+        *((path, "POST", service) for path, service in ENDPOINTS.items()),
+        (MODELS_PATH, "GET", "generator"),
+    ]
+    for path, method, service in routes:
         if service not in backend.services:
             app.add_api_route(
-                path, partial(_not_served, service), methods=["POST"], include_in_schema=False
+                path, partial(_not_served, service), methods=[method], include_in_schema=False
             )
 
 

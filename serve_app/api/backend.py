@@ -99,3 +99,6 @@ class Backend(Protocol):
 
     async def models(self) -> dict[str, str]:
         """The model of each model metric."""
+
+    async def writer(self) -> str:
+        """The generator's model, as its summaries name it."""

@@ -9,10 +9,12 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse, Response
 from starlette.exceptions import HTTPException
 
-from serve_app.api.middleware.gate import ERROR_CODE, route_path
+from serve_app.api.endpoints import OPENAI
+from serve_app.api.middleware.gate import ERROR_CODE, error_answer, route_path
 from serve_app.api.middleware.request_guard import logger
-from serve_app.core.errors import RETRY_AFTER_S, PlainMedError, error_body
+from serve_app.core.errors import RETRY_AFTER_S, PlainMedError
 from serve_app.core.observability.log_redaction import frames
+from serve_app.core.openai_schemas import UNSUPPORTED
 
 _LONGEST_NAME = 200
 _HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 400: "invalid_body"}
@@ -26,7 +28,8 @@ def add_error_handlers(app: FastAPI) -> None:
     ) -> Response:
         request.scope[ERROR_CODE] = code
         headers = {"Retry-After": str(RETRY_AFTER_S)} if status == 503 else None
-        return JSONResponse(error_body(code, message, field), status, headers)
+        body = error_answer(request.scope, status, code, message, field)
+        return JSONResponse(body, status, headers)
 
     @app.exception_handler(PlainMedError)
     async def on_plainmed_error(request: Request, error: PlainMedError) -> Response:
@@ -38,7 +41,13 @@ def add_error_handlers(app: FastAPI) -> None:
     async def on_validation_error(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         field = _field_name(first["loc"])
+        openai = route_path(request.scope).startswith(OPENAI)
         match first["type"]:
+            case "extra_forbidden" if openai:
+                message = f"{field} is not supported; leave it out (see /docs)"
+                return answer(request, 400, UNSUPPORTED, message, field)
+            case str(kind) if kind == UNSUPPORTED:
+                return answer(request, 400, UNSUPPORTED, f"{field}: {first['msg']}", field)
             case "extra_forbidden":
                 return answer(request, 422, "unknown_field", f"there is no field {field}", field)
             case "missing" if field is None:

@@ -18,6 +18,7 @@ from serve_app.cli.calibrate import calibrate
 from serve_app.cli.check import check
 from serve_app.cli.doctor import doctor
 from serve_app.cli.keys import app as keys_app
+from serve_app.cli.mcp import mcp
 from serve_app.cli.options import Config, Url, Weights
 from serve_app.cli.report import compare, report
 from serve_app.cli.score import evaluate, parse_weights, score
@@ -246,6 +247,7 @@ app.command()(compare)
 app.command()(validate)
 app.command()(status)
 app.command()(doctor)
+app.command()(mcp)
 
 
 @app.command()

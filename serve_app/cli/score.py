@@ -297,53 +297,24 @@ def _evaluated(
     findings: bool = True,
 ) -> EvaluateResponse:
     """What /evaluate answers about a pair, by a server or by the models of the settings."""
-    if url is None:
-        return _evaluate_here(original, generated, human, weights, explain, findings)
-    from serve_app.client.clients import PlainMedClient
-
-    _require_server(url)
-    with PlainMedClient(url) as client:
-        return client.evaluate(
-            original, generated, human, weights, explain=explain, findings=findings
-        )
-
-
-def _evaluate_here(
-    original: str,
-    generated: str,
-    human: str | None,
-    weights: Sequence[float] | None,
-    explain: bool,
-    findings: bool,
-) -> EvaluateResponse:
-    """Evaluates with the models and targets of the settings, loaded now."""
     # Seconds of imports, so not before they are needed.
-    from serve_app.api.serializers import add_findings, evaluations_out, explanations_out
-    from serve_app.core.schemas import EvaluateResponse
+    from serve_app.agents.desk import LocalDesk, RemoteDesk
+    from serve_app.client.clients import PlainMedClient
     from serve_app.core.settings import load_settings
-    from serve_app.metrics.evaluation import evaluate
-    from serve_app.metrics.loss import LossFunction, check_weights
-    from serve_app.metrics.suite import MetricSuite
 
-    used = check_weights(weights).tolist()
-    settings = load_settings()
-    loss = LossFunction.of(settings)
-    suite = MetricSuite.from_settings(settings)
-    for warning in loss.targets.made_with_other_models(suite.models):
+    pair = ([original], [generated], weights)
+    target = None if human is None else [human]
+    if url is not None:
+        _require_server(url)
+        with PlainMedClient(url) as client:
+            return RemoteDesk(client).evaluate(
+                *pair, human=target, explain=explain, findings=findings
+            )
+    desk = LocalDesk(load_settings())
+    answer = desk.evaluate(*pair, human=target, explain=explain, findings=findings)
+    for warning in desk.warnings:
         _warn(warning)
-    measured = suite.measure([original], [generated])
-    target = None
-    if human is not None and settings.loss_targets == "human":
-        target = suite.measure([original], [human])
-    evaluations = evaluate(measured, loss, weights=used, human=target)
-    results = evaluations_out([generated], evaluations)
-    if findings:
-        from serve_app.evidence import check
-
-        add_findings(results[0], check(original, generated))
-    if explain:
-        (results[0].explanation,) = explanations_out([original], results, evaluations)
-    return EvaluateResponse(results=results, weights=used, models=suite.models)
+    return answer
 
 
 def _require_server(url: str) -> None:

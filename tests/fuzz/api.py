@@ -89,6 +89,8 @@ def fuzz(operation: Any, kind: str, examples: int, call: Callable[[Any], Any]) -
 
 def mended(body: dict[str, Any]) -> dict[str, Any]:
     """A body that fits the document, with what the document cannot say put right."""
+    if "messages" in body:
+        return chat_mended(body)
     found = {name: value for name, value in body.items() if name != "weights"}
     lists = [name for name in found if name.startswith("texts") and found[name] is not None]
     count = min([2, *(len(found[name]) for name in lists)])
@@ -110,6 +112,16 @@ def mended(body: dict[str, Any]) -> dict[str, Any]:
         if found.get(name) is not None:
             found[name] = min(int(found[name]), most)
     return found
+
+
+def chat_mended(body: dict[str, Any]) -> dict[str, Any]:
+    """The same for a chat: the model that runs, and a text of the user."""
+    more: dict[str, Any] = {"model": "plainmed"}
+    for name, most in (("n", 1), ("seed", 2**63 - 1), ("max_tokens", 64)):
+        if body.get(name) is not None:
+            more[name] = min(int(body[name]), most)
+    messages = [*body["messages"][:3], {"role": "user", "content": "Pain fell."}]
+    return {**body, **more, "messages": messages, "max_completion_tokens": None}
 
 
 def operation_writes(body: dict[str, Any]) -> bool:

@@ -265,11 +265,20 @@ class LightBackend:
     async def models(self) -> dict[str, str]:
         return MODELS
 
+    async def writer(self) -> str:
+        return "lead-2"
+
 
 @contextmanager
-def api_server(backend: LightBackend | None = None, **options: Any) -> Iterator[str]:
+def api_server(
+    backend: LightBackend | None = None,
+    settings: dict[str, Any] | None = None,
+    traffic: Traffic | None = None,
+    **options: Any,
+) -> Iterator[str]:
     """The URL of the real gateway over `backend`, else over a `LightBackend` of these options."""
-    app = create_app(backend or LightBackend(**options), load_settings(), Traffic())
+    loaded = load_settings(**(settings or {}))
+    app = create_app(backend or LightBackend(**options), loaded, traffic or Traffic())
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

@@ -23,7 +23,7 @@ from functools import partial
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
-from serve_app.api.endpoints import ENDPOINTS
+from serve_app.api.endpoints import ENDPOINTS, SAME_QUEUE
 from serve_app.api.middleware.gate import (
     CALLER_ID,
     ITEMS,
@@ -183,6 +183,7 @@ class LoadGate:
         tenant = scope.get(CALLER_ID) or f"request {self._numbered}"
         now = self._clock()
         path = route_path(scope)
+        path = SAME_QUEUE.get(path, path)
         if path not in ENDPOINTS:
             path = "other"  # paths that clients invent must not fill memory
         load = self._loads.setdefault(path, _RouteLoad(now))
@@ -261,6 +262,6 @@ def load_gate(settings: Settings) -> LoadGate:
         at_once={
             path: 2 * settings.generator_at_once
             for path, service in ENDPOINTS.items()
-            if service == "generator"
+            if service == "generator" and path not in SAME_QUEUE
         },
     )

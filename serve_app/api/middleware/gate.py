@@ -15,6 +15,7 @@ from typing import Protocol
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
+from serve_app.api.endpoints import OPENAI
 from serve_app.core.errors import error_body
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -50,7 +51,7 @@ class Refused(Exception):
     ) -> None:
         super().__init__(message)
         self.status = status
-        self.body = error_body(code, message)
+        self.code, self.message = code, message
         self.headers = dict(headers or {})
 
 
@@ -87,6 +88,17 @@ def route_path(scope: Scope) -> str:
     """The path below the application's own prefix."""
     path: str = scope["path"]
     return path.removeprefix(scope.get("root_path", "").rstrip("/"))
+
+
+def error_answer(
+    scope: Scope, status: int, code: str, message: str, field: str | None = None
+) -> dict[str, dict[str, str | None]]:
+    """The body of an error answer; for OpenAI's clients with their own names beside ours."""
+    body = error_body(code, message, field)
+    if route_path(scope).startswith(OPENAI):
+        kind = "server_error" if status >= 500 else "invalid_request_error"
+        body["error"] |= {"param": field, "type": kind}
+    return body
 
 
 def declared_bytes(headers: Headers) -> int | None:

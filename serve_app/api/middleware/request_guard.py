@@ -27,6 +27,7 @@ from serve_app.api.middleware.gate import (
     Gate,
     Hooks,
     Refused,
+    error_answer,
     route_path,
     too_large,
 )
@@ -332,8 +333,9 @@ class RequestGuard:
         return body
 
     async def _refuse(self, refused: Refused, exchange: _Exchange) -> None:
-        exchange.scope[ERROR_CODE] = refused.body["error"]["code"]
-        body = json.dumps(refused.body).encode()
+        exchange.scope[ERROR_CODE] = refused.code
+        answer = error_answer(exchange.scope, refused.status, refused.code, refused.message)
+        body = json.dumps(answer).encode()
         headers = {"content-type": "application/json", "content-length": str(len(body))}
         if refused.status == 503:
             headers["retry-after"] = str(RETRY_AFTER_S)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
@@ -13,7 +13,7 @@ from starlette.types import Scope
 
 from serve_app.api.auth.api_key_gate import may_call
 from serve_app.api.backend import Backend
-from serve_app.api.middleware.gate import ERROR_CODE, ITEMS
+from serve_app.api.middleware.gate import ERROR_CODE, ITEMS, error_answer
 from serve_app.api.middleware.request_guard import logger
 from serve_app.api.serializers import SENTENCE_CHARS, scores_out
 from serve_app.api.validation import (
@@ -32,7 +32,6 @@ from serve_app.core.errors import (
     NotServed,
     PlainMedError,
     Unavailable,
-    error_body,
 )
 from serve_app.core.observability.log_redaction import frames
 from serve_app.core.settings import Settings
@@ -64,15 +63,8 @@ def add_generate(app: FastAPI, backend: Backend, settings: Settings) -> None:
         weights = _selecting_weights(body, backend, request.scope)
         params = params_of(body, settings)
         if body.stream:
-            seconds = min(settings.request_timeout_s, current_context().left())
-            ends = asyncio.get_running_loop().time() + seconds
-            pieces = backend.stream(texts[0], params)
-            # The first piece is awaited here, so that a refused text is a 4xx.
-            first = await within(anext(pieces), settings)
-            return StreamingResponse(
-                _events(first, pieces, ends, request.scope),
-                media_type="text/event-stream",
-                headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+            return await streamed(
+                backend.stream(texts[0], params), _OwnEvents(), request.scope, settings
             )
 
         async def work() -> list[Candidates]:
@@ -196,8 +188,56 @@ def _selecting_weights(
     return weights
 
 
+class EventForm(Protocol):
+    """How the parts of a streamed summary are written as server-sent events."""
+
+    def piece(self, text: str) -> str:
+        """A piece of the summary."""
+
+    def done(self, summary: Summary) -> str:
+        """The end of a whole one."""
+
+    def error(self, body: dict[str, Any]) -> str:
+        """The end of one that failed, with the body of an error answer."""
+
+
+class _OwnEvents:
+    """The events of `/generate`."""
+
+    def piece(self, text: str) -> str:
+        return f"data: {json.dumps({'text': text})}\n\n"
+
+    def done(self, summary: Summary) -> str:
+        return f"event: done\ndata: {summary_out(summary).model_dump_json()}\n\n"
+
+    def error(self, body: dict[str, Any]) -> str:
+        return f"event: error\ndata: {json.dumps(body)}\n\n"
+
+
+async def streamed(
+    pieces: AsyncIterator[str | Summary], form: EventForm, scope: Scope, settings: Settings
+) -> StreamingResponse:
+    """The answer that streams `pieces`, the last of which is the summary.
+
+    Raises:
+        PlainMedError: the text is refused; the first piece is awaited, so that this is a 4xx.
+    """
+    seconds = min(settings.request_timeout_s, current_context().left())
+    ends = asyncio.get_running_loop().time() + seconds
+    first = await within(anext(pieces), settings)
+    return StreamingResponse(
+        _events(first, pieces, ends, scope, form),
+        media_type="text/event-stream",
+        headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+    )
+
+
 async def _events(
-    first: str | Summary, rest: AsyncIterator[str | Summary], ends: float, scope: Scope
+    first: str | Summary,
+    rest: AsyncIterator[str | Summary],
+    ends: float,
+    scope: Scope,
+    form: EventForm,
 ) -> AsyncIterator[str]:
     """The stream as server-sent events, ended by exactly one `done` or `error`.
 
@@ -206,20 +246,22 @@ async def _events(
         rest: the others.
         ends: the request's deadline on the running loop's clock.
         scope: of the request; takes the code of an error, as the status is already sent.
+        form: writes the events.
     """
     item = first
     try:
         while isinstance(item, str):
-            yield f"data: {json.dumps({'text': item})}\n\n"
+            yield form.piece(item)
             item = await _next(rest, ends)
-        yield f"event: done\ndata: {summary_out(item).model_dump_json()}\n\n"
+        yield form.done(item)
     except PlainMedError as error:
         if error.status >= 500:
             logger.error("%s: %s", error.code, type(error).__name__)
-        yield _error_event(scope, error.code, error.message, error.field)
+        yield _error(form, scope, error.status, error.code, error.message, error.field)
     except Exception as error:  # the status is sent, so only this event can tell
         logger.error("a stream failed: %s", frames(error))
-        yield _error_event(scope, "internal_error", "an internal error ended the stream")
+        message = "an internal error ended the stream"
+        yield _error(form, scope, 500, "internal_error", message)
 
 
 async def _next(rest: AsyncIterator[str | Summary], ends: float) -> str | Summary:
@@ -234,6 +276,8 @@ async def _next(rest: AsyncIterator[str | Summary], ends: float) -> str | Summar
         ) from None
 
 
-def _error_event(scope: Scope, code: str, message: str, field: str | None = None) -> str:
+def _error(
+    form: EventForm, scope: Scope, status: int, code: str, message: str, field: str | None = None
+) -> str:
     scope[ERROR_CODE] = code
-    return f"event: error\ndata: {json.dumps(error_body(code, message, field))}\n\n"
+    return form.error(error_answer(scope, status, code, message, field))

@@ -206,6 +206,15 @@ class HandleBackend:
             metric: (await self._describe(name)).model for name, metric in _MODEL_METRICS.items()
         }
 
+    async def writer(self) -> str:
+        """The generator's model; as last known, while it is asked again."""
+        names = self._names["Generator"]
+        names.task()
+        known = names.last
+        if known is None:
+            known = await self._answered(["Generator"], self._describe("Generator"))
+        return known.model
+
     async def health(self) -> Health:
         """Readiness as the Serve controller sees it, so that a busy replica still counts."""
         return await self._health.get() or Health({})

@@ -45,9 +45,15 @@ def main() -> None:
         time.sleep(0.2)
     found = []
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120) as http:
-        for path in ("/generate", "/generate", "/readyz"):
+        text = {"text": TEXT}
+        chat = {"model": "plainmed", "messages": [{"role": "user", "content": TEXT}]}
+        for path, body in (
+            ("/generate", text),
+            ("/generate", text),
+            ("/v1/chat/completions", chat),
+            ("/readyz", None),
+        ):
             began = time.monotonic()
-            body = None if path == "/readyz" else {"text": TEXT}
             answer = http.request("POST" if body else "GET", path, json=body)
             seconds = time.monotonic() - began
             found.append([answer.status_code, answer.json(), seconds, dict(answer.headers)])

@@ -34,13 +34,13 @@ def test_what_cannot_start_is_503_not_ready_at_once_with_the_kind_of_the_error(b
     # Ray logs to standard output as well.
     (found,) = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[[")]
     what = {"deployment": "Generator", "application": "the application"}[broken]
-    for status, body, seconds, headers in found[:2]:
+    for status, body, seconds, headers in found[:3]:
         assert status == 503
         assert body["error"]["code"] == "not_ready"
         assert body["error"]["message"].startswith(f"{what} cannot start (ConfigError);")
         assert int(headers["retry-after"]) >= 1
         assert seconds < 10  # a request may take 60
-    status, body, _, _ = found[2]
+    status, body, _, _ = found[3]
     assert status == 503
     said = body["failures"][0] if broken == "deployment" else body["error"]["message"]
     assert said.startswith(f"{what} cannot start (ConfigError);")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import httpx
 import numpy as np
+import openai
 import pytest
 
 from serve_app.core.settings import load_settings
@@ -261,3 +263,18 @@ def test_the_log_has_request_ids_and_no_medical_text(server: Server, http: httpx
     ]
     assert any("find-me-7" in line and "/metrics/readability" in line for line in lines)
     assert not any(marker in line for line in lines)
+
+
+def test_the_stock_openai_client_gets_what_generate_writes(server: Server) -> None:
+    generated = httpx.post(f"{server.url}/generate", json={"text": ORIGINALS[0]}, timeout=60).json()
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none") as client:
+        assert [one.id for one in client.models.list()] == [generated["model"]]
+        ask: Any = {"model": "plainmed", "messages": [{"role": "user", "content": ORIGINALS[0]}]}
+        answer = client.chat.completions.create(**ask)
+        chunks = list(client.chat.completions.create(**ask, stream=True))
+        with pytest.raises(openai.UnprocessableEntityError, match="word"):
+            client.chat.completions.create(**ask | {"messages": [{"role": "user", "content": "."}]})
+    assert answer.choices[0].message.content == generated["summary"]
+    pieces = [one.choices[0].delta.content or "" for one in chunks]
+    assert len(pieces) > 2
+    assert "".join(pieces) == generated["summary"]
