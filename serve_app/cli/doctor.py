@@ -94,8 +94,10 @@ def diagnose(config: Path | None = None) -> Iterator[Finding]:
     yield from _guarded("Python", _python)
     yield from _guarded("PyTorch", _torch)
     yield from _guarded("Ray", _ray)
-    yield from _guarded("memory", _memory)
-    yield from _guarded("/dev/shm", _shared_memory)  # noqa: S108  # nosec B108
+    own_ray = os.environ.get("RAY_ADDRESS", "local") == "local"
+    if own_ray:
+        yield from _guarded("memory", _memory)
+        yield from _guarded("/dev/shm", _shared_memory)  # noqa: S108  # nosec B108
     try:
         settings, document = _configured(config)
     except PlainMedError as error:
@@ -103,10 +105,12 @@ def diagnose(config: Path | None = None) -> Iterator[Finding]:
         yield Finding("the rest", "warn", "not checked: it depends on the settings")
         return
     yield Finding("settings", "ok", "well formed")
-    checks: dict[str, Check] = {
-        "port": partial(_port, document),
-        "dashboard": _dashboard,
-        "CPUs": partial(_cpus, document),
+    checks: dict[str, Check] = {}
+    if own_ray:
+        checks["port"] = partial(_port, document)
+        checks["dashboard"] = _dashboard
+        checks["CPUs"] = partial(_cpus, document)
+    checks |= {
         "device": partial(_device, settings),
         "cache": partial(_cache, settings),
         "hub": partial(_hub, settings),
@@ -169,7 +173,8 @@ def _ray() -> Iterator[Finding]:
         yield Finding(
             "Ray",
             "warn",
-            f"{ray.__version__}; RAY_ADDRESS is {address}, and that cluster was not asked",
+            f"{ray.__version__}; RAY_ADDRESS is {address}: that cluster, its ports, CPUs and "
+            "memory were not looked at",
             "unset RAY_ADDRESS to start a Ray of its own; else look at `ray status` there",
         )
         return
@@ -249,12 +254,12 @@ def _dashboard() -> Iterator[Finding]:
 
 
 def _cpus(document: dict[str, Any]) -> Iterator[Finding]:
-    from ray._private.utils import get_num_cpus
-
     from serve_app.serving.graph import IMPORT_PATH, least_resources
     from serve_app.serving.machine import fitting_cpus
+    from serve_app.serving.server import machine_resources
 
-    has, machine = get_num_cpus(True), os.cpu_count() or 1
+    resources, machine = machine_resources(), os.cpu_count() or 1
+    has = resources["CPU"]
     said = f"{has:g}" if has == machine else f"{has:g} of the machine's {machine}, by a limit"
     application = document["applications"][0]
     if application.get("import_path") != IMPORT_PATH:
@@ -264,7 +269,7 @@ def _cpus(document: dict[str, Any]) -> Iterator[Finding]:
     warning = StringIO()
     try:
         with redirect_stderr(warning):
-            fitting_cpus(asked, {"CPU": has})
+            fitting_cpus(asked, resources)
     except ConfigError as error:
         cause, _, remedy = str(error).partition(": lower")
         yield Finding("CPUs", "fail", cause, f"lower{remedy}")
@@ -313,7 +318,8 @@ def _shared_memory() -> Iterator[Finding]:
         name,
         "warn",
         f"{_gb(free)} free, and Ray's objects may take {_gb(wanted)}, so they go to the disk",
-        "in a container give --shm-size (compose: shm_size), 1g at least; else delete files there",
+        f"in a container give --shm-size {wanted / 2**30:.0f}g (compose: shm_size); else delete "
+        "files there",
     )
 
 

@@ -7,7 +7,7 @@ table is read, scored and written is in `serve_app.offline.corpus`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from serve_app.cli.options import (
     Weights,
     Workers,
 )
-from serve_app.core.errors import InvalidInput, PlainMedError
+from serve_app.core.errors import ConfigError, InvalidInput, PlainMedError
 from serve_app.core.printable import printable
 
 if TYPE_CHECKING:
@@ -318,17 +318,28 @@ def _evaluated(
 
 
 def _require_server(url: str) -> None:
-    """Asks once whether a server is there, before anything is read or written.
+    """Asks whether a PlainMed is there, before anything is read or written.
 
     Raises:
         PlainMedConnectionError: nothing answers within some seconds.
+        ConfigError: something else does, such as a proxy before a server that is gone.
     """
     from serve_app.client.clients import PlainMedAPIError, PlainMedClient
+    from serve_app.client.wire import NO_CODE
 
-    client = PlainMedClient(url, timeout=ALIVE_S, deadline=ALIVE_S, retries=0)
-    # An answer of whatever kind will do: the call itself says what is wrong with it.
-    with client, suppress(PlainMedAPIError):
-        client.health()
+    foreign = (NO_CODE, "bad_response")
+    with PlainMedClient(url, timeout=ALIVE_S, deadline=ALIVE_S, retries=0) as client:
+        # Some proxies let the calls alone through, so the cheapest of them is asked as well.
+        for call in (client.health, partial(client.readability, "Is it there?")):
+            try:
+                call()
+            except PlainMedAPIError as error:
+                if error.code not in foreign:
+                    return  # PlainMed: the call itself says what is wrong
+                reason = str(error)
+            else:
+                return
+    raise ConfigError(f"what answers at {url} is no PlainMed: {reason}")
 
 
 def metrics_table(

@@ -244,20 +244,24 @@ def _own_ray(document: dict[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigError: the machine is too small for the config, or the folder is another user's.
     """
-    from ray._private.accelerators import get_all_accelerator_managers
-    from ray._private.utils import get_num_cpus
-
     options: dict[str, Any] = {"_temp_dir": ray_folder()}
     application = document["applications"][0]
     if application.get("import_path") == IMPORT_PATH:
-        kinds = [one for one in get_all_accelerator_managers() if one.get_resource_name() == "GPU"]
-        gpus = max((one.get_current_node_num_accelerators() for one in kinds), default=0)
-        for one in kinds:  # as Ray counts them: CUDA_VISIBLE_DEVICES and the like hide some
-            if (visible := one.get_current_process_visible_accelerator_ids()) is not None:
-                gpus = min(gpus, len(visible))
-        machine = {"CPU": get_num_cpus(), "GPU": gpus}
-        options["num_cpus"] = fitting_cpus(least_resources(application), machine)
+        options["num_cpus"] = fitting_cpus(least_resources(application), machine_resources())
     return options
+
+
+def machine_resources() -> dict[str, float]:
+    """What Ray counts on this machine, by `CPU` and `GPU`; a container's limits hold."""
+    from ray._private.accelerators import get_all_accelerator_managers
+    from ray._private.utils import get_num_cpus
+
+    kinds = [one for one in get_all_accelerator_managers() if one.get_resource_name() == "GPU"]
+    gpus = max((one.get_current_node_num_accelerators() for one in kinds), default=0)
+    for one in kinds:  # as Ray counts them: CUDA_VISIBLE_DEVICES and the like hide some
+        if (visible := one.get_current_process_visible_accelerator_ids()) is not None:
+            gpus = min(gpus, len(visible))
+    return {"CPU": get_num_cpus(), "GPU": gpus}
 
 
 def _on_stop_signals(stop: threading.Event) -> None:

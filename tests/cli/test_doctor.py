@@ -102,7 +102,7 @@ def test_cpus_are_those_that_ray_counts(
 ) -> None:
     from ray._private import utils
 
-    monkeypatch.setattr(utils, "get_num_cpus", lambda quietly: cpus)
+    monkeypatch.setattr(utils, "get_num_cpus", lambda: cpus)
     monkeypatch.setattr(doctor.os, "cpu_count", lambda: 16)
     found = only(doctor._cpus(CONFIG))
     assert found.state == state
@@ -229,11 +229,24 @@ def test_gpu_builds_without_a_gpu_are_told(monkeypatch: pytest.MonkeyPatch) -> N
     assert "whl/cpu" in found.remedy
 
 
+@pytest.mark.usefixtures("nothing_answers")
 def test_a_cluster_that_was_not_asked_is_no_ok(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
     found = only(doctor._ray())
     assert found.state == "warn"
-    assert "was not asked" in found.message
+    assert "were not looked at" in found.message
+    names = {one.name for one in doctor.diagnose()}
+    assert not names & {"port", "dashboard", "CPUs", "memory", "/dev/shm"}
+
+
+def test_gpus_that_are_asked_for_and_not_there_fail() -> None:
+    deployment = {"name": "Generator", "ray_actor_options": {"num_cpus": 1, "num_gpus": 99}}
+    (application,) = CONFIG["applications"]
+    config = {**CONFIG, "applications": [{**application, "deployments": [deployment]}]}
+    found = only(doctor._cpus(config))
+    assert found.state == "fail"
+    assert "99 GPUs" in found.message
+    assert "num_gpus" in found.remedy
 
 
 def test_a_check_that_breaks_hides_no_other_and_is_no_ok(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from serve_app.client.clients import PlainMedClient
 from serve_app.metrics.loss import METRICS
 from serve_app.metrics.readability import readability
 from tests.support.command import plainmed, refused
-from tests.support.servers import Answer, ScriptedServer, measure
+from tests.support.servers import Answer, ScriptedProxy, ScriptedServer, measure
 from tests.support.texts import GENERATED, ORIGINALS
 
 
@@ -104,10 +104,11 @@ def test_a_server_that_goes_away_leaves_what_was_scored(
     table: Path, tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with PlainMedClient(url) as client:
+        health = client.health().model_dump_json().encode()
         good = client.evaluate(ORIGINALS[0], GENERATED[0]).model_dump_json().encode()
     out = tmp_path / "out.csv"
     gone = Answer(404, b"no such app")
-    with ScriptedServer([Answer(503), Answer(body=good), gone]) as server:
+    with ScriptedServer([Answer(body=health), Answer(body=good), gone]) as server:
         result = plainmed("score", table, "--out", out, "--url", server.url, "--batch-size", 1)
     assert [one.path for one in server.received] == ["/healthz", "/evaluate", "/evaluate"]
     assert result.exit_code == 1
@@ -133,6 +134,28 @@ def test_a_dead_server_is_one_line_and_no_file(
             assert url in line
             assert result.stdout == ""
     assert set(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize("status", [404, 502, 503, 200])
+def test_what_answers_in_a_servers_place_is_one_line_and_no_file(
+    status: int, table: Path, tmp_path: Path
+) -> None:
+    before = set(tmp_path.iterdir())
+    with ScriptedServer([Answer(status, b"<html>no upstream</html>")]) as server:
+        result = plainmed("score", table, "--out", tmp_path / "out.csv", "--url", server.url)
+    assert result.exit_code == 2
+    (line,) = result.stderr.splitlines()
+    assert f"what answers at {server.url} is no PlainMed" in line
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_a_server_whose_health_is_hidden_is_asked_by_a_call(
+    table: Path, tmp_path: Path, url: str
+) -> None:
+    with ScriptedProxy(url, {"/healthz": [Answer(403, b"forbidden")]}) as proxy:
+        result = plainmed("score", table, "--out", tmp_path / "out.csv", "--url", proxy.url)
+    assert result.exit_code == 0, result.output
+    assert [one.path for one in proxy.received[:2]] == ["/healthz", "/metrics/readability"]
 
 
 def test_the_wait_for_a_dead_server_ends_within_ten_seconds() -> None:

@@ -198,7 +198,7 @@ def test_prometheus_takes_its_command_and_adds_the_label(tmp_path: Path) -> None
     found: list[Any] = []
 
     def scraped() -> bool:
-        if answers(url):
+        if answers(f"{url}/-/ready"):
             asked = httpx.get(f"{url}/api/v1/query", params={"query": 'up{release="plainmed"}'})
             found[:] = asked.json()["data"]["result"]
         return bool(found)
