@@ -20,6 +20,7 @@ from serve_app.cli.options import (
     Engine,
     GeneratedColumns,
     OriginalColumn,
+    Profile,
     Restart,
     Url,
     Weights,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from serve_app.client.clients import PlainMedClient
-    from serve_app.core.schemas import EvaluateResponse, EvaluationOut
+    from serve_app.core.schemas import EvaluateResponse, EvaluationOut, ProfileName
     from serve_app.offline.corpus import Engine as CorpusEngine
     from serve_app.offline.corpus import ModelNames, Outcome, RowError, RowScores, ScoreJob
 
@@ -68,6 +69,7 @@ def score(
     prefix: Annotated[str, typer.Option(help="Prefix of the new columns' names.")] = "",
     batch_size: Annotated[int, typer.Option(help="Pairs per batch.", min=1, max=1024)] = 16,
     weights: Weights = None,
+    profile: Profile = None,
     findings: Annotated[
         bool, typer.Option(help="Count what a summary says otherwise, and leaves out.")
     ] = True,
@@ -96,7 +98,7 @@ def score(
         )
     numbers = parse_weights(weights)
     if original_file is not None and generated_file is not None:
-        _score_pair(original_file, generated_file, url, numbers, json_output)
+        _score_pair(original_file, generated_file, url, numbers, profile, json_output)
         return
     from rich.console import Console
 
@@ -108,9 +110,11 @@ def score(
     failed = 0
     with ExitStack() as stack:
         if url is None:
-            choice = with_models(jobs[0], numbers, engine, address, workers)
+            choice = with_models(jobs[0], numbers, engine, address, workers, profile)
         else:
-            choice = on_server(stack.enter_context(PlainMedClient(url)), url, numbers)
+            choice = on_server(stack.enter_context(PlainMedClient(url)), url, numbers, profile)
+        if profile is not None:
+            tell(f"the loss is that of profile {profile}")
         for job in jobs:
             try:
                 outcome = run_job(job, choice, restart, Console(stderr=True))
@@ -202,59 +206,74 @@ def _warn(text: str) -> None:
 
 
 def _score_pair(
-    original: Path, generated: Path, url: str | None, weights: Sequence[float] | None, as_json: bool
+    original: Path,
+    generated: Path,
+    url: str | None,
+    weights: Sequence[float] | None,
+    profile: ProfileName | None,
+    as_json: bool,
 ) -> None:
     from serve_app.client.clients import PlainMedClient
     from serve_app.core.documents import read_input
 
     texts = ([read_input(original)], [read_input(generated)])
     if url is None:
-        answer = _evaluate_here(*texts, weights)
+        answer = _evaluate_here(*texts, weights, profile)
     else:
         with PlainMedClient(url) as client:
-            answer = client.evaluate(*texts, weights=weights)
+            answer = client.evaluate(*texts, weights=weights, profile=profile)
     if as_json:
         typer.echo(answer.model_dump_json(indent=2))
         return
     from rich.console import Console
 
-    Console().print(metrics_table(answer.results[0], answer.weights, answer.models))
+    table = metrics_table(answer.results[0], answer.weights, answer.models)
+    table.title = answer.profile and f"Profile {answer.profile}"
+    Console().print(table)
 
 
 def _evaluate_here(
-    originals: Sequence[str], generated: Sequence[str], weights: Sequence[float] | None
+    originals: Sequence[str],
+    generated: Sequence[str],
+    weights: Sequence[float] | None,
+    profile: ProfileName | None,
 ) -> EvaluateResponse:
     """Scores with the models and targets of the settings, loaded now."""
     # Seconds of imports, so not before they are needed.
     from serve_app.api.serializers import evaluations_out
     from serve_app.core.schemas import EvaluateResponse
     from serve_app.core.settings import load_settings
-    from serve_app.metrics.evaluation import evaluate
-    from serve_app.metrics.loss import LossFunction, check_weights
+    from serve_app.metrics.profiles import check_profile, load_profile, weights_of
     from serve_app.metrics.suite import MetricSuite
 
-    used = check_weights(weights).tolist()
+    used = weights_of(check_profile(profile), weights)
     settings = load_settings()
-    loss = LossFunction.of(settings)
+    chosen = load_profile(profile, settings)
     suite = MetricSuite.from_settings(settings)
-    for warning in loss.targets.made_with_other_models(suite.models):
+    for warning in chosen.loss.targets.made_with_other_models(suite.models):
         _warn(warning)
-    results = evaluate(suite.measure(originals, generated), loss, weights=used)
+    measured = suite.measure(originals, generated)
+    results = chosen.evaluate(measured, originals, generated, weights=used)
     return EvaluateResponse(
         results=evaluations_out(generated, results),
         weights=used,
         models=suite.models,
+        profile=profile,
     )
 
 
 def metrics_table(
     result: EvaluationOut, weights: Sequence[float], models: Mapping[str, str]
 ) -> Table:
-    """The five metrics of one summary beside their targets, and the loss."""
+    """The five metrics of one summary beside their targets, the terms beside them, and the loss.
+
+    The weights are shares of the whole loss.
+    """
     from rich.table import Table
     from rich.text import Text
 
     from serve_app.metrics.loss import METRIC_NAMES
+    from serve_app.metrics.profiles import TERM_NAMES
 
     table = Table(show_footer=True)
     table.add_column("Metric", footer="Loss (0 is best, 1 worst)")
@@ -262,10 +281,15 @@ def metrics_table(
         table.add_column(name, justify="right")
     table.columns[3].footer = f"{result.loss:.4f}"
     table.add_column("Model")
+    left = 1.0 - sum(one.weight for one in result.terms.values())
     for (metric, label), weight in zip(METRIC_NAMES.items(), weights, strict=True):
         numbers = (result.metrics, result.targets, result.errors)
         cells = [f"{getattr(one, metric):.4f}" for one in numbers]
-        table.add_row(label, *cells, f"{weight:g}", Text(printable(models.get(metric, ""))))
+        model = Text(printable(models.get(metric, "")))
+        table.add_row(label, *cells, f"{left * weight:g}", model)
+    for name, term in result.terms.items():
+        error = f"{term.error:.4f}"
+        table.add_row(TERM_NAMES[name], error, "0.0000", error, f"{term.weight:g}", "rules")
     return table
 
 
@@ -287,12 +311,19 @@ class Choice:
     warnings: Callable[[ModelNames], Sequence[str]] = lambda models: ()
 
 
-def on_server(client: PlainMedClient, url: str, weights: Sequence[float] | None) -> Choice:
+def on_server(
+    client: PlainMedClient,
+    url: str,
+    weights: Sequence[float] | None,
+    profile: ProfileName | None = None,
+) -> Choice:
     """A running server scores."""
     from serve_app.offline.corpus import LocalEngine
 
-    scoring = {"url": url, "weights": None if weights is None else list(weights)}
-    return Choice(lambda: LocalEngine(_ServerScorer(client, weights)), scoring)
+    scoring: dict[str, Any] = {"url": url, "weights": None if weights is None else list(weights)}
+    if profile is not None:
+        scoring["profile"] = profile
+    return Choice(lambda: LocalEngine(_ServerScorer(client, weights, profile)), scoring)
 
 
 def with_models(
@@ -301,6 +332,7 @@ def with_models(
     engine: Engine,
     address: str | None,
     workers: int | None,
+    profile: ProfileName | None = None,
 ) -> Choice:
     """The models of the settings score: in this process, or on Ray.
 
@@ -309,7 +341,7 @@ def with_models(
         InvalidInput: bad weights, or options that do not go together.
     """
     from serve_app.core.settings import load_settings
-    from serve_app.metrics.loss import LossFunction, check_weights
+    from serve_app.metrics.profiles import check_profile, load_profile, weights_of
     from serve_app.offline.corpus.job import RAY_ROWS
     from serve_app.offline.corpus.scorer import LossTerms, SuiteRecipe
 
@@ -319,12 +351,13 @@ def with_models(
     if engine is Engine.AUTO and job.corpus.rows >= RAY_ROWS:
         on_ray = True
     settings = load_settings()
-    loss = LossFunction.of(settings)
-    recipe = SuiteRecipe(settings, LossTerms(loss, tuple(check_weights(weights).tolist())))
+    chosen = load_profile(profile, settings)
+    used = weights_of(check_profile(profile), weights)
+    recipe = SuiteRecipe(settings, LossTerms(chosen, tuple(used)))
     return Choice(
         lambda: recipe.engine(on_ray, address, workers),
         recipe.describe(),
-        lambda models: loss.targets.made_with_other_models(models.names),
+        lambda models: chosen.loss.targets.made_with_other_models(models.names),
     )
 
 
@@ -359,11 +392,17 @@ def run_job(job: ScoreJob, choice: Choice, restart: bool, console: Console) -> O
 class _ServerScorer:
     """Scores on a server; once it is gone for good, the remaining rows get that as their error."""
 
-    def __init__(self, client: PlainMedClient, weights: Sequence[float] | None) -> None:
+    def __init__(
+        self,
+        client: PlainMedClient,
+        weights: Sequence[float] | None,
+        profile: ProfileName | None,
+    ) -> None:
         from serve_app.offline.corpus import ModelNames
 
         self._client = client
         self._weights = weights
+        self._profile = profile
         self._lost: RowError | None = None
         self.models = ModelNames()
 
@@ -377,7 +416,9 @@ class _ServerScorer:
 
         if self._lost is None:
             try:
-                answer = self._client.evaluate(originals, generated, weights=self._weights)
+                answer = self._client.evaluate(
+                    originals, generated, weights=self._weights, profile=self._profile
+                )
             except PlainMedError as error:
                 status = error.status if isinstance(error, PlainMedAPIError) else None
                 if isinstance(error, InvalidInput) or status in (400, 413, 422, 500):

@@ -46,15 +46,19 @@ class SuiteBackend(LightBackend):
         super().__init__()
         self.suite = suite
 
-    async def evaluate(self, originals: Any, generated: Any, human: Any, weights: Any) -> Any:
+    async def evaluate(
+        self, originals: Any, generated: Any, human: Any, weights: Any, profile: Any
+    ) -> Any:
         return evaluate(self.suite.measure(originals, generated), self.loss, weights=weights)
 
 
 class Failing(LightBackend):
     """Cannot score summaries with the word boom."""
 
-    async def evaluate(self, originals: Any, generated: Any, human: Any, weights: Any) -> Any:
-        found = await super().evaluate(originals, generated, human, weights)
+    async def evaluate(
+        self, originals: Any, generated: Any, human: Any, weights: Any, profile: Any
+    ) -> Any:
+        found = await super().evaluate(originals, generated, human, weights, profile)
         if any("boom" in text for text in generated):
             raise MetricFailed("relevance is not a number")
         return found
