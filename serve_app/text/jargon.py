@@ -82,8 +82,9 @@ _ORDINAL_CHARS = 20
 """Longest text before a Roman numeral that says what it counts."""
 
 # What explains one: "deep vein thrombosis (DVT)", "DVT (deep vein …", "(DVT means …".
+_WORD_CHARS = 40
 _BEHIND = re.compile(r"(?<=[a-z]{2}) \(([^()\s]{1,40})\)")
-_BEFORE = re.compile(r"(\S{1,40}) \([a-z][^()]*[a-z]{3}")
+_BEFORE = re.compile(r"(?<=\S) \([a-z][^()]*[a-z]{3}")
 _MEANS = re.compile(r"\((\S{1,40}) means ")
 _START = re.compile(r"\b\w")
 
@@ -115,8 +116,9 @@ def unexplained_uses(text: str) -> list[re.Match[str]]:
         match[1].rstrip("s") for match in (*_BEHIND.finditer(text), *_MEANS.finditer(text))
     }
     for match in _BEFORE.finditer(text):
+        word = text[max(0, match.start() - _WORD_CHARS) : match.start()].split()[-1]
         # Also the end of a longer word: "anti-TNF (tumour necrosis factor)".
-        explained |= {match[1][one.start() :].rstrip("s") for one in _START.finditer(match[1])}
+        explained |= {word[one.start() :].rstrip("s") for one in _START.finditer(word)}
     return [match for match in abbreviations(text) if match[0].rstrip("s") not in explained]
 
 
