@@ -23,7 +23,7 @@ from serve_app.metrics.loss import Direction, LossFunction, Targets, check_weigh
 
 PROFILES: tuple[ProfileName, ...] = get_args(ProfileName)
 DEFAULT: ProfileName = "cochrane"
-TERM_NAMES: dict[TermName, str] = {  # for people
+TERM_NAMES: dict[str, str] = {  # for people
     "plainness": "Sentences with statistics, short names",
     "findings": "Sentences that mislead (severe findings)",
 }

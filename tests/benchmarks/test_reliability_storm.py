@@ -32,7 +32,7 @@ class OneByOne(LightBackend):
         generated: Sequence[str],
         human: Sequence[str] | None,
         weights: Sequence[float] | None,
-        profile: ProfileName = "cochrane",
+        profile: ProfileName,
     ) -> list[Evaluation]:
         async with self.turn:
             await asyncio.sleep(0.2)

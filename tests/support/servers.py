@@ -229,7 +229,7 @@ class LightBackend:
         generated: Sequence[str],
         human: Sequence[str] | None,
         weights: Sequence[float] | None,
-        profile: ProfileName = DEFAULT,
+        profile: ProfileName,
     ) -> list[Evaluation]:
         self.scored.append(list(generated))
         measured = [measure(*pair) for pair in zip(originals, generated, strict=True)]

@@ -74,7 +74,7 @@ class LocalMetrics:
     ) -> None:
         self.settings = settings or load_settings()
         self.profile = load_profile(profile, self.settings)
-        self.weights = self.profile.weights
+        self.loss, self.weights = self.profile.loss, self.profile.weights
         self._given = suite
         self._loaded: MetricSuite | None = suite
 
@@ -83,7 +83,7 @@ class LocalMetrics:
         """The models."""
         if self._loaded is None:
             self._loaded = MetricSuite.from_settings(self.settings)
-            for warning in self.profile.loss.targets.made_with_other_models(self._loaded.models):
+            for warning in self.loss.targets.made_with_other_models(self._loaded.models):
                 logger.warning(warning)
         return self._loaded
 
