@@ -94,12 +94,11 @@ def one(source: Path, out: Path, engine: str, scorer: str, workers: int) -> None
     recipe = light
     if scorer == "models":
         from serve_app.core.settings import load_settings
-        from serve_app.metrics.loss import LossFunction
-        from serve_app.metrics.targets import load_targets
+        from serve_app.metrics.profiles import load_profile
         from serve_app.offline.corpus.scorer import LossTerms, SuiteRecipe
 
         settings = load_settings()
-        recipe = SuiteRecipe(settings, LossTerms(LossFunction(load_targets(settings))))
+        recipe = SuiteRecipe(settings, LossTerms(load_profile(None, settings)))
     job = ScoreJob.prepare(source, out)
     options = RayOptions(workers=workers or None)
     made = LocalEngine(recipe()) if engine == "local" else RayEngine(recipe, options)

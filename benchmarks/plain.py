@@ -22,15 +22,14 @@ from benchmarks.extractive import Csv, Limit, engine_for, shown, some
 from serve_app.core.settings import load_settings
 from serve_app.evidence import check
 from serve_app.evidence.alignment import sentences_of
-from serve_app.generation.plain.abbreviations import unexplained
 from serve_app.generation.plain.engine import PlainGenerator
 from serve_app.generation.plain.grammar import doubled
-from serve_app.generation.plain.statistics import STATISTIC
 from serve_app.generation.protocol import GenerationParams
 from serve_app.metrics.loss import METRICS
 from serve_app.metrics.suite import MetricSuite
 from serve_app.offline.calibration import read_pairs
 from serve_app.text.glossary import Glossary
+from serve_app.text.jargon import STATISTIC, unexplained
 
 app = typer.Typer(add_completion=False, help=__doc__, pretty_exceptions_show_locals=False)
 

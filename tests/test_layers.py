@@ -24,7 +24,7 @@ ALLOWED = {
     "text": CORE,
     "models": CORE | {"storage"},
     "evidence": CORE | {"text"},
-    "metrics": TEXTS,
+    "metrics": TEXTS | {"evidence"},
     "generation": TEXTS | {"evidence", "metrics"},
     "offline": TEXTS | {"evidence", "metrics"},
     "training": LIBRARY | {"offline", "client"},

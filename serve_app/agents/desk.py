@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from serve_app.core.errors import NotServed
 from serve_app.core.sampling import GenerationParams, SamplingOptions
-from serve_app.core.schemas import EvaluateResponse, GenerateResponse
+from serve_app.core.schemas import EvaluateResponse, GenerateResponse, ProfileName
 from serve_app.core.settings import Settings
 
 if TYPE_CHECKING:
     from serve_app.client.clients import PlainMedClient
     from serve_app.generation.protocol import Generator
-    from serve_app.metrics.loss import LossFunction
+    from serve_app.metrics.loss import Targets
     from serve_app.metrics.suite import MetricSuite
 
 
@@ -36,6 +36,7 @@ class Desk(Protocol):
         weights: Sequence[float] | None = None,
         *,
         human: Sequence[str] | None = None,
+        profile: ProfileName | None = None,
         explain: bool = False,
         findings: bool = False,
     ) -> EvaluateResponse:
@@ -45,6 +46,7 @@ class Desk(Protocol):
             originals, generated: the pairs.
             weights: relevance, factuality, fkgl, smog, dale_chall; sum 1; None: 0.2 each.
             human: a human summary of each pair; with `LOSS_TARGETS=human` the target.
+            profile: whom the summaries are for; see `serve_app.metrics.profiles`.
             explain, findings: whether results have an `explanation`, and `findings`.
 
         Raises:
@@ -75,7 +77,7 @@ class LocalDesk:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._lock = threading.Lock()
-        self._scoring: tuple[MetricSuite, LossFunction] | None = None
+        self._scoring: tuple[MetricSuite, Targets] | None = None
         self._engine: Generator | None = None
 
     @property
@@ -83,8 +85,8 @@ class LocalDesk:
         """See `Desk`."""
         if self._scoring is None:
             return []
-        suite, loss = self._scoring
-        return loss.targets.made_with_other_models(suite.models)
+        suite, targets = self._scoring
+        return targets.made_with_other_models(suite.models)
 
     def evaluate(
         self,
@@ -93,27 +95,31 @@ class LocalDesk:
         weights: Sequence[float] | None = None,
         *,
         human: Sequence[str] | None = None,
+        profile: ProfileName | None = None,
         explain: bool = False,
         findings: bool = False,
     ) -> EvaluateResponse:
         """See `Desk`; one call after the other."""
         # Seconds of imports, so not before they are needed.
         from serve_app.api import serializers
-        from serve_app.metrics.evaluation import evaluate
-        from serve_app.metrics.loss import LossFunction, check_weights
+        from serve_app.metrics.profiles import check_profile, load_profile, weights_of
         from serve_app.metrics.suite import MetricSuite
+        from serve_app.metrics.targets import load_targets
 
-        used = check_weights(weights).tolist()
+        used = weights_of(check_profile(profile), weights)
         with self._lock:
             if self._scoring is None:
-                loss = LossFunction.of(self._settings)
-                self._scoring = MetricSuite.from_settings(self._settings), loss
-            suite, loss = self._scoring
+                targets = load_targets(self._settings)
+                self._scoring = MetricSuite.from_settings(self._settings), targets
+            suite, targets = self._scoring
+            reader = load_profile(profile, self._settings, targets)
             target = None
             if human is not None and self._settings.loss_targets == "human":
                 target = suite.measure(originals, human)
             measured = suite.measure(originals, generated)
-            evaluations = evaluate(measured, loss, weights=used, human=target)
+            evaluations = reader.evaluate(
+                measured, originals, generated, weights=used, human=target
+            )
         results = serializers.evaluations_out(generated, evaluations)
         if findings:
             checks = serializers.checks_of(originals, generated, lambda: False)
@@ -123,7 +129,7 @@ class LocalDesk:
             explanations = serializers.explanations_out(originals, results, evaluations)
             for result, explanation in zip(results, explanations, strict=True):
                 result.explanation = explanation
-        return EvaluateResponse(results=results, weights=used, models=suite.models)
+        return EvaluateResponse(results=results, weights=used, models=suite.models, profile=profile)
 
     def generate(self, text: str, sampling: SamplingOptions) -> GenerateResponse:
         """See `Desk`."""
@@ -166,6 +172,7 @@ class RemoteDesk:
         weights: Sequence[float] | None = None,
         *,
         human: Sequence[str] | None = None,
+        profile: ProfileName | None = None,
         explain: bool = False,
         findings: bool = False,
     ) -> EvaluateResponse:
@@ -175,6 +182,7 @@ class RemoteDesk:
             list(generated),
             None if human is None else list(human),
             weights,
+            profile=profile,
             explain=explain,
             findings=findings,
         )

@@ -20,7 +20,7 @@ from serve_app.agents.desk import Desk
 from serve_app.core.errors import ConfigError, PlainMedError
 from serve_app.core.resources import RESOURCES
 from serve_app.core.sampling import MaxNewTokens, SamplingOptions, Seed, Temperature
-from serve_app.core.schemas import EvaluateResponse, MetricValues, Replaced, Truncation
+from serve_app.core.schemas import EvaluateResponse, MetricValues, ProfileName, Replaced, Truncation
 from serve_app.text.glossary import Glossary
 from serve_app.text.sentences import sentence_spans
 from serve_app.text.validation import require_text
@@ -46,6 +46,10 @@ Weights = Annotated[
     list[float] | None,
     Field(description="Of relevance, factuality, fkgl, smog, dale_chall; sum 1; default equal."),
 ]
+Reader = Annotated[
+    ProfileName | None,
+    Field(description="Whom the summary is for; default cochrane: like human writers' summaries."),
+]
 
 
 class Score(BaseModel):
@@ -56,6 +60,7 @@ class Score(BaseModel):
     targets: MetricValues = Field(description="What the summaries of human writers have.")
     errors: MetricValues = Field(description="What each metric adds to the loss, before weights.")
     weights: list[float]
+    profile: ProfileName | None = Field(description="Whom the loss was for; null: cochrane.")
     models: dict[str, str]
     truncated: Truncation
     warnings: list[str] = Field(description="Such as targets made with other models.")
@@ -137,10 +142,16 @@ class Tools:
         self._desk = desk
         self._glossary = Glossary.load()
 
-    def score(self, original: Original, summary: SummaryText, weights: Weights = None) -> Score:
+    def score(
+        self,
+        original: Original,
+        summary: SummaryText,
+        weights: Weights = None,
+        profile: Reader = None,
+    ) -> Score:
         """Scores a plain-language summary: relevance, factuality, three grade levels, the loss."""
         _require(original, summary)
-        answer = self._desk.evaluate([original], [summary], weights)
+        answer = self._desk.evaluate([original], [summary], weights, profile=profile)
         return Score(**self._score_fields(answer))
 
     def check(self, original: Original, summary: SummaryText) -> Checked:
@@ -158,12 +169,18 @@ class Tools:
         )
 
     def explain(
-        self, original: Original, summary: SummaryText, weights: Weights = None
+        self,
+        original: Original,
+        summary: SummaryText,
+        weights: Weights = None,
+        profile: Reader = None,
     ) -> Explained:
         """Scores a summary and says why: each sentence with its factuality, verdict and closest
         sentence of the original, findings, omissions, hard words and plain words for them."""
         _require(original, summary)
-        answer = self._desk.evaluate([original], [summary], weights, explain=True, findings=True)
+        answer = self._desk.evaluate(
+            [original], [summary], weights, profile=profile, explain=True, findings=True
+        )
         (result,) = answer.results
         if result.explanation is None:
             raise PlainMedError("the server sent no explanation; it may be another version")
@@ -235,7 +252,7 @@ class Tools:
         """The fields of a `Score` of the one pair of an answer."""
         names = ("loss", "metrics", "targets", "errors", "truncated")
         fields = {name: getattr(answer.results[0], name) for name in names}
-        more = {"weights": answer.weights, "models": answer.models}
+        more = {"weights": answer.weights, "models": answer.models, "profile": answer.profile}
         return fields | more | {"warnings": self._desk.warnings}
 
     def targets(self) -> str:

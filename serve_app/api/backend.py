@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from serve_app.api.request_stats import StatsWindow
+from serve_app.core.schemas import ProfileName
 from serve_app.generation.protocol import GenerationParams, Summary
 from serve_app.metrics.evaluation import Evaluation
 from serve_app.metrics.readability import Readability
@@ -80,8 +81,9 @@ class Backend(Protocol):
         generated: Sequence[str],
         human: Sequence[str] | None,
         weights: Sequence[float] | None,
+        profile: ProfileName,
     ) -> list[Evaluation]:
-        """Metrics, errors and loss of each pair."""
+        """Metrics, errors and loss of each pair, for the readers of a profile."""
 
     async def generate(
         self, texts: Sequence[str], params: Sequence[GenerationParams]

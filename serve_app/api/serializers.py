@@ -69,7 +69,11 @@ def scores_out(item: Evaluation | None) -> schemas.Scores | None:
     if item is None:
         return None
     metrics, errors = _by_metric(item.measured.values), _by_metric(item.errors)
-    return schemas.Scores(loss=item.loss, metrics=metrics, errors=errors)
+    return schemas.Scores(loss=item.loss, metrics=metrics, errors=errors, terms=_terms(item))
+
+
+def _terms(item: Evaluation) -> dict[schemas.TermName, schemas.TermOut]:
+    return {one.name: schemas.TermOut(error=one.error, weight=one.weight) for one in item.terms}
 
 
 def evaluations_out(
@@ -101,6 +105,7 @@ def _evaluation_out(text: str, item: Evaluation, support_left: int) -> schemas.E
         metrics=_by_metric(measured.values),
         targets=_by_metric(item.targets),
         errors=_by_metric(item.errors),
+        terms=_terms(item),
         loss=item.loss,
         sentences=sentences,
         passages=passages,

@@ -27,6 +27,7 @@ from serve_app.core.documents import unique
 from serve_app.core.errors import InvalidInput, PlainMedError, Unavailable
 from serve_app.core.sampling import GenerationParams, SamplingOptions
 from serve_app.core.settings import Settings
+from serve_app.metrics.profiles import DEFAULT, check_profile
 from serve_app.text.language import check_languages
 from serve_app.text.validation import require_same_length, require_text
 
@@ -192,6 +193,23 @@ def check_pairs(
         require_same_length(body.texts_original, texts, "texts_original", name)
     for name, texts in given.items():
         check_words(texts, name)
+
+
+def profile_of(
+    body: schemas.LossRequest | schemas.EvaluateRequest | schemas.GenerateRequest,
+) -> schemas.ProfileName:
+    """The profile of a request; the default where it names none.
+
+    Raises:
+        InvalidInput: it also has human texts, whose metrics would be no targets.
+    """
+    profile = check_profile(body.profile)
+    if profile != DEFAULT and getattr(body, "texts_human", None) is not None:
+        raise InvalidInput(
+            f"profile {profile} has targets of its own: leave out texts_human, or profile",
+            field="texts_human",
+        )
+    return profile
 
 
 def check_texts(texts: Sequence[str], field: str, settings: Settings) -> None:

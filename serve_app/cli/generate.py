@@ -15,7 +15,7 @@ from serve_app.client.clients import PlainMedClient
 from serve_app.core.documents import read_input
 from serve_app.core.errors import InvalidInput
 from serve_app.core.sampling import GenerationParams, SamplingOptions
-from serve_app.core.schemas import GenerateResponse, Select
+from serve_app.core.schemas import GenerateResponse, ProfileName, Select
 
 if TYPE_CHECKING:
     from serve_app.core.settings import Settings
@@ -29,6 +29,7 @@ class BestOf:
     n: int | None = None
     select: Select | None = None
     weights: Sequence[float] | None = None
+    profile: ProfileName | None = None
 
 
 def read_source(name: str) -> str:
@@ -56,7 +57,14 @@ def generate_there(
     if stream:
         yield from client.generate_stream(text, **sampling)
     else:
-        yield client.generate(text, n=best.n, select=best.select, weights=best.weights, **sampling)
+        yield client.generate(
+            text,
+            n=best.n,
+            select=best.select,
+            weights=best.weights,
+            profile=best.profile,
+            **sampling,
+        )
 
 
 def generate_here(
@@ -73,11 +81,13 @@ def generate_here(
     from serve_app.core.settings import load_settings
     from serve_app.generation import best_of
     from serve_app.generation.loading import load_generator
-    from serve_app.metrics.loss import check_weights
+    from serve_app.metrics.profiles import check_profile, weights_of
     from serve_app.text.validation import require_text
 
     require_text(text, "text")
-    weights = None if best.select is None else check_weights(best.weights).tolist()
+    weights = None
+    if best.select is not None:
+        weights = weights_of(check_profile(best.profile), best.weights)
     settings = load_settings()
     params = GenerationParams.over(settings, sampling)
     engine = load_generator(settings)
@@ -88,22 +98,25 @@ def generate_here(
     n = 1 if best.n is None else best.n
     groups = best_of.grouped(engine.generate(*best_of.jobs([text], params, n)), n)
     if best.select is not None:
-        groups = _ranked(text, groups, settings, weights)
-    yield generate_out(groups[0], best.select, weights)
+        groups = _ranked(text, groups, settings, weights, best.profile)
+    yield generate_out(groups[0], best.select, weights, best.profile)
 
 
 def _ranked(
-    text: str, groups: list[Candidates], settings: Settings, weights: Sequence[float] | None
+    text: str,
+    groups: list[Candidates],
+    settings: Settings,
+    weights: Sequence[float] | None,
+    profile: ProfileName | None,
 ) -> list[Candidates]:
     """The candidates of the text, scored with the metrics of the settings, loaded now."""
     from serve_app.generation import best_of
-    from serve_app.metrics.evaluation import evaluate
-    from serve_app.metrics.loss import LossFunction
+    from serve_app.metrics.profiles import load_profile
     from serve_app.metrics.suite import MetricSuite
 
-    loss = LossFunction.of(settings)
+    chosen = load_profile(profile, settings)
     places = best_of.to_score(groups)
-    measured = MetricSuite.from_settings(settings).measure(
-        [text] * len(places), [summary for _, summary in places]
-    )
-    return best_of.best_first(groups, places, evaluate(measured, loss, weights=weights))
+    pairs = [text] * len(places), [summary for _, summary in places]
+    measured = MetricSuite.from_settings(settings).measure(*pairs)
+    evaluations = chosen.evaluate(measured, *pairs, weights=weights)
+    return best_of.best_first(groups, places, evaluations)

@@ -19,7 +19,7 @@ from serve_app.cli.check import check
 from serve_app.cli.doctor import doctor
 from serve_app.cli.keys import app as keys_app
 from serve_app.cli.mcp import mcp
-from serve_app.cli.options import Config, Url, Weights
+from serve_app.cli.options import Config, Profile, Url, Weights
 from serve_app.cli.report import compare, report
 from serve_app.cli.score import evaluate, parse_weights, score
 from serve_app.cli.status import status
@@ -157,6 +157,7 @@ def generate(
         Selection | None, typer.Option(help="Score the candidates and print the best.")
     ] = None,
     weights: Weights = None,
+    profile: Profile = None,
 ) -> None:
     """Write a plain-language summary of a medical text.
 
@@ -176,7 +177,9 @@ def generate(
         raise typer.BadParameter("--stream is for a single candidate; omit --n and --select")
     if weights is not None and select is None:
         raise typer.BadParameter("--weights is for the loss that selects; add --select loss")
-    best = BestOf(n, None if select is None else "loss", parse_weights(weights))
+    if profile is not None and select is None:
+        raise typer.BadParameter("--profile is for the loss that selects; add --select loss")
+    best = BestOf(n, None if select is None else "loss", parse_weights(weights), profile)
     text = read_source(source)
     options = {
         "max_new_tokens": max_new_tokens,

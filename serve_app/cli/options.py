@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from serve_app.core.schemas import ProfileName
+
 
 class Engine(StrEnum):
     """What scores a table or a corpus."""
@@ -54,4 +56,8 @@ GeneratedColumns = Annotated[
 Weights = Annotated[
     str | None,
     typer.Option(help="Loss weights: relevance,factuality,fkgl,smog,dale_chall; default 0.2 each."),
+]
+Profile = Annotated[
+    ProfileName | None,
+    typer.Option(help="Whom the summaries are for: sets targets and weights; default: cochrane."),
 ]

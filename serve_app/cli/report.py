@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from serve_app.cli.options import Weights
+from serve_app.cli.options import Profile, Weights
 from serve_app.cli.score import parse_weights, progress_bar, tell
 from serve_app.core.errors import InvalidInput
 
 if TYPE_CHECKING:
+    from serve_app.core.schemas import ProfileName
     from serve_app.metrics.suite import MetricSuite
     from serve_app.offline.report.analysis import Choices
     from serve_app.offline.report.biolaysumm import Submission
@@ -84,6 +85,7 @@ def report(
     prefix: Prefix = "",
     targets: TargetsFile = None,
     weights: Weights = None,
+    profile: Profile = None,
     worst: Annotated[int, typer.Option(help="Worst examples per system.", min=0, max=100)] = 5,
     models: Annotated[
         bool,
@@ -116,6 +118,8 @@ def report(
         raise typer.BadParameter("give --out or --stdout")
     if references is not None and suite is None:
         raise typer.BadParameter("--references is for --suite biolaysumm")
+    if targets is not None and profile is not None:
+        raise typer.BadParameter("--targets and --profile each say the targets: give one of them")
     outputs = _Outputs(out, markdown, json_file, stdout)
     outputs.check()
     columns = [
@@ -129,7 +133,7 @@ def report(
     if suite is None:
         systems = read_systems(files, name or (), columns)
         loaded = _loaded(models and any(one.has_texts for one in systems))
-        choices = _choices(targets, weights, id_column, worst)
+        choices = _choices(targets, weights, id_column, worst, profile)
     else:
         from serve_app.offline.report.biolaysumm import read_submissions
         from serve_app.offline.report.rouge import rouge_scorer
@@ -137,7 +141,7 @@ def report(
         rouge_scorer()  # before minutes of scoring
         submissions = read_submissions(files, name or (), references)
         loaded = _loaded(models)
-        choices = _choices(targets, weights, id_column, worst)
+        choices = _choices(targets, weights, id_column, worst, profile)
         systems, scores = _score(submissions, loaded)
         notes = ["Without models: no BERTScore, no AlignScore, no loss."]
         if loaded is not None:
@@ -217,14 +221,23 @@ def _loaded(wanted: bool) -> MetricSuite | None:
 
 
 def _choices(
-    targets: Path | None, weights: str | None, id_column: str | None, worst: int
+    targets: Path | None,
+    weights: str | None,
+    id_column: str | None,
+    worst: int,
+    profile: ProfileName | None = None,
 ) -> Choices:
     from serve_app.core.settings import load_settings
-    from serve_app.metrics.loss import LossFunction, Targets
+    from serve_app.metrics.loss import Targets
+    from serve_app.metrics.profiles import load_profile
     from serve_app.offline.report.analysis import Choices
 
-    loss = LossFunction.of(load_settings(), Targets.load(targets) if targets else None)
-    return Choices(loss, parse_weights(weights), id_column, worst)
+    given = Targets.load(targets) if targets else None
+    chosen = load_profile(profile, load_settings(), given)
+    used = parse_weights(weights) or chosen.weights
+    return Choices(
+        chosen.loss, used, profile=profile, terms=chosen.terms, id=id_column, worst=worst
+    )
 
 
 def _score(

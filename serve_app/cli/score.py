@@ -20,6 +20,7 @@ from serve_app.cli.options import (
     Engine,
     GeneratedColumns,
     OriginalColumn,
+    Profile,
     Restart,
     Url,
     Weights,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from serve_app.client.clients import PlainMedClient
-    from serve_app.core.schemas import EvaluateResponse, EvaluationOut
+    from serve_app.core.schemas import EvaluateResponse, EvaluationOut, ProfileName
     from serve_app.offline.corpus import Engine as CorpusEngine
     from serve_app.offline.corpus import ModelNames, Outcome, RowError, RowScores, ScoreJob
 
@@ -72,6 +73,7 @@ def score(
     prefix: Annotated[str, typer.Option(help="Prefix of the new columns' names.")] = "",
     batch_size: Annotated[int, typer.Option(help="Pairs per batch.", min=1, max=1024)] = 16,
     weights: Weights = None,
+    profile: Profile = None,
     findings: Annotated[
         bool, typer.Option(help="Count what a summary says otherwise, and leaves out.")
     ] = True,
@@ -106,7 +108,7 @@ def score(
         )
     numbers = parse_weights(weights)
     if original_file is not None and generated_file is not None:
-        _score_pair(original_file, generated_file, url, numbers, json_output)
+        _score_pair(original_file, generated_file, url, numbers, profile, json_output)
         return
     from rich.console import Console
 
@@ -121,9 +123,11 @@ def score(
     failed = 0
     with ExitStack() as stack:
         if url is None:
-            choice = with_models(jobs[0], numbers, engine, address, workers)
+            choice = with_models(jobs[0], numbers, engine, address, workers, profile)
         else:
-            choice = on_server(stack.enter_context(PlainMedClient(url)), url, numbers)
+            choice = on_server(stack.enter_context(PlainMedClient(url)), url, numbers, profile)
+        if profile is not None:
+            say(f"the loss is that of profile {profile}")
         for job in jobs:
             try:
                 outcome = run_job(
@@ -237,6 +241,7 @@ def evaluate(
         bool, typer.Option(help="Add what the summary says otherwise, and leaves out.")
     ] = True,
     weights: Weights = None,
+    profile: Profile = None,
     url: Url = None,
 ) -> None:
     """Print all that is known about a summary, as JSON: the answer of POST /evaluate.
@@ -244,13 +249,15 @@ def evaluate(
     Metrics, targets, errors and loss, each sentence's factuality with the passage behind it,
     findings, difficult words, truncation.
     """
+    if human is not None and profile is not None:
+        raise typer.BadParameter("--human and --profile each say the targets: give one of them")
     texts = (
         _with_words(source),
         _with_words(summary),
         human if human is None else _with_words(human),
     )
     numbers = parse_weights(weights)
-    answer = _evaluated(*texts, numbers, url, explain=explain, findings=findings)
+    answer = _evaluated(*texts, numbers, url, profile=profile, explain=explain, findings=findings)
     typer.echo(answer.model_dump_json(indent=2))
 
 
@@ -272,18 +279,27 @@ def _with_words(name: str) -> str:
 
 
 def _score_pair(
-    original: Path, generated: Path, url: str | None, weights: Sequence[float] | None, as_json: bool
+    original: Path,
+    generated: Path,
+    url: str | None,
+    weights: Sequence[float] | None,
+    profile: ProfileName | None,
+    as_json: bool,
 ) -> None:
     from serve_app.core.documents import read_input
 
     texts = read_input(original), read_input(generated), None
-    answer = _evaluated(*texts, weights, url, findings=as_json)  # the table shows none
+    answer = _evaluated(
+        *texts, weights, url, profile=profile, findings=as_json
+    )  # the table shows none
     if as_json:
         typer.echo(answer.model_dump_json(indent=2))
         return
     from rich.console import Console
 
-    Console().print(metrics_table(answer.results[0], answer.weights, answer.models))
+    table = metrics_table(answer.results[0], answer.weights, answer.models)
+    table.title = answer.profile and f"Profile {answer.profile}"
+    Console().print(table)
 
 
 def _evaluated(
@@ -293,6 +309,7 @@ def _evaluated(
     weights: Sequence[float] | None,
     url: str | None,
     *,
+    profile: ProfileName | None = None,
     explain: bool = False,
     findings: bool = True,
 ) -> EvaluateResponse:
@@ -308,10 +325,10 @@ def _evaluated(
         _require_server(url)
         with PlainMedClient(url) as client:
             return RemoteDesk(client).evaluate(
-                *pair, human=target, explain=explain, findings=findings
+                *pair, human=target, profile=profile, explain=explain, findings=findings
             )
     desk = LocalDesk(load_settings())
-    answer = desk.evaluate(*pair, human=target, explain=explain, findings=findings)
+    answer = desk.evaluate(*pair, human=target, profile=profile, explain=explain, findings=findings)
     for warning in desk.warnings:
         _warn(warning)
     return answer
@@ -345,11 +362,15 @@ def _require_server(url: str) -> None:
 def metrics_table(
     result: EvaluationOut, weights: Sequence[float], models: Mapping[str, str]
 ) -> Table:
-    """The five metrics of one summary beside their targets, and the loss."""
+    """The five metrics of one summary beside their targets, the terms beside them, and the loss.
+
+    The weights are shares of the whole loss.
+    """
     from rich.table import Table
     from rich.text import Text
 
     from serve_app.metrics.loss import METRIC_NAMES
+    from serve_app.metrics.profiles import TERM_NAMES
 
     table = Table(show_footer=True)
     table.add_column("Metric", footer="Loss (0 is best, 1 worst)")
@@ -357,10 +378,15 @@ def metrics_table(
         table.add_column(name, justify="right")
     table.columns[3].footer = f"{result.loss:.4f}"
     table.add_column("Model")
+    left = 1.0 - sum(one.weight for one in result.terms.values())
     for (metric, label), weight in zip(METRIC_NAMES.items(), weights, strict=True):
         numbers = (result.metrics, result.targets, result.errors)
         cells = [f"{getattr(one, metric):.4f}" for one in numbers]
-        table.add_row(label, *cells, f"{weight:g}", Text(printable(models.get(metric, ""))))
+        model = Text(printable(models.get(metric, "")))
+        table.add_row(label, *cells, f"{left * weight:g}", model)
+    for name, term in result.terms.items():
+        error = f"{term.error:.4f}"
+        table.add_row(TERM_NAMES[name], error, "0.0000", error, f"{term.weight:g}", "rules")
     return table
 
 
@@ -382,12 +408,19 @@ class Choice:
     warnings: Callable[[ModelNames], Sequence[str]] = lambda models: ()
 
 
-def on_server(client: PlainMedClient, url: str, weights: Sequence[float] | None) -> Choice:
+def on_server(
+    client: PlainMedClient,
+    url: str,
+    weights: Sequence[float] | None,
+    profile: ProfileName | None = None,
+) -> Choice:
     """A running server scores."""
     from serve_app.offline.corpus import LocalEngine
 
-    scoring = {"url": url, "weights": None if weights is None else list(weights)}
-    return Choice(lambda: LocalEngine(_ServerScorer(client, weights)), scoring)
+    scoring: dict[str, Any] = {"url": url, "weights": None if weights is None else list(weights)}
+    if profile is not None:
+        scoring["profile"] = profile
+    return Choice(lambda: LocalEngine(_ServerScorer(client, weights, profile)), scoring)
 
 
 def with_models(
@@ -396,6 +429,7 @@ def with_models(
     engine: Engine,
     address: str | None,
     workers: int | None,
+    profile: ProfileName | None = None,
 ) -> Choice:
     """The models of the settings score: in this process, or on Ray.
 
@@ -404,7 +438,7 @@ def with_models(
         InvalidInput: bad weights, or options that do not go together.
     """
     from serve_app.core.settings import load_settings
-    from serve_app.metrics.loss import LossFunction, check_weights
+    from serve_app.metrics.profiles import check_profile, load_profile, weights_of
     from serve_app.offline.corpus.job import RAY_ROWS
     from serve_app.offline.corpus.scorer import LossTerms, SuiteRecipe
 
@@ -414,12 +448,13 @@ def with_models(
     if engine is Engine.AUTO and job.corpus.rows >= RAY_ROWS:
         on_ray = True
     settings = load_settings()
-    loss = LossFunction.of(settings)
-    recipe = SuiteRecipe(settings, LossTerms(loss, tuple(check_weights(weights).tolist())))
+    chosen = load_profile(profile, settings)
+    used = weights_of(check_profile(profile), weights)
+    recipe = SuiteRecipe(settings, LossTerms(chosen, tuple(used)))
     return Choice(
         lambda: recipe.engine(on_ray, address, workers),
         recipe.describe(),
-        lambda models: loss.targets.made_with_other_models(models.names),
+        lambda models: chosen.loss.targets.made_with_other_models(models.names),
     )
 
 
@@ -456,11 +491,17 @@ def run_job(
 class _ServerScorer:
     """Scores on a server; once it is gone for good, the remaining rows get that as their error."""
 
-    def __init__(self, client: PlainMedClient, weights: Sequence[float] | None) -> None:
+    def __init__(
+        self,
+        client: PlainMedClient,
+        weights: Sequence[float] | None,
+        profile: ProfileName | None,
+    ) -> None:
         from serve_app.offline.corpus import ModelNames
 
         self._client = client
         self._weights = weights
+        self._profile = profile
         self._lost: RowError | None = None
         self.models = ModelNames()
 
@@ -474,7 +515,9 @@ class _ServerScorer:
 
         if self._lost is None:
             try:
-                answer = self._client.evaluate(originals, generated, weights=self._weights)
+                answer = self._client.evaluate(
+                    originals, generated, weights=self._weights, profile=self._profile
+                )
             except PlainMedError as error:
                 status = error.status if isinstance(error, PlainMedAPIError) else None
                 if isinstance(error, InvalidInput) or status in (400, 413, 422, 500):

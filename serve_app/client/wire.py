@@ -32,6 +32,7 @@ from serve_app.core.schemas import (
     HealthResponse,
     LossRequest,
     PairsRequest,
+    ProfileName,
     ReadabilityResponse,
     RelevanceResponse,
     Select,
@@ -134,11 +135,13 @@ def loss(
     humans: Texts | None = None,
     weights: Sequence[float] | None = None,
     *,
+    profile: ProfileName | None = None,
     request_id: str | None = None,
 ) -> Call[list[float]]:
     """The loss of each pair, in [0, 1]; a list even for one pair.
 
-    `weights` are relevance, factuality, fkgl, smog, dale_chall, with sum 1.
+    `weights` are relevance, factuality, fkgl, smog, dale_chall, with sum 1; `profile` says whom the
+    texts are for (None: `cochrane`).
     """
     texts = _texts(originals)
     body = _body(
@@ -147,6 +150,7 @@ def loss(
         texts_generated=generated,
         texts_human=humans,
         weights=weights,
+        profile=profile,
     )
 
     def parse(content: bytes) -> list[float]:
@@ -162,6 +166,7 @@ def evaluate(
     humans: Texts | None = None,
     weights: Sequence[float] | None = None,
     *,
+    profile: ProfileName | None = None,
     n: int | None = None,
     seed: int | None = None,
     explain: bool = False,
@@ -180,6 +185,7 @@ def evaluate(
         texts_generated=generated,
         texts_human=humans,
         weights=weights,
+        profile=profile,
         n=n,
         seed=seed,
         explain=explain,
@@ -194,13 +200,14 @@ def generate(
     n: int | None = None,
     select: Select | None = None,
     weights: Sequence[float] | None = None,
+    profile: ProfileName | None = None,
     request_id: str | None = None,
     **sampling: Unpack[SamplingOptions],
 ) -> Call[GenerateResponse]:
     """A summary of one text; with `n`, the answer's `candidates` has so many.
 
     With `select="loss"` they are scored, the best comes first, and the answer is that one's;
-    `weights` are of that loss.
+    `weights` and `profile` are of that loss.
     """
     body = _body(
         GenerateRequest,
@@ -209,6 +216,7 @@ def generate(
         n=n,
         select=select,
         weights=weights,
+        profile=profile,
         **sampling,
     )
     return _post("/generate", GenerateResponse.model_validate_json, body, request_id)
@@ -231,12 +239,21 @@ def generate_many(
     n: int | None = None,
     select: Select | None = None,
     weights: Sequence[float] | None = None,
+    profile: ProfileName | None = None,
     request_id: str | None = None,
     **sampling: Unpack[SamplingOptions],
 ) -> Call[list[GenerateResponse]]:
     """What `generate` gives, for each text, in one request."""
     originals = _texts(texts)
-    body = _body(GenerateRequest, texts=originals, n=n, select=select, weights=weights, **sampling)
+    body = _body(
+        GenerateRequest,
+        texts=originals,
+        n=n,
+        select=select,
+        weights=weights,
+        profile=profile,
+        **sampling,
+    )
 
     def parse(content: bytes) -> list[GenerateResponse]:
         return _counted(GenerateListResponse.model_validate_json(content).results, originals)

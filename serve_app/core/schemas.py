@@ -20,6 +20,10 @@ Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Numbers = Annotated[list[Number], Field(fail_fast=True)]
 Count = Annotated[StrictInt, Field(ge=1)]
 Select = Literal["loss"]
+ProfileName = Literal["cochrane", "public", "patient"]
+"""Whom a summary is for: `serve_app.metrics.profiles`."""
+TermName = Literal["plainness", "findings"]
+"""What the loss of some profiles has beside the five metrics."""
 Service = Literal["metrics", "generator"]
 """What one server may offer; each can be deployed alone."""
 
@@ -38,6 +42,15 @@ class FromAttributes(BaseModel):
 
 ABSENT = partial(is_, None)
 """Of a field that an answer leaves out where it is None."""
+
+
+Profile = Annotated[
+    ProfileName | None,
+    Field(
+        description="Whom the summaries are for: `cochrane` (the server's targets, the default), "
+        "`public` or `patient`."
+    ),
+]
 
 
 class PairsRequest(Request):
@@ -64,6 +77,7 @@ class LossRequest(PairsRequest):
     weights: Numbers | None = Field(
         None, description="relevance, factuality, fkgl, smog, dale_chall; sum 1; default 0.2 each."
     )
+    profile: Profile = None
 
 
 class Sampling(Request):
@@ -99,6 +113,9 @@ class GenerateRequest(Sampling):
     weights: Numbers | None = Field(
         None, description="Of the loss that selects; as in `/loss`. Only with `select`."
     )
+    profile: Profile = Field(
+        None, description="Of the loss that selects; as in `/loss`. Only with `select`."
+    )
 
 
 class EvaluateRequest(Request):
@@ -110,6 +127,7 @@ class EvaluateRequest(Request):
     )
     texts_human: Texts | None = Field(None, description="As in `/loss`.")
     weights: Numbers | None = Field(None, description="As in `/loss`.")
+    profile: Profile = Field(None, description="As in `/loss`.")
     n: Count | None = Field(
         None,
         description="Candidates the generator writes for each original; the one of least loss is "
@@ -210,12 +228,30 @@ class SummaryOut(BaseModel):
     )
 
 
+class TermOut(FromAttributes):
+    """A term of the loss beside the five metrics, and its share of the loss."""
+
+    error: float
+    weight: float
+
+
+Terms = Annotated[
+    dict[TermName, TermOut],
+    Field(
+        exclude_if=not_,
+        description="By name; only with a profile that has them. The five metrics then share what "
+        "these weights leave of 1.",
+    ),
+]
+
+
 class Scores(BaseModel):
-    """What one summary scored: `loss` is the weighted sum of `errors`."""
+    """What one summary scored: `loss` is the weighted sum of `errors`, and of `terms`."""
 
     loss: float
     metrics: MetricValues
     errors: MetricValues
+    terms: Terms = {}
 
 
 class CandidateOut(SummaryOut):
@@ -232,12 +268,14 @@ class CandidateOut(SummaryOut):
 class GenerateResponse(SummaryOut):
     """A summary; of several candidates the first.
 
-    The last three fields are present only if the request had `n` above 1, or `select`.
+    `candidates`, `select` and `weights` are present only if the request had `n` above 1, or
+    `select`; `profile` only if it had one.
     """
 
     candidates: list[CandidateOut] | None = Field(None, exclude_if=ABSENT)
     select: Select | None = Field(None, exclude_if=ABSENT)
     weights: list[float] | None = Field(None, exclude_if=ABSENT)
+    profile: ProfileName | None = Field(None, exclude_if=ABSENT)
 
 
 class GenerateListResponse(BaseModel):
@@ -347,6 +385,7 @@ class EvaluationOut(BaseModel):
     metrics: MetricValues
     targets: MetricValues
     errors: MetricValues
+    terms: Terms = {}
     loss: float
     sentences: list[FactualSentence]
     passages: list[str] = Field(
@@ -371,6 +410,9 @@ class EvaluateResponse(BaseModel):
     results: list[EvaluationOut]
     weights: list[float]
     models: dict[str, str]
+    profile: ProfileName | None = Field(
+        None, exclude_if=ABSENT, description="Present if the request had one."
+    )
 
 
 class ComponentHealth(FromAttributes):

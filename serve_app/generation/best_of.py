@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from serve_app.core.errors import InvalidInput, MetricFailed
+from serve_app.core.schemas import ProfileName
 from serve_app.generation.protocol import GenerationParams, Summary, require_words
 from serve_app.metrics.evaluation import Evaluation
 from serve_app.text.validation import has_word
@@ -178,8 +179,9 @@ async def choose(
     groups: Sequence[Candidates],
     humans: Sequence[str] | None,
     weights: Sequence[float] | None,
+    profile: ProfileName,
 ) -> list[Candidates]:
-    """The candidates of each text with their scores, least loss first.
+    """The candidates of each text with their scores, least loss (of the profile) first.
 
     Raises:
         PlainMedError: one of them could not be scored.
@@ -191,6 +193,7 @@ async def choose(
             [summary for _, summary in places],
             None if humans is None else [humans[index] for index, _ in places],
             weights,
+            profile,
         )
     except InvalidInput as error:  # about a candidate, which is no field of the request
         raise InvalidInput(error.message, code=error.code) from None

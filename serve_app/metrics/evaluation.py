@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from serve_app.core.schemas import TermName
 from serve_app.metrics.loss import LossFunction, combine
 from serve_app.metrics.readability import Readability
 
@@ -95,11 +96,20 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True)
+class Term:
+    """A term of a profile's loss beside the five metrics: its error in [0, 1], and its weight."""
+
+    name: TermName
+    error: float
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluation:
     """One pair: its metrics, the targets they are compared with, errors and loss.
 
     `targets`, `errors` and `sigmas` (the targets' standard deviations): five numbers in the order
-    of `METRICS`.
+    of `METRICS`. `terms`: those of the profile.
     """
 
     measured: Measured
@@ -107,6 +117,7 @@ class Evaluation:
     errors: tuple[float, ...]
     loss: float
     sigmas: tuple[float, ...]
+    terms: tuple[Term, ...] = ()
 
 
 def evaluate(
@@ -133,3 +144,13 @@ def evaluate(
         Evaluation(item, tuple(mean.tolist()), tuple(error.tolist()), float(total), sigmas)
         for item, mean, error, total in zip(measured, means, errors, losses, strict=True)
     ]
+
+
+def with_terms(loss: float, terms: Sequence[Term]) -> float:
+    """The loss of the five metrics and the terms beside them, whose weights it makes room for.
+
+    >>> with_terms(0.5, [Term("plainness", 1.0, 0.25)])
+    0.625
+    """
+    left = 1.0 - sum(one.weight for one in terms)
+    return min(1.0, left * loss + sum(one.weight * one.error for one in terms))

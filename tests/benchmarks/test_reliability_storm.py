@@ -13,6 +13,7 @@ from benchmarks.reliability import storm
 from benchmarks.reliability.sending import known
 from benchmarks.texts import Texts, _shipped
 from serve_app.api.middleware import admission
+from serve_app.core.schemas import ProfileName
 from serve_app.metrics.evaluation import Evaluation
 from tests.support.servers import LightBackend, api_server
 from tests.support.slow import slow
@@ -31,10 +32,11 @@ class OneByOne(LightBackend):
         generated: Sequence[str],
         human: Sequence[str] | None,
         weights: Sequence[float] | None,
+        profile: ProfileName,
     ) -> list[Evaluation]:
         async with self.turn:
             await asyncio.sleep(0.2)
-            return await super().evaluate(originals, generated, human, weights)
+            return await super().evaluate(originals, generated, human, weights, profile)
 
 
 @slow(16)

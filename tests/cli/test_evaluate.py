@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from serve_app.core.schemas import ProfileName
 from serve_app.core.settings import load_settings
-from serve_app.metrics.evaluation import Evaluation, evaluate
-from serve_app.metrics.loss import LossFunction
+from serve_app.metrics.evaluation import Evaluation
+from serve_app.metrics.profiles import load_profile
 from serve_app.metrics.suite import MetricSuite
 from tests.support.backends import api_client
 from tests.support.command import plainmed, refused
@@ -35,13 +36,14 @@ class SuiteBackend(LightBackend):
         generated: Sequence[str],
         human: Sequence[str] | None,
         weights: Sequence[float] | None,
+        profile: ProfileName,
     ) -> list[Evaluation]:
-        loss = LossFunction.of(self.settings)
+        reader = load_profile(profile, self.settings)
         measured = self.suite.measure(originals, generated)
         humans = None
         if human is not None and self.settings.loss_targets == "human":
             humans = self.suite.measure(originals, human)
-        return evaluate(measured, loss, weights=weights, human=humans)
+        return reader.evaluate(measured, originals, generated, weights=weights, human=humans)
 
     async def models(self) -> dict[str, str]:
         return self.suite.models
@@ -64,6 +66,7 @@ def texts(tmp_path: Path) -> list[Path]:
         (["--weights", "1,0,0,0,0"], {"weights": [1, 0, 0, 0, 0]}, "corpus"),
         (["--human"], {"texts_human": [HUMAN[0]]}, "corpus"),
         (["--human"], {"texts_human": [HUMAN[0]]}, "human"),
+        (["--profile", "public"], {"profile": "public"}, "corpus"),
     ],
 )
 async def test_the_answer_is_that_of_the_route(

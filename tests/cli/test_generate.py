@@ -53,6 +53,21 @@ def test_the_best_candidate_is_printed_and_all_are_shown(url: str) -> None:
 
 
 @pytest.mark.usefixtures("in_process")
+def test_the_best_candidate_for_the_public_is_chosen_here_and_on_a_server(url: str) -> None:
+    """The first candidate of the server has a statistic; of here any may."""
+    source = b"We saw 20 trials. Fewer people died (RR 0.5). No harms were seen."
+    options = ("--n", 2, "--select", "loss", "--profile", "public", "--seed", 1, "--json")
+    there = json.loads(plainmed("generate", "-", *options, "--url", url, stdin=source).stdout)
+    here = json.loads(plainmed("generate", "-", *options, stdin=source).stdout)
+    for answer in (there, here):
+        assert answer["profile"] == "public"
+        losses = [one["scores"]["loss"] for one in answer["candidates"]]
+        assert losses == sorted(losses)
+        assert set(answer["candidates"][0]["scores"]["terms"]) == {"plainness", "findings"}
+    assert "RR" not in there["summary"]
+
+
+@pytest.mark.usefixtures("in_process")
 def test_the_best_candidate_in_process_is_the_one_of_least_loss() -> None:
     options = ("--n", 3, "--select", "loss", "--seed", 1, "--json")
     result = plainmed("generate", "-", *options, stdin=sample_abstract().encode())
@@ -88,6 +103,7 @@ def test_wrong_input_of_generate_is_refused(tmp_path: Path, url: str) -> None:
     assert "omit --n and" in refused("generate", "-", "--stream", "--n", "2", stdin=b"a")
     weights = ("--weights", "0.2,0.2,0.2,0.2,0.2")
     assert "add --select loss" in refused("generate", "-", *weights, stdin=b"a")
+    assert "add --select loss" in refused("generate", "-", "--profile", "public", stdin=b"a")
     bad = ("--select", "loss", "--weights", "1,1,1,1,1")
     assert "sum to 1" in refused("generate", "-", *bad, stdin=b"a")
 

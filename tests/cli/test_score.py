@@ -69,6 +69,37 @@ def test_a_table_is_scored_on_a_server(table: Path, tmp_path: Path, url: str) ->
         assert row["error"] is None
 
 
+@pytest.mark.parametrize("where", ["server", "in_process"])
+def test_a_profile_changes_the_loss_of_a_table_and_of_a_pair_and_is_named(
+    where: str, table: Path, tmp_path: Path, url: str, request: pytest.FixtureRequest
+) -> None:
+    if where == "in_process":
+        request.getfixturevalue("in_process")
+    there = ["--url", url] if where == "server" else []
+    result = plainmed("score", table, "--out", tmp_path / "p.jsonl", "--profile", "public", *there)
+    assert result.exit_code == 0, result.stderr
+    assert "profile public" in result.stderr
+    losses = [row["loss"] for row in read_jsonl(tmp_path / "p.jsonl")]
+    files = tmp_path / "a.txt", tmp_path / "b.txt"
+    for file, text in zip(files, (ORIGINALS[0], GENERATED[0]), strict=True):
+        file.write_text(text, encoding="utf-8")
+    pair = ["score", "--original-file", files[0], "--generated-file", files[1], *there]
+    found = json.loads(plainmed(*pair, "--profile", "public", "--json").stdout)
+    assert found["profile"] == "public"
+    assert found["results"][0]["loss"] == pytest.approx(losses[0], abs=1e-6)
+    assert "Profile public" in plainmed(*pair, "--profile", "public").stdout
+    silent = json.loads(plainmed(*pair, "--json").stdout)
+    assert silent["results"][0]["loss"] != pytest.approx(losses[0])
+    assert silent.get("profile") is None
+
+
+def test_an_unknown_profile_is_refused_with_those_there_are(table: Path, tmp_path: Path) -> None:
+    result = plainmed("score", table, "--out", tmp_path / "o.csv", "--profile", "children")
+    assert result.exit_code == 2
+    for known in ("cochrane", "public", "patient"):
+        assert known in result.stderr
+
+
 @pytest.mark.parametrize(
     ("where", "batch_size"), [("server", 1), ("server", 3), ("server", 16), ("in_process", 16)]
 )

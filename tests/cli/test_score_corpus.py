@@ -12,6 +12,7 @@ from serve_app.cli.score import with_models
 from serve_app.core.settings import load_settings
 from serve_app.metrics.evaluation import evaluate
 from serve_app.metrics.loss import LossFunction
+from serve_app.metrics.profiles import load_profile
 from serve_app.metrics.suite import MetricSuite
 from serve_app.metrics.targets import load_targets
 from serve_app.offline.corpus import ScoreJob
@@ -49,7 +50,8 @@ def test_a_suite_scorer_gives_metrics_and_loss_of_the_library(
 ) -> None:
     loss = LossFunction(load_targets(load_settings()))
     weights = (1.0, 0.0, 0.0, 0.0, 0.0)
-    found = SuiteScorer(tiny[0], LossTerms(loss, weights))(ORIGINALS, GENERATED)
+    profile = load_profile(None, load_settings())
+    found = SuiteScorer(tiny[0], LossTerms(profile, weights))(ORIGINALS, GENERATED)
     wanted = evaluate(tiny[0].measure(ORIGINALS, GENERATED), loss, weights=weights)
     assert [one.values for one in found] == [one.measured.values for one in wanted]
     assert [one.loss for one in found] == [one.loss for one in wanted]
@@ -79,7 +81,7 @@ def test_the_command_goes_on_refuses_other_settings_and_restarts(
     out = tmp_path / "out.jsonl"
     job = ScoreJob.prepare(source, out, batch_size=2, findings=True)
     scoring = with_models(job, None, Engine("local"), None, None).scoring
-    loss = LossTerms(LossFunction(load_targets(load_settings())))
+    loss = LossTerms(load_profile(None, load_settings()))
     engine = LocalEngine(SuiteScorer(tiny[0], loss))
     job.run(lambda: engine, scoring)
     whole = out.read_bytes()

@@ -33,7 +33,8 @@ def test_both_clients_have_the_same_methods_with_the_same_arguments_and_words() 
         assert one.__doc__
         assert inspect.iscoroutinefunction(other) == (name != "generate_stream")
     bound = inspect.signature(PlainMedClient("http://127.0.0.1:1").loss)
-    assert [*bound.parameters] == ["originals", "generated", "humans", "weights", "request_id"]
+    named = ["originals", "generated", "humans", "weights", "profile", "request_id"]
+    assert [*bound.parameters] == named
 
 
 def test_a_base_url_may_have_a_path_and_headers_are_sent(ask: Any) -> None:

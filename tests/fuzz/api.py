@@ -107,6 +107,10 @@ def mended(body: dict[str, Any]) -> dict[str, Any]:
             found = {name: value for name, value in found.items() if name != "text"}
         if found.get("stream"):
             found = {"text": found.get("text", "Pain fell."), "stream": True}
+    if found.get("profile") is not None:  # it has targets of its own, and is of a loss
+        other = "texts_human" if "texts_original" in found else "profile"
+        if other == "texts_human" or found.get("select") is None:
+            found.pop(other, None)
     # JSON Schema has 10.0 for an integer, which is refused, and rounds the limit 2^63 - 1.
     for name, most in (("n", 2), ("seed", 2**63 - 1), ("max_new_tokens", 64)):
         if found.get(name) is not None:

@@ -11,7 +11,11 @@ import numpy as np
 import pytest
 
 from serve_app.core.errors import InvalidInput
+from serve_app.core.settings import load_settings
 from serve_app.evidence import check
+from serve_app.evidence.reader import reader_errors
+from serve_app.metrics.loss import METRICS
+from serve_app.metrics.profiles import TERM_NAMES, load_profile
 from serve_app.offline.corpus.scoring import FINDINGS, count_findings
 from serve_app.offline.report import findings
 from serve_app.offline.report.analysis import Choices, Report, analyse
@@ -19,7 +23,7 @@ from serve_app.offline.report.examples import mark
 from serve_app.offline.report.findings import MISLEADING, TOPICS
 from serve_app.offline.report.reader import read_systems
 from serve_app.offline.report.render import to_html, to_json, to_markdown
-from tests.support.command import plainmed
+from tests.support.command import plainmed, refused
 from tests.support.report_files import LOSS, TARGETS, Rows, failed, scored, write
 from tests.support.texts import GENERATED, ORIGINALS
 
@@ -218,3 +222,41 @@ def test_json_has_counts_and_no_words_of_the_texts(tmp_path: Path) -> None:
     document = to_json(report)
     assert "77" not in json.dumps(json.loads(document)["systems"][0]["worst"][0]["summary"])
     assert "There were" not in document
+
+
+def test_a_report_by_a_profile_has_its_targets_and_terms_in_the_loss(tmp_path: Path) -> None:
+    path, numbers, page = (tmp_path / name for name in ("a.jsonl", "r.json", "r.html"))
+    write(path, wrong(scored(3)))
+    command = ("report", path, "--out", page, "--no-models", "--json", numbers)
+    result = plainmed(*command, "--profile", "public")
+    assert result.exit_code == 0, result.stderr
+    assert "profile public" in result.stdout
+    document = json.loads(numbers.read_text(encoding="utf-8"))
+    profile = load_profile("public", load_settings())
+    assert document["profile"] == "public"
+    assert document["direction"] == "one_sided"
+    assert document["targets"]["fkgl"] == 8.0
+    assert sum(document["weights"].values()) == pytest.approx(1)
+    (one,) = document["systems"]
+    assert one["parts"]["findings"] > 0
+    assert sum(one["parts"].values()) == pytest.approx(one["numbers"]["loss"]["mean"])
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    errors = profile.loss.errors([[row[name] for name in METRICS] for row in rows])
+    terms = [reader_errors(row["original"], row["generated"]) for row in rows]
+    wanted = [
+        (1 - sum(profile.terms.values())) * float(np.mean(error))
+        + sum(weight * term[name] for name, weight in profile.terms.items())
+        for error, term in zip(errors, terms, strict=True)
+    ]
+    assert one["numbers"]["loss"]["mean"] == pytest.approx(np.mean(wanted))
+    assert TERM_NAMES["findings"] in page.read_text(encoding="utf-8")
+    plainmed(*command)
+    silent = json.loads(numbers.read_text(encoding="utf-8"))
+    assert (silent["profile"], list(silent["weights"])) == (None, list(METRICS))
+
+
+def test_a_profile_needs_texts_and_leaves_no_doubt_whose_targets_it_has(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", scored(3, texts=False))
+    command = ("report", path, "--out", tmp_path / "r.html", "--no-models", "--profile", "patient")
+    assert "--profile" in refused(*command)
+    assert "--targets and --profile" in refused(*command, "--targets", TARGETS)

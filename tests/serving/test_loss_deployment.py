@@ -11,6 +11,7 @@ import pytest
 from serve_app.core.errors import InvalidInput, Unavailable
 from serve_app.core.observability.tracing import Timed
 from serve_app.core.settings import load_settings
+from serve_app.metrics.profiles import load_profile
 from serve_app.serving.deployments.loss import Loss
 from serve_app.serving.deployments.metrics import Description
 from serve_app.serving.remote_calls import all_of, in_pieces
@@ -164,3 +165,17 @@ async def test_the_warnings_are_those_of_the_models_that_serve_now() -> None:
 
     relevance.describe.remote = broken
     assert (await loss.targets())[1] == []  # what was known
+
+
+async def test_a_profile_has_its_loss_and_is_kept_out_of_the_distribution_of_the_default() -> None:
+    loss = await made(*await metrics())
+    source, summary = ["Of 20 people 5 had pain."], ["We saw QZX in 20 people. 5 had pain."]
+    [found] = await loss.evaluate(source, summary, profile="public")
+    [wanted] = load_profile("public", load_settings()).evaluate([MEASURED], source, summary)
+    assert found == wanted
+    assert {one.name: one.error for one in found.terms} == {"plainness": 0.5, "findings": 0.0}
+    assert loss._telemetry.of("plainmed_loss") == []
+    assert len(loss._telemetry.of("plainmed_score")) == 2
+    [plain] = await loss.evaluate(source, summary)
+    assert plain.terms == ()
+    assert [value for value, _ in loss._telemetry.of("plainmed_loss")] == [plain.loss]

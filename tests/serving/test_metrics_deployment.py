@@ -119,7 +119,7 @@ def test_losses_scores_grades_and_cuts_are_told_by_their_models(kept: Kept) -> N
     loss._models = {"relevance": "bert", "factuality": "align", "readability": "formulas"}
     whole = measure("Aspirin prevents strokes.", "Aspirin prevents strokes.")
     cut = replace(whole, relevance=replace(whole.relevance, truncated_reference=True))
-    loss._record(evaluate([whole, cut], LossFunction(TARGETS)))
+    loss._record(evaluate([whole, cut], LossFunction(TARGETS)), "cochrane")
     assert [labels for _, labels in kept.of("plainmed_loss")] == [
         {"relevance_model": "bert", "factuality_model": "align"}
     ] * 2

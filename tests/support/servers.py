@@ -25,6 +25,7 @@ from serve_app.api.backend import Component, Health, MetricScores
 from serve_app.api.middleware.request_guard import Traffic
 from serve_app.api.request_stats import StatsWindow
 from serve_app.core.resources import RESOURCES
+from serve_app.core.schemas import ProfileName
 from serve_app.core.settings import load_settings
 from serve_app.generation.protocol import GenerationParams, Summary, SummarySentence
 from serve_app.metrics.evaluation import (
@@ -33,9 +34,9 @@ from serve_app.metrics.evaluation import (
     ClaimSentence,
     Evaluation,
     Measured,
-    evaluate,
 )
 from serve_app.metrics.loss import LossFunction, Targets
+from serve_app.metrics.profiles import DEFAULT, Profile, load_profile
 from serve_app.metrics.readability import Readability, readability
 
 WAIT_S = 60.0
@@ -228,13 +229,17 @@ class LightBackend:
         generated: Sequence[str],
         human: Sequence[str] | None,
         weights: Sequence[float] | None,
+        profile: ProfileName,
     ) -> list[Evaluation]:
         self.scored.append(list(generated))
         measured = [measure(*pair) for pair in zip(originals, generated, strict=True)]
         humans = None
         if human is not None and self.per_sample:
             humans = [measure(*pair) for pair in zip(originals, human, strict=True)]
-        return evaluate(measured, self.loss, weights=weights, human=humans)
+        chosen = Profile(DEFAULT, self.loss, (0.2,) * 5)
+        if profile != DEFAULT:
+            chosen = load_profile(profile, load_settings(), TARGETS)
+        return chosen.evaluate(measured, originals, generated, weights=weights, human=humans)
 
     async def generate(
         self, texts: Sequence[str], params: Sequence[GenerationParams]

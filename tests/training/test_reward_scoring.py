@@ -12,14 +12,16 @@ from typing import Any
 import pytest
 
 from serve_app.client.clients import PlainMedConnectionError
-from serve_app.core.errors import ConfigError, MetricFailed
+from serve_app.core.errors import ConfigError, InvalidInput, MetricFailed
+from serve_app.core.settings import load_settings
 from serve_app.metrics.alignscore import AlignScorer
 from serve_app.metrics.bertscore import BertScorer
 from serve_app.metrics.evaluation import evaluate
 from serve_app.metrics.loss import LossFunction
+from serve_app.metrics.profiles import load_profile
 from serve_app.metrics.suite import MetricSuite
 from serve_app.offline.corpus.scoring import RowError
-from serve_app.training.rewards.reward import loss_reward
+from serve_app.training.rewards.reward import loss_reward, metric_rewards
 from serve_app.training.rewards.scoring import PairScorer, PairScores, local_scorer, remote_scorer
 from tests.support.servers import TARGETS, Answer, LightBackend, ScriptedServer, api_server
 from tests.support.texts import GENERATED, HUMAN, ORIGINALS
@@ -46,15 +48,19 @@ class SuiteBackend(LightBackend):
         super().__init__()
         self.suite = suite
 
-    async def evaluate(self, originals: Any, generated: Any, human: Any, weights: Any) -> Any:
+    async def evaluate(
+        self, originals: Any, generated: Any, human: Any, weights: Any, profile: Any
+    ) -> Any:
         return evaluate(self.suite.measure(originals, generated), self.loss, weights=weights)
 
 
 class Failing(LightBackend):
     """Cannot score summaries with the word boom."""
 
-    async def evaluate(self, originals: Any, generated: Any, human: Any, weights: Any) -> Any:
-        found = await super().evaluate(originals, generated, human, weights)
+    async def evaluate(
+        self, originals: Any, generated: Any, human: Any, weights: Any, profile: Any
+    ) -> Any:
+        found = await super().evaluate(originals, generated, human, weights, profile)
         if any("boom" in text for text in generated):
             raise MetricFailed("relevance is not a number")
         return found
@@ -117,6 +123,46 @@ def test_the_errors_are_those_of_the_loss_of_the_settings(suite: MetricSuite) ->
     for found in scorer.score(PAIRS):
         assert isinstance(found, PairScores)
         assert found.errors == pytest.approx(loss.errors([found.values])[0].tolist())
+
+
+SHORT = ("We saw 20 people. 5 had pain.", "We saw 20 people with QZX. 6 had pain.")
+"""The second sentence misleads, the first has a short name that nothing explains."""
+
+
+def test_a_profile_is_the_same_reward_here_and_on_a_server(suite: MetricSuite) -> None:
+    here = local_scorer(suite=suite, profile="public")
+    columns = {"completions": [SHORT[1]], "original": [SHORT[0]]}
+    [reward] = loss_reward(here)(prompts=[""], **columns)
+    profile = load_profile("public", load_settings())
+    [wanted] = profile.evaluate(suite.measure([SHORT[0]], [SHORT[1]]), [SHORT[0]], [SHORT[1]])
+    assert [one.error for one in wanted.terms] == [0.5, 0.5]
+    assert reward == pytest.approx(1 - wanted.loss)
+    assert reward != pytest.approx(loss_reward(local_scorer(suite=suite))([""], **columns)[0])
+    with api_server(LightBackend()) as url:
+        there = remote_scorer(url, profile="public")
+        [scores] = there.score([SHORT])
+        [found] = loss_reward(there)(prompts=[""], **columns)
+        again = pickle.loads(pickle.dumps(there))
+        assert again.score([SHORT]) == [scores]
+    assert isinstance(scores, PairScores)
+    assert scores.terms == wanted.terms
+    assert found == pytest.approx(1 - scores.loss)  # type: ignore[operator]
+
+
+def test_a_metric_alone_is_rewarded_without_the_terms_of_the_profile(suite: MetricSuite) -> None:
+    scorer = local_scorer(suite=suite, profile="patient")
+    [scores] = scorer.score([SHORT])
+    assert isinstance(scores, PairScores)
+    for reward, error in zip(metric_rewards(scorer), scores.errors, strict=True):
+        columns = {"completions": [SHORT[1]], "original": [SHORT[0]]}
+        assert reward(prompts=[""], **columns) == pytest.approx([1 - error])
+
+
+def test_an_unknown_profile_is_refused_before_anything_is_scored(suite: MetricSuite) -> None:
+    with pytest.raises(InvalidInput, match="cochrane, public or patient"):
+        local_scorer(suite=suite, profile="children")  # type: ignore[arg-type]
+    with pytest.raises(InvalidInput, match="cochrane, public or patient"):
+        remote_scorer("http://127.0.0.1:1", profile="children")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("option", ["batch_size", "remember"])

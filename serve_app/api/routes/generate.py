@@ -22,6 +22,7 @@ from serve_app.api.validation import (
     check_count,
     check_texts,
     params_of,
+    profile_of,
     within,
 )
 from serve_app.core import schemas
@@ -38,7 +39,7 @@ from serve_app.core.settings import Settings
 from serve_app.generation import best_of
 from serve_app.generation.best_of import Candidate, Candidates
 from serve_app.generation.protocol import Summary
-from serve_app.metrics.loss import check_weights
+from serve_app.metrics.profiles import weights_of
 
 
 def add_generate(app: FastAPI, backend: Backend, settings: Settings) -> None:
@@ -71,11 +72,13 @@ def add_generate(app: FastAPI, backend: Backend, settings: Settings) -> None:
             groups = await best_of.write(backend.generate, texts, params, n, field)
             if weights is None:
                 return groups
-            return await best_of.choose(backend.evaluate, texts, groups, None, weights)
+            return await best_of.choose(
+                backend.evaluate, texts, groups, None, weights, profile_of(body)
+            )
 
         groups = await within(work(), settings)
         check_answer(sum(summary_chars(one.summary) for group in groups for one in group))
-        answers = [generate_out(group, body.select, weights) for group in groups]
+        answers = [generate_out(group, body.select, weights, body.profile) for group in groups]
         if body.texts is None:
             return JSONResponse(answers[0].model_dump())
         return JSONResponse(schemas.GenerateListResponse(results=answers).model_dump())
@@ -90,6 +93,7 @@ def generate_out(
     candidates: Sequence[Candidate],
     select: schemas.Select | None,
     weights: list[float] | None,
+    profile: schemas.ProfileName | None = None,
 ) -> schemas.GenerateResponse:
     """The answer of `/generate` for one text: its first candidate, and all where it has several.
 
@@ -102,6 +106,7 @@ def generate_out(
         candidates=candidates_out(candidates),
         select=select,
         weights=weights,
+        profile=profile,
     )
 
 
@@ -171,10 +176,10 @@ def _selecting_weights(
 ) -> list[float] | None:
     """The weights of the loss that selects; None where nothing is selected."""
     if body.select is None:
-        if body.weights is not None:
-            raise InvalidInput(
-                'weights are for the loss that selects: give select: "loss" too', field="weights"
-            )
+        for name in ("weights", "profile"):
+            if getattr(body, name) is not None:
+                said = f'{name}: only for the loss that selects; give select: "loss" too'
+                raise InvalidInput(said, field=name)
         return None
     if "metrics" not in backend.services:
         raise NotServed(
@@ -184,8 +189,7 @@ def _selecting_weights(
         )
     if not may_call(scope, "metrics"):
         raise NotAllowed("this key may not call the metrics; leave out select", field="select")
-    weights: list[float] = check_weights(body.weights).tolist()
-    return weights
+    return weights_of(profile_of(body), body.weights)
 
 
 class EventForm(Protocol):

@@ -30,6 +30,7 @@ from serve_app.api.validation import (
     languages_of,
     of_request,
     params_of,
+    profile_of,
     within,
 )
 from serve_app.core import schemas
@@ -39,6 +40,7 @@ from serve_app.evidence import Check
 from serve_app.generation import best_of
 from serve_app.generation.best_of import Candidates
 from serve_app.metrics.loss import check_weights
+from serve_app.metrics.profiles import weights_of
 
 Result = TypeVar("Result")
 PairMetric = Callable[[Sequence[str], Sequence[str]], Awaitable[MetricScores]]
@@ -58,7 +60,7 @@ def add_scoring(app: FastAPI, backend: Backend, settings: Settings) -> None:
         params = params_of(schemas.Sampling(seed=body.seed), settings)
         groups = await best_of.write(backend.generate, originals, params, n, "texts_original")
         return await best_of.choose(
-            backend.evaluate, originals, groups, body.texts_human, body.weights
+            backend.evaluate, originals, groups, body.texts_human, body.weights, profile_of(body)
         )
 
     async def computed(work: Awaitable[Result], pairs: int) -> Result:
@@ -116,12 +118,16 @@ def add_scoring(app: FastAPI, backend: Backend, settings: Settings) -> None:
 
     @app.post("/loss", responses=ERRORS)
     async def loss(body: schemas.LossRequest) -> float | list[float]:
-        """How far each text is from the targets, in [0, 1]: a number for one text, else a list."""
+        """How far each text is from the targets, in [0, 1]: a number for one text, else a list.
+
+        The targets are those of `profile`.
+        """
         check_weights(body.weights)
+        profile = profile_of(body)
         check_pairs(body, settings)
         await check_english(body)
         evaluating = backend.evaluate(
-            body.texts_original, body.texts_generated, body.texts_human, body.weights
+            body.texts_original, body.texts_generated, body.texts_human, body.weights, profile
         )
         losses = [item.loss for item in await computed(evaluating, len(body.texts_original))]
         return losses[0] if len(losses) == 1 else losses
@@ -133,7 +139,8 @@ def add_scoring(app: FastAPI, backend: Backend, settings: Settings) -> None:
         Without `texts_generated` the generator writes `n` candidates of each (default 1) and the
         one of least loss is evaluated.
         """
-        weights = check_weights(body.weights)
+        profile = profile_of(body)
+        weights = weights_of(profile, body.weights)
         check_pairs(body, settings)
         original_languages = await languages_of(body.texts_original, "texts_original", settings)
         if body.texts_generated is None:
@@ -155,7 +162,7 @@ def add_scoring(app: FastAPI, backend: Backend, settings: Settings) -> None:
                     raise InvalidInput(message, field=field)
             languages = await languages_of(body.texts_generated, "texts_generated", settings)
             evaluating = backend.evaluate(
-                body.texts_original, body.texts_generated, body.texts_human, body.weights
+                body.texts_original, body.texts_generated, body.texts_human, body.weights, profile
             )
             evaluations = await computed(evaluating, len(body.texts_original))
             generated, listed = body.texts_generated, []
@@ -180,4 +187,6 @@ def add_scoring(app: FastAPI, backend: Backend, settings: Settings) -> None:
             for result, explanation in zip(results, explanations, strict=True):
                 result.explanation = explanation
         models = await within(backend.models(), settings)
-        return schemas.EvaluateResponse(results=results, weights=weights.tolist(), models=models)
+        return schemas.EvaluateResponse(
+            results=results, weights=weights, models=models, profile=body.profile
+        )

@@ -72,7 +72,7 @@ SPECS = {
     "plainmed_grade": Spec("histogram", "FKGL, SMOG and Dale-Chall.", ("metric", "model"), _GRADES),
     "plainmed_loss": Spec(
         "histogram",
-        "Loss, with the weights of each request.",
+        "Loss of profile cochrane, with the weights of each request.",
         ("relevance_model", "factuality_model"),
         _SHARES,
     ),

@@ -12,41 +12,7 @@ from functools import lru_cache
 
 from serve_app.generation.plain.facts import Facts
 from serve_app.generation.plain.grammar import tidied
-
-EVERYDAY = frozenset(
-    [
-        "HIV",
-        "AIDS",
-        "DNA",
-        "RNA",
-        "UK",
-        "US",
-        "USA",
-        "EU",
-        "UN",
-        "TV",
-        "DVD",
-        "CD",
-        "PC",
-        "IQ",
-        "UV",
-        "COVID",
-        "SARS",
-        "NASA",
-        "BBC",
-        "PhD",
-        "AM",
-        "PM",
-        "SMS",
-        "GPS",
-        "UNICEF",
-        "Covid",
-        "USD",
-        "EUR",
-        "GBP",
-    ]
-)
-"""Abbreviations that a newspaper does not explain."""
+from serve_app.text.jargon import abbreviations
 
 _MEANT = {
     "ADHD": "attention deficit hyperactivity disorder",
@@ -153,57 +119,8 @@ _MEANT_WHERE = {
 }
 """Those with several senses: meant where the source has one of these words."""
 
-_NAME = r"[A-Za-z]*[A-Z][A-Za-z0-9]*[A-Z][A-Za-z0-9]*"
-_TOKEN = re.compile(
-    rf"(?<![\w-]){_NAME}(?:[-/+](?:{_NAME}|\d+)(?!\w))*\+?(?![A-Za-z0-9])|(?<=-){_NAME}(?![\w])"
-)
-_SURNAME = re.compile(r"(?:Mc|Mac|De|Di|Van|Le|La|O')[A-Z][a-z]+|[A-Z][a-z]{2,}(?:[A-Z][a-z]{2,})+")
-_ROMAN = re.compile(r"[IVX]{2,4}[a-cA-C]?")
-_ORDINAL = re.compile(
-    r"\b(?:phase|stage|type|class|grade|level|category|factor|part|group|world war|and|or|to|"
-    r",)s?\s?$",
-    re.I,
-)
 _ARTICLE = re.compile(r"\b([Aa])n?(\s)$")
 _LEAST_USES, _LEAST_WORDS = 3, 3  # from which the short form is kept after its explanation
-
-
-def tokens(text: str) -> list[re.Match[str]]:
-    """The abbreviations of a text that not everybody knows.
-
-    >>> [match[0] for match in tokens("In the UK, 12 SSRIs (drugs) of phase II were used for HIV.")]
-    ['SSRIs']
-    """
-    return [
-        match
-        for match in _TOKEN.finditer(text)
-        if match[0] not in EVERYDAY
-        and match[0].rstrip("s") not in EVERYDAY
-        and _SURNAME.fullmatch(match[0]) is None
-        and not (_ROMAN.fullmatch(match[0]) and _ORDINAL.search(text[: match.start()]))
-        and not re.fullmatch(r"(?:SARS|COVID)-.*", match[0])
-    ]
-
-
-def unexplained(text: str) -> list[str]:
-    """The abbreviations of a summary that it does not explain, each once.
-
-    >>> unexplained("Deep vein thrombosis (DVT) was rare. DVT and PE differed.")
-    ['PE']
-    """
-    found: dict[str, None] = {}
-    for match in tokens(text):
-        short = match[0]
-        stem = re.escape(short.rstrip("s"))
-        if (
-            re.search(
-                rf"[a-z]{{2,}} \({stem}s?\)|\b{stem}s? \([a-z][^()]*[a-z]{{3,}}|\({stem} means ",
-                text,
-            )
-            is None
-        ):
-            found[short] = None
-    return list(found)
 
 
 def meaning(short: str, facts: Facts) -> str | None:
@@ -259,7 +176,7 @@ def without_needless(sentence: str, facts: Facts) -> str | None:
         sentence = written.sub(lambda m: m[1] + (f" ({m[2]})" if m[2] else ""), sentence)
         sentence = re.sub(rf"(?<![\w-]){name} \({re.escape(long)}\)", short, sentence)
     # An abbreviation in brackets that nothing uses: "not otherwise specified (NOS)".
-    for match in reversed(tokens(sentence)):
+    for match in reversed(abbreviations(sentence)):
         if meaning(match[0], facts) is None:
             before, after = sentence[: match.start()], sentence[match.end() :]
             if not (before.endswith("(") and after.startswith(")")):
@@ -277,7 +194,7 @@ def explained(texts: Sequence[str], facts: Facts) -> list[str]:
     """
     uses: dict[str, int] = {}
     for text in texts:
-        for match in tokens(text):
+        for match in abbreviations(text):
             stem = match[0].rstrip("s")
             uses[stem] = uses.get(stem, 0) + 1
     kept = {
@@ -293,7 +210,7 @@ def explained(texts: Sequence[str], facts: Facts) -> list[str]:
 def _written_out(text: str, facts: Facts, kept: set[str], seen: set[str]) -> str:
     out = ""
     last = 0
-    for match in tokens(text):
+    for match in abbreviations(text):
         short, long = match[0], meaning(match[0], facts)
         if long is None:
             continue

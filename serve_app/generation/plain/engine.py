@@ -26,20 +26,20 @@ from serve_app.generation.extractive.engine import (
     home_of,
 )
 from serve_app.generation.extractive.passages import Passage
-from serve_app.generation.plain.abbreviations import explained, unexplained
+from serve_app.generation.plain.abbreviations import explained
 from serve_app.generation.plain.certainty import said_together
 from serve_app.generation.plain.facts import Facts
 from serve_app.generation.plain.grammar import capitalised, doubled
 from serve_app.generation.plain.order import HEADINGS, PARTS_WANTED, Part, part_of, sections
 from serve_app.generation.plain.pointers import points_back
 from serve_app.generation.plain.rules import changes, check_names, parted, rewritten
-from serve_app.generation.plain.statistics import STATISTIC
 from serve_app.generation.plain.terms import in_plain_words, said_once
 from serve_app.generation.protocol import Summary, SummarySentence
 from serve_app.metrics.loss import LossFunction, Targets
 from serve_app.metrics.readability import ReadabilityCounts
 from serve_app.metrics.suite import MetricSuite
 from serve_app.text.glossary import Glossary
+from serve_app.text.jargon import STATISTIC, unexplained
 
 # What a reader needs; better costs nothing. The spreads are those of human summaries.
 _LOSS = LossFunction(

@@ -13,31 +13,9 @@ import re
 
 from serve_app.generation.plain.facts import Facts
 from serve_app.generation.plain.grammar import has_verb, tidied
+from serve_app.text.jargon import LONG_NAMES, SHORT_NAMES, STATISTIC
 
 _NUMBER = r"[-−–+]?\s?\d[\d,]*(?:[.·]\d+)?\s?%?"
-_SHORT_NAMES = (
-    r"(?:S?MDs?|WMDs?|RRR?s?|a?ORs?|a?HRs?|IRRs?|RDs?|ARRs?|ARDs?|NNTB?H?p?s?|NNHs?|CIs?|CrIs?|"
-    r"PIs?|SDs?|SEs?|SEM|"
-    r"IQRs?|RoMs?|ROMs?|ES|AUC|AOR|POR|I2|I²|Tau2|Tau²|Chi2|Chi²|ICC|df|DOR|PLR|NLR|PPV|NPV)"
-)
-_LONG_NAMES = (
-    r"(?:(?:odds|risk|rate|hazards?|relative|likelihood|incidence|"
-    r"prevalence)[\s-](?:rate\s)?(?:ratio|risk|difference)s?|"
-    r"relative risks?|absolute risk (?:reduction|difference|increase)s?|risk differences?|"
-    r"(?:standardi[sz]ed |weigh(?:t)?ed )?mean differences?|standard deviations?|standard errors?|"
-    r"(?:confidence|credible|prediction) intervals?|interquartile ranges?|effect sizes?|"
-    r"numbers? needed to (?:treat|harm)|[Pp][\s-]?values?|ratio of means|"
-    r"I[\s-]?squared|hazards? ratios?|heterogeneity|regression coefficients?|correlation "
-    r"coefficients?|"
-    r"random[\s-]effects?(?: model)?|fixed[\s-]effects?(?: model)?|Hedges['’]? g|Cohen['’]?s d)"
-)
-STATISTIC = re.compile(
-    rf"\b(?:{_SHORT_NAMES}(?![\w-])|{_LONG_NAMES}\b)|\b[Pp]\s?[=<>≤≥]|\bI\s?[=<>]\s?\d|"
-    rf"[χτ]²?\s?[=<>]|"
-    rf"\b95\s?%\s?(?:CI|C\.I|confidence)"
-)
-"""What no reader should meet: names of statistics, P values and intervals."""
-
 _BRACKET = re.compile(r"\(((?:[^()\[\]]|\([^()]*\))*)\)|\[((?:[^()\[\]]|\([^()]*\))*)\]")
 _ITEM = re.compile(
     r";\s*|,\s+(?=\D|\d[\d,]*\s?[A-Za-z]|\d+\s?/|\d+(?:[.]\d+)?%? (?:vs|versus))|,(?=[A-Za-z])"
@@ -88,9 +66,9 @@ _INTRODUCED = re.compile(
     rf"the\s)?"
     rf"(?:(?:pooled|typical|adjusted|unadjusted|average|summary|overall|Peto|crude|estimated|mean|"
     rf"corresponding)\s)*"
-    rf"(?:95\s?%\s?)?(?:{_SHORT_NAMES}|{_LONG_NAMES}|[Pp])(?:\s\(\w+\))?"
+    rf"(?:95\s?%\s?)?(?:{SHORT_NAMES}|{LONG_NAMES}|[Pp])(?:\s\(\w+\))?"
     rf"\s?(?:=|<|>|≤|≥|:|of|was|were|is)?\s?(?:-|–|−)?\s?{_NUMBER}(?:\s?(?:to|-|–|,)\s?{_NUMBER})?"
-    rf"(?:[,;]?\s(?:and\s)?(?:a\s)?(?:95\s?%\s?)?(?:{_SHORT_NAMES}|{_LONG_NAMES})\s?(?:=|<|>|:|"
+    rf"(?:[,;]?\s(?:and\s)?(?:a\s)?(?:95\s?%\s?)?(?:{SHORT_NAMES}|{LONG_NAMES})\s?(?:=|<|>|:|"
     rf"of)?\s?(?:from\s)?{_NUMBER}"
     rf"(?:\s?(?:to|-|–|,|and)\s?{_NUMBER})?)*(?=\s?(?:[.,;)](?!\d)|$))"
 )

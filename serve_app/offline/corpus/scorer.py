@@ -9,8 +9,7 @@ from typing import Any
 import torch
 
 from serve_app.core.settings import Settings
-from serve_app.metrics.evaluation import evaluate
-from serve_app.metrics.loss import LossFunction
+from serve_app.metrics.profiles import Profile
 from serve_app.metrics.suite import MetricSuite
 from serve_app.offline.corpus.job import Engine, LocalEngine
 from serve_app.offline.corpus.scoring import ModelNames, RowScores
@@ -37,9 +36,9 @@ _SETTINGS = (
 
 @dataclass(frozen=True)
 class LossTerms:
-    """The loss to compute: its function, and five weights (None: equal weights)."""
+    """The loss to compute: its profile, and five weights (None: those of the profile)."""
 
-    function: LossFunction
+    profile: Profile
     weights: tuple[float, ...] | None = None
 
 
@@ -57,7 +56,9 @@ class SuiteScorer:
         measured = self._suite.measure(originals, generated)
         if self._loss is None:
             return [RowScores(item.values, language=item.language) for item in measured]
-        evaluated = evaluate(measured, self._loss.function, weights=self._loss.weights)
+        evaluated = self._loss.profile.evaluate(
+            measured, originals, generated, weights=self._loss.weights
+        )
         return [
             RowScores(one.measured.values, one.loss, language=one.measured.language)
             for one in evaluated
@@ -77,12 +78,13 @@ class SuiteRecipe:
             "settings": {name: getattr(self.settings, name) for name in _SETTINGS}
         }
         if self.loss is not None:
-            function = self.loss.function
+            function, terms = self.loss.profile.loss, self.loss.profile.terms
             described |= {
                 "weights": None if self.loss.weights is None else list(self.loss.weights),
                 "targets": function.targets.to_dict(),
                 "loss_steepness": function.steepness,
                 "loss_direction": function.direction,
+                **({"loss_terms": dict(terms)} if terms else {}),
             }
         return described
 

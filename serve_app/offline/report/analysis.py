@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TypeVar
@@ -15,6 +15,7 @@ from typing import TypeVar
 import numpy as np
 
 from serve_app import __version__
+from serve_app.core.schemas import ProfileName, TermName
 from serve_app.metrics.loss import METRICS, LossFunction, check_weights, combine
 from serve_app.offline.report.examples import (
     Example,
@@ -27,6 +28,7 @@ from serve_app.offline.report.examples import (
 from serve_app.offline.report.findings import (
     found_differences,
     found_summaries,
+    term_errors,
     too_large,
     with_findings,
 )
@@ -146,7 +148,8 @@ class Report:
         targets, sigmas: by metric.
         targets_models: which models made the targets, by metric.
         steepness, direction: of the loss.
-        weights: by metric.
+        weights: by metric, and by the profile's terms beside them; they sum to 1.
+        profile: whose loss it is; None: that of the settings or of a targets file.
         confidence, resamples: of the intervals.
         systems: in the order given.
         column: that matches rows; None where nothing does.
@@ -164,6 +167,7 @@ class Report:
     steepness: str
     direction: str
     weights: dict[str, float]
+    profile: str | None
     confidence: float
     resamples: int
     systems: tuple[SystemReport, ...]
@@ -181,6 +185,8 @@ class Choices:
     Attributes:
         loss: the targets and curves.
         weights: five; None: equal ones.
+        profile: whose loss it is, where it is a profile's; its terms need the texts.
+        terms: of that profile.
         id: the column that matches rows; None: a known one.
         worst: examples per system.
         reader: the models; None: texts are read by no model.
@@ -192,6 +198,8 @@ class Choices:
 
     loss: LossFunction
     weights: Sequence[float] | None = None
+    profile: ProfileName | None = None
+    terms: Mapping[TermName, float] = field(default_factory=dict)
     id: str | None = None
     worst: int = WORST
     reader: SuiteReader | None = None
@@ -205,14 +213,16 @@ def analyse(systems: Sequence[System], choices: Choices) -> Report:
     """The report on the systems.
 
     Raises:
-        InvalidInput: bad weights, or the column to match by is not there.
+        InvalidInput: bad weights, the column to match by is not there, or a profile with terms has
+            no texts to read.
     """
     weights = check_weights(choices.weights)
     targets = choices.loss.targets
     column = choose_column(systems, choices.id) if systems else None
     if choices.check:
         systems = [with_findings(system) for system in systems]
-    scored = [_Scored(system, choices.loss, weights) for system in systems]
+    scored = [_Scored(system, choices.loss, weights, choices.terms) for system in systems]
+    whole = [*weights * (1.0 - sum(choices.terms.values())), *choices.terms.values()]
     comparisons = [
         _compare(one, other, pair(one.system, other.system, column), choices.resamples)
         for one, other in itertools.combinations(scored, 2)
@@ -226,7 +236,8 @@ def analyse(systems: Sequence[System], choices: Choices) -> Report:
         targets_models=dict(targets.models),
         steepness=str(choices.loss.steepness),
         direction=choices.loss.direction,
-        weights=_by(METRICS, weights.tolist()),
+        weights=_by((*METRICS, *choices.terms), map(float, whole)),
+        profile=choices.profile,
         confidence=CONFIDENCE,
         resamples=choices.resamples,
         systems=tuple(_system(one, column, choices) for one in scored),
@@ -241,7 +252,13 @@ def analyse(systems: Sequence[System], choices: Choices) -> Report:
 class _Scored:
     """A system with its errors and losses; NaN in rows without numbers."""
 
-    def __init__(self, system: System, loss: LossFunction, weights: Floats) -> None:
+    def __init__(
+        self,
+        system: System,
+        loss: LossFunction,
+        weights: Floats,
+        terms: Mapping[TermName, float],
+    ) -> None:
         errors = np.full(system.values.shape, math.nan)
         self.losses = np.full(system.rows, math.nan)
         if system.scored.any():
@@ -249,6 +266,12 @@ class _Scored:
             self.losses[system.scored] = combine(errors[system.scored], weights.tolist())
         self.system = system
         self.parts = errors * weights
+        if terms:
+            beside = term_errors(system, list(terms)) * [*terms.values()]
+            self.parts = np.column_stack([self.parts * (1.0 - sum(terms.values())), beside])
+            self.losses = np.minimum(self.parts.sum(axis=1), 1.0)
+        self.names = (*METRICS, *terms)
+        """What the columns of `parts` are."""
         self.table = np.column_stack([system.values, self.losses])
         """(rows, 6) metrics and loss."""
         self.costs = np.column_stack([errors, self.losses])
@@ -281,7 +304,7 @@ def _system(one: _Scored, column: str | None, choices: Choices) -> SystemReport:
         failures=dict(system.failures),
         numbers=_by(NUMBERS, numbers),
         in_band=_by(METRICS, in_band),
-        parts=_by(METRICS, parts),
+        parts=_by(one.names, parts),
         pearson=_known(pearson(table)) if len(table) else [],
         spearman=_known(spearman(table)) if len(table) else [],
         lengths=lengths(system),
@@ -289,11 +312,17 @@ def _system(one: _Scored, column: str | None, choices: Choices) -> SystemReport:
         findings=found_summaries(system, choices.resamples),
         findings_source=_findings_source(system, choices),
         other_loss=_other_loss(one),
-        worst=tuple(examples(system, one.losses, one.parts, choices.worst, column, choices.reader)),
+        worst=tuple(_worst(one, choices, column)),
         column=system.column,
         by_plainmed=system.by_plainmed,
         languages={code or "undetermined": count for code, count in system.languages.items()},
         table=table,
+    )
+
+
+def _worst(one: _Scored, choices: Choices, column: str | None) -> list[Example]:
+    return examples(
+        one.system, one.losses, one.parts, one.names, choices.worst, column, choices.reader
     )
 
 

@@ -270,7 +270,7 @@ class Example:
         key: its value in the pairing column, "" without one.
         loss: of the row.
         values: its metrics.
-        parts: weight times error of each metric.
+        parts: weight times error of each metric, and of each term beside them.
         summary: marked; None where the file has no summary of it.
         source: where the factuality of its sentences comes from: `file`, `models`, or `none`.
     """
@@ -303,6 +303,7 @@ def examples(
     system: System,
     losses: Floats,
     parts: Floats,
+    names: Sequence[str],
     count: int,
     column: str | None,
     reader: SuiteReader | None,
@@ -312,7 +313,8 @@ def examples(
     Args:
         system: whose rows.
         losses: (rows,), NaN without numbers.
-        parts: (rows, 5) weight times error.
+        parts: (rows, len(names)) weight times error.
+        names: of the parts: the metrics, and the terms beside them.
         count: how many.
         column: whose values name them.
         reader: computes sentence factuality the file does not carry; None: it stays unknown.
@@ -333,7 +335,7 @@ def examples(
                 keys[at] if keys else "",
                 float(losses[at]),
                 dict(zip(METRICS, system.values[at].tolist(), strict=True)),
-                dict(zip(METRICS, parts[at].tolist(), strict=True)),
+                dict(zip(names, parts[at].tolist(), strict=True)),
                 None
                 if texts.generated is None
                 else mark(texts.generated, sentences, texts.original),

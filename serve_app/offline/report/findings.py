@@ -16,8 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.core.errors import InvalidInput
+from serve_app.core.schemas import TermName
 from serve_app.evidence import Check, check
 from serve_app.evidence.omissions import Topic
+from serve_app.evidence.reader import reader_errors
 from serve_app.offline.corpus.scoring import FINDINGS, count_findings
 from serve_app.offline.report.statistics import (
     Difference,
@@ -66,6 +68,25 @@ def with_findings(system: System) -> System:
             topics = [f"omissions_{one.topic}" for one in found.omissions]
             table[place] = [*count_findings(found), *map(topics.count, TOPICS)]
     return replace(system, found=known_columns(names, table), found_by_rules=True)
+
+
+def term_errors(system: System, names: Sequence[TermName]) -> Floats:
+    """(rows, names) errors of a profile's terms; NaN in rows without numbers.
+
+    Raises:
+        InvalidInput: a row has no texts to read, or they are too long together.
+    """
+    places = _readable(system)
+    if len(places) < system.scored.sum() or system.words[places].sum() > MOST_WORDS:
+        raise InvalidInput(
+            f"a profile reads the original and the summary of each row, and {system.name} lacks "
+            f"some or has more than {MOST_WORDS:,} words: leave out --profile"
+        )
+    found = np.full((system.rows, len(names)), math.nan)
+    for place, texts in zip(places, system.texts(places), strict=True):
+        errors = reader_errors(texts.original or "", texts.generated or "")
+        found[place] = [errors[name] for name in names]
+    return found
 
 
 def too_large(system: System) -> bool:

@@ -227,6 +227,8 @@ def other_languages(system: SystemReport) -> str | None:
 def remarks(report: Report) -> list[str]:
     """All remarks beside the numbers."""
     lines = [*report.notes]
+    if report.profile is not None:
+        lines.append(f"The loss is that of profile {report.profile}.")
     models = ", ".join(f"{metric} {name}" for metric, name in report.targets_models.items())
     if models:
         lines.append(

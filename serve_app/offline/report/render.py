@@ -21,6 +21,7 @@ from markupsafe import Markup
 
 from serve_app.core.printable import CONTROL
 from serve_app.metrics.loss import METRIC_NAMES, METRICS
+from serve_app.metrics.profiles import TERM_NAMES
 from serve_app.offline.report import phrases
 from serve_app.offline.report.analysis import NUMBERS, Comparison, Report, SystemReport
 from serve_app.offline.report.charts import IntervalBar, Segment, intervals, stacked
@@ -29,6 +30,7 @@ from serve_app.offline.report.rouge import MEASURE_NAMES, MEASURES, NOT_COMPUTED
 from serve_app.offline.report.statistics import Wins
 from serve_app.offline.svg_charts import Band, axis_span, histogram
 
+PART_NAMES: dict[str, str] = {**METRIC_NAMES, **TERM_NAMES}  # of the loss
 _SPECIAL = re.compile(r"([\\`*_<>|\[\]#])")
 
 
@@ -76,6 +78,7 @@ def environment() -> Environment:
         "numbers": NUMBERS,
         "metrics": METRICS,
         "metric_names": METRIC_NAMES,
+        "part_names": PART_NAMES,
         "measures": MEASURES,
         "measure_names": MEASURE_NAMES,
         "not_computed": NOT_COMPUTED,
@@ -155,13 +158,13 @@ def _histogram(
 
 
 def _parts(report: Report) -> Markup:
-    """The mean loss of each system, a segment a metric."""
+    """The mean loss of each system, a segment a metric or term."""
     rows = [
         (
             one.name,
             [
-                Segment(METRIC_NAMES[metric], one.parts[metric], f"m{at}")
-                for at, metric in enumerate(METRICS)
+                Segment(PART_NAMES[name], one.parts[name], f"m{at}")
+                for at, name in enumerate(report.weights)
             ],
         )
         for one in report.systems

@@ -21,6 +21,7 @@ from serve_app.api.request_stats import RequestStats, StatsWindow
 from serve_app.core.context import RequestContext, current_context
 from serve_app.core.errors import Unavailable
 from serve_app.core.observability.tracing import timed
+from serve_app.core.schemas import ProfileName
 from serve_app.generation.protocol import GenerationParams, Summary
 from serve_app.metrics.evaluation import Evaluation
 from serve_app.metrics.readability import Readability
@@ -117,10 +118,13 @@ class HandleBackend:
         generated: Sequence[str],
         human: Sequence[str] | None,
         weights: Sequence[float] | None,
+        profile: ProfileName,
     ) -> list[Evaluation]:
-        """Metrics, errors and loss of each pair."""
+        """Metrics, errors and loss of each pair, for the readers of a profile."""
         handle, context = self._handles["Loss"], current_context()
-        work = call(lambda: handle.evaluate.remote(originals, generated, human, weights, context))
+        work = call(
+            lambda: handle.evaluate.remote(originals, generated, human, weights, profile, context)
+        )
         needed = [name for name in self._handles if DEPLOYMENTS[name].service == "metrics"]
         return await self._answered(needed, timed("loss", work))
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -21,9 +22,11 @@ from ray.serve.handle import DeploymentHandle
 from serve_app.core.context import RequestContext
 from serve_app.core.errors import PlainMedError
 from serve_app.core.observability.tracing import Timed, gather, handed_on, timed
+from serve_app.core.schemas import ProfileName
 from serve_app.core.settings import Settings
-from serve_app.metrics.evaluation import Evaluation, Measured, evaluate
-from serve_app.metrics.loss import METRICS, LossFunction
+from serve_app.metrics.evaluation import Evaluation, Measured
+from serve_app.metrics.loss import METRICS
+from serve_app.metrics.profiles import DEFAULT, PROFILES, load_profile
 from serve_app.serving.deployments.metrics import Description
 from serve_app.serving.observability import Observed
 from serve_app.serving.remote_calls import all_of, call, in_pieces, pair_sizes
@@ -46,7 +49,8 @@ class Loss(Observed):
         readability: DeploymentHandle,
     ) -> None:
         self._observe(settings, "Loss")
-        self._loss = LossFunction.of(settings)
+        self._profiles = {name: load_profile(name, settings) for name in PROFILES}
+        self._loss = self._profiles[DEFAULT].loss
         self._file = Path(settings.targets_file).name if settings.targets_file else "embedded"
         self._per_sample = settings.loss_targets == "human"
         self._handles = {
@@ -83,6 +87,7 @@ class Loss(Observed):
         generated: Sequence[str],
         human: Sequence[str] | None = None,
         weights: Sequence[float] | None = None,
+        profile: ProfileName = DEFAULT,
         context: RequestContext | None = None,
     ) -> list[Evaluation]:
         """Metrics, errors and loss of each pair; human texts are targets where settings say so."""
@@ -95,16 +100,24 @@ class Loss(Observed):
             else:
                 both = await self._measure([*originals, *originals], [*generated, *human], context)
                 measured, humans = both[:count], both[count:]
-            evaluations = evaluate(measured, self._loss, weights=weights, human=humans)
-            self._record(evaluations)
+            chosen = self._profiles[profile]
+            work = partial(
+                chosen.evaluate, measured, originals, generated, weights=weights, human=humans
+            )
+            evaluations = await _in_thread(work) if chosen.terms else work()
+            self._record(evaluations, profile)
         return Timed(evaluations, seconds)
 
-    def _record(self, evaluations: Sequence[Evaluation]) -> None:
-        """Records the scores: their distribution shows when texts or a model have changed."""
+    def _record(self, evaluations: Sequence[Evaluation], profile: ProfileName) -> None:
+        """Records the scores: their distribution shows when texts or a model have changed.
+
+        Only the default profile's loss: one distribution of two losses would show neither.
+        """
         record = self._telemetry.record
         models = {f"{metric}_model": self._models[metric] for metric in METRICS[:2]}
         for one in evaluations:
-            record("plainmed_loss", one.loss, **models)
+            if profile == DEFAULT:
+                record("plainmed_loss", one.loss, **models)
             relevance, factuality = one.measured.relevance, one.measured.factuality
             truncated = {
                 "relevance": relevance.truncated_reference or relevance.truncated_candidate,
@@ -151,3 +164,12 @@ class Loss(Observed):
     async def describe(self) -> Description:
         """This replica's process."""
         return Description("loss", "cpu", os.getpid())
+
+
+async def _in_thread(work: Callable[..., list[Evaluation]]) -> list[Evaluation]:
+    """Runs the rules of a profile over whole texts, so that other requests go on."""
+    gone = threading.Event()
+    try:
+        return await asyncio.to_thread(work, unwanted=gone.is_set)
+    finally:
+        gone.set()  # a thread cannot be cancelled: out of time, or its client is gone

@@ -18,6 +18,7 @@ import numpy as np
 from serve_app.core.errors import ConfigError, InvalidInput, MetricFailed
 from serve_app.core.settings import load_settings
 from serve_app.evidence import Source, check
+from serve_app.metrics.evaluation import with_terms
 from serve_app.metrics.loss import METRICS, check_weights, combine
 from serve_app.offline.corpus.scoring import RowError
 from serve_app.text.validation import has_word, require_text
@@ -38,6 +39,9 @@ logger = logging.getLogger(__name__)
 class Reward:
     """1 - the weighted sum of the five metrics' errors, in [0, 1]; 1 is at the targets.
 
+    Of a scorer with a profile also of the terms that it has, which keep their weight beside any
+    `weights`.
+
     With a `penalty`, less that for each severe finding (`serve_app.evidence`), but not below 0, and
     first multiplied by the share of the text that does not game the metrics (`gaming`).
 
@@ -53,7 +57,9 @@ class Reward:
     Args:
         scorer: `local_scorer(...)` or `remote_scorer(...)`; several rewards may share one.
         name: in the trainer's log.
-        weights: of the errors in the order of `METRICS`, with sum 1; None: equal.
+        weights: of the errors in the order of `METRICS`, with sum 1; None: those of the scorer's
+            profile.
+        terms: whether the terms of the scorer's profile count.
         original: the dataset's column with the originals; None: the first of `ORIGINAL_COLUMNS`
             that exists, else the text inside the served generator's prompt.
         system_prompt, user_prefix: of these prompts; None: SYSTEM_PROMPT, USER_PREFIX.
@@ -77,6 +83,7 @@ class Reward:
         *,
         name: str = "plainmed_reward",
         weights: Sequence[float] | None = None,
+        terms: bool = True,
         original: str | None = None,
         system_prompt: str | None = None,
         user_prefix: str | None = None,
@@ -90,7 +97,9 @@ class Reward:
         self.__name__ = name
         self.penalty = penalty
         self.scorer = scorer
-        self.weights = tuple(check_weights(weights).tolist())
+        given = getattr(scorer.metrics, "weights", None) if weights is None else weights
+        self.weights = tuple(check_weights(given).tolist())
+        self.terms = terms
         self.original = original
         self.on_failure = on_failure
         self.wordless = 0
@@ -150,7 +159,8 @@ class Reward:
     def _reward(self, index: int, count: int, scores: PairScores | RowError) -> float | None:
         if isinstance(scores, PairScores):
             # The errors are in [0, 1] and the weights sum to 1, so the reward is in [0, 1] too.
-            return 1.0 - float(combine(np.array([scores.errors]), self.weights)[0])
+            loss = float(combine(np.array([scores.errors]), self.weights)[0])
+            return 1.0 - with_terms(loss, scores.terms if self.terms else ())
         if self.on_failure == "none":
             return None
         raise MetricFailed(
@@ -194,8 +204,11 @@ def loss_reward(scorer: PairScorer, **options: Any) -> Reward:
 def metric_rewards(scorer: PairScorer, **options: Any) -> list[Reward]:
     """One reward a metric, 1 - its error, named as in `METRICS`; for `GRPOConfig.reward_weights`.
 
-    The five share the scorer, so a step costs what one reward costs. Options (but `name` and
-    `weights`) and errors are those of `Reward`.
+    The five share the scorer, so a step costs what one reward costs. Options (but `name`,
+    `weights` and `terms`) and errors are those of `Reward`.
     """
     alone = zip(METRICS, np.eye(len(METRICS)).tolist(), strict=True)
-    return [Reward(scorer, name=name, weights=weights, **options) for name, weights in alone]
+    return [
+        Reward(scorer, name=name, weights=weights, terms=False, **options)
+        for name, weights in alone
+    ]

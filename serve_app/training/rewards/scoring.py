@@ -21,9 +21,11 @@ import numpy as np
 
 from serve_app.client.clients import PlainMedAPIError, PlainMedClient
 from serve_app.core.errors import ConfigError, InvalidInput, MetricFailed
+from serve_app.core.schemas import ProfileName
 from serve_app.core.settings import Settings, load_settings
-from serve_app.metrics.evaluation import evaluate
-from serve_app.metrics.loss import METRICS, LossFunction
+from serve_app.metrics.evaluation import Term
+from serve_app.metrics.loss import METRICS
+from serve_app.metrics.profiles import check_profile, load_profile, weights_of
 from serve_app.metrics.suite import MetricSuite
 from serve_app.offline.corpus.scoring import (
     ModelNames,
@@ -43,9 +45,11 @@ _NOT_SCORABLE = {400: InvalidInput, 413: InvalidInput, 422: InvalidInput, 500: M
 
 @dataclass(frozen=True, slots=True)
 class PairScores(RowScores):
-    """The numbers of one pair: `values`, and `errors` in [0, 1], in the order of `METRICS`."""
+    """The numbers of one pair: `values`, and `errors` in [0, 1], in the order of `METRICS`; and the
+    terms of the profile beside them."""
 
     errors: tuple[float, ...] = ()
+    terms: tuple[Term, ...] = ()
 
 
 class LocalMetrics:
@@ -55,14 +59,22 @@ class LocalMetrics:
         settings: models, targets and curves; None: those of the environment. LOSS_TARGETS is
             ignored: targets are the corpus' means.
         suite: loaded models; the object then cannot be sent to another process.
+        profile: whom the texts are for; None: `cochrane`.
 
     Raises:
         ConfigError: the targets are wrong; when first used, a model cannot be loaded.
+        InvalidInput: there is no such profile.
     """
 
-    def __init__(self, settings: Settings | None = None, suite: MetricSuite | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        suite: MetricSuite | None = None,
+        profile: ProfileName | None = None,
+    ) -> None:
         self.settings = settings or load_settings()
-        self.loss = LossFunction.of(self.settings)
+        self.profile = load_profile(profile, self.settings)
+        self.loss, self.weights = self.profile.loss, self.profile.weights
         self._given = suite
         self._loaded: MetricSuite | None = suite
 
@@ -82,8 +94,9 @@ class LocalMetrics:
 
     def __call__(self, originals: Sequence[str], generated: Sequence[str]) -> list[PairScores]:
         """One result a pair; see `serve_app.offline.corpus.scoring.Scorer`."""
-        found = evaluate(self.suite.measure(originals, generated), self.loss)
-        return [PairScores(one.measured.values, one.loss, one.errors) for one in found]
+        measured = self.suite.measure(originals, generated)
+        found = self.profile.evaluate(measured, originals, generated)
+        return [PairScores(one.measured.values, one.loss, one.errors, one.terms) for one in found]
 
     def __getstate__(self) -> dict[str, Any]:
         if self._given is not None:
@@ -99,13 +112,18 @@ class ServerMetrics:
 
     Args:
         url: of the server; None: METRICS_API_URL, else http://127.0.0.1:8000.
+        profile: as in `LocalMetrics`.
         options: of `PlainMedClient`: timeout, retries, deadline, headers and the like.
 
     Raises:
         ConfigError: the URL or an option is wrong.
     """
 
-    def __init__(self, url: str | None = None, **options: Any) -> None:
+    def __init__(
+        self, url: str | None = None, profile: ProfileName | None = None, **options: Any
+    ) -> None:
+        self.weights = tuple(weights_of(check_profile(profile)))
+        self._profile = profile
         self._url = url
         self._options = options
         self._connect()
@@ -125,7 +143,7 @@ class ServerMetrics:
         if self._process != os.getpid():  # sockets must not be shared after a fork
             self._connect()
         try:
-            answer = self._client.evaluate(originals, generated)
+            answer = self._client.evaluate(originals, generated, profile=self._profile)
         except PlainMedAPIError as error:
             kind = _NOT_SCORABLE.get(error.status)
             if kind is None:
@@ -137,12 +155,14 @@ class ServerMetrics:
                 tuple(getattr(result.metrics, name) for name in METRICS),
                 result.loss,
                 tuple(getattr(result.errors, name) for name in METRICS),
+                tuple(Term(name, one.error, one.weight) for name, one in result.terms.items()),
             )
             for result in answer.results
         ]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_url": self._url, "_options": self._options, "models": self.models}
+        kept = ("_url", "_options", "_profile", "weights", "models")
+        return {name: self.__dict__[name] for name in kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -236,22 +256,27 @@ class PairScorer:
 
 
 def local_scorer(
-    settings: Settings | None = None, *, suite: MetricSuite | None = None, **batching: int
+    settings: Settings | None = None,
+    *,
+    suite: MetricSuite | None = None,
+    profile: ProfileName | None = None,
+    **batching: int,
 ) -> PairScorer:
     """Scores with models in this process; see `LocalMetrics`, and `PairScorer` for `batching`."""
-    return PairScorer(LocalMetrics(settings, suite), **batching)
+    return PairScorer(LocalMetrics(settings, suite, profile), **batching)
 
 
 def remote_scorer(
     url: str | None = None,
     *,
+    profile: ProfileName | None = None,
     batch_size: int = 32,
     connections: int = 2,
     remember: int = 4096,
     **options: Any,
 ) -> PairScorer:
-    """Scores on a PlainMed server; see `PairScorer`, and `ServerMetrics` for `options`."""
-    metrics = ServerMetrics(url, **options)
+    """Scores on a PlainMed server; see `PairScorer`, and `ServerMetrics` for the rest."""
+    metrics = ServerMetrics(url, profile, **options)
     return PairScorer(metrics, batch_size=batch_size, connections=connections, remember=remember)
 
 

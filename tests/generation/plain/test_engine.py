@@ -18,15 +18,15 @@ from serve_app.evidence.alignment import sentences_of
 from serve_app.evidence.quantities import quantities
 from serve_app.generation.extractive.passages import split_passages
 from serve_app.generation.loading import load_generator
-from serve_app.generation.plain.abbreviations import explained, unexplained
+from serve_app.generation.plain.abbreviations import explained
 from serve_app.generation.plain.certainty import SURE
 from serve_app.generation.plain.engine import PlainGenerator, PlainSentence
 from serve_app.generation.plain.grammar import doubled
 from serve_app.generation.plain.order import HEADINGS, Part
 from serve_app.generation.plain.rules import NAMES
-from serve_app.generation.plain.statistics import STATISTIC
 from serve_app.generation.protocol import GenerationParams, Summary, SummarySentence
 from serve_app.text.glossary import Glossary
+from serve_app.text.jargon import STATISTIC, unexplained
 from tests.support.tiny_suite import make_suite
 
 PAIRS = Path(__file__).resolve().parents[4] / "shared" / "data" / "cochrane_pls.csv"
