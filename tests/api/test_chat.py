@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import uuid
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -279,7 +280,7 @@ def test_keys_are_those_of_generate() -> None:
         with pytest.raises(openai.RateLimitError, match="2 requests a minute"):
             ask(client)
         with pytest.raises(openai.AuthenticationError, match="ask the operator") as caught:
-            ask(client.with_options(api_key="wrong"))
+            ask(client.with_options(api_key=uuid.uuid4().hex))
         assert (caught.value.code, caught.value.type) == (
             "invalid_api_key",
             "invalid_request_error",
