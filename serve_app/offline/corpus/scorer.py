@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from serve_app.core.settings import Settings
-from serve_app.metrics.profiles import Profile
+from serve_app.metrics.loss import LossFunction
+from serve_app.metrics.profiles import DEFAULT, Profile, weights_of
 from serve_app.metrics.suite import MetricSuite
 from serve_app.offline.corpus.job import Engine, LocalEngine
 from serve_app.offline.corpus.scoring import ModelNames, RowScores
@@ -36,10 +37,18 @@ _SETTINGS = (
 
 @dataclass(frozen=True)
 class LossTerms:
-    """The loss to compute: its profile, and five weights (None: those of the profile)."""
+    """The loss to compute, or a profile with its own, and five weights (None: the profile's, or
+    0.2 each)."""
 
-    profile: Profile
+    function: LossFunction | Profile
     weights: tuple[float, ...] | None = None
+
+    @property
+    def profile(self) -> Profile:
+        """The profile, which is the default one around a bare loss."""
+        if isinstance(self.function, Profile):
+            return self.function
+        return Profile(DEFAULT, self.function, tuple(weights_of(DEFAULT)))
 
 
 class SuiteScorer:
