@@ -29,7 +29,7 @@ serve: $(BIN)/plainmed ## Start PlainMed and leave it running
 	$(BIN)/plainmed serve serve_config.yaml
 
 # Two processes; tests of one file stay together (tests/conftest.py), the slowest group starts first.
-PYTEST_OPTIONS ?= -n 3 --dist loadscope --no-loadscope-reorder
+PYTEST_OPTIONS ?= -n 2 --dist loadscope --no-loadscope-reorder
 
 test: $(BIN)/pytest ## Run every test
 	$(BIN)/pytest $(PYTEST_OPTIONS)

@@ -99,8 +99,8 @@ async def test_rules_quote_both_sides_and_load_no_model() -> None:
     assert "/nowhere" in broken
 
 
-async def test_what_cannot_be_done_is_said_to_the_agent() -> None:
-    async with agent() as client:
+async def test_without_a_model_errors_are_said_and_targets_and_pages_are_resources() -> None:
+    async with agent(BERTSCORE_MODEL="/nowhere", ALIGNSCORE_MODEL="/nowhere") as client:
         assert "summary: " in await refused(client, "check", **PAIR | {"summary": " . "})
         assert "sum" in await refused(client, "score", **PAIR, weights=[1.0, 1.0, 0.0, 0.0, 0.0])
         assert "text" in await refused(client, "generate", text="")
@@ -108,10 +108,6 @@ async def test_what_cannot_be_done_is_said_to_the_agent() -> None:
             client, "generate", text=ORIGINALS[0], max_new_tokens=0
         )
         assert "original" in await refused(client, "check", summary="Pain fell.")
-
-
-async def test_targets_and_pages_are_resources() -> None:
-    async with agent() as client:
         listed = {str(one.uri) for one in (await client.list_resources()).resources}
         assert {"plainmed://targets", "plainmed://docs/metrics", "plainmed://docs/api"} <= listed
         for uri in listed:
