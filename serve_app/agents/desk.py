@@ -122,7 +122,8 @@ class LocalDesk:
             )
         results = serializers.evaluations_out(generated, evaluations)
         if findings:
-            checks = serializers.checks_of(originals, generated, lambda: False)
+            texts = (originals, generated, evaluations)
+            checks = serializers.checks_of(*texts, lambda: False)
             for result, found in zip(results, checks, strict=True):
                 serializers.add_findings(result, found)
         if explain:

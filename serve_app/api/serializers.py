@@ -25,14 +25,20 @@ _EVIDENCE_CHARS, _WORD_CHARS, _FINDING_CHARS = 160, 60, 260
 
 
 def checks_of(
-    originals: Sequence[str], texts: Sequence[str], unwanted: Callable[[], bool]
+    originals: Sequence[str],
+    texts: Sequence[str],
+    evaluations: Sequence[Evaluation],
+    unwanted: Callable[[], bool],
 ) -> list[Check]:
-    """Findings and omissions of each summary.
+    """Findings and omissions of each summary, found now unless its evaluation needed them.
 
     Raises:
         Unavailable: `unwanted`, asked again and again, said that nobody waits any more.
     """
-    return [check(*pair, unwanted) for pair in zip(originals, texts, strict=True)]
+    return [
+        one.check or check(original, text, unwanted)
+        for original, text, one in zip(originals, texts, evaluations, strict=True)
+    ]
 
 
 def check_chars(found: Check) -> int:

@@ -17,11 +17,12 @@ from serve_app import __version__
 from serve_app.cli.calibrate import calibrate
 from serve_app.cli.check import check
 from serve_app.cli.doctor import doctor
+from serve_app.cli.evaluate import evaluate
 from serve_app.cli.keys import app as keys_app
 from serve_app.cli.mcp import mcp
 from serve_app.cli.options import Config, Profile, Url, Weights
 from serve_app.cli.report import compare, report
-from serve_app.cli.score import evaluate, parse_weights, score
+from serve_app.cli.score import parse_weights, score
 from serve_app.cli.status import status
 from serve_app.cli.targets import app as targets_app
 from serve_app.cli.validate import validate

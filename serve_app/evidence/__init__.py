@@ -11,7 +11,7 @@ from serve_app.evidence.findings import Finding, Verdict, find, verdict
 from serve_app.evidence.omissions import Omission, omitted
 from serve_app.text.validation import require_text
 
-__all__ = ["Check", "Finding", "Omission", "Source", "Verdict", "check", "verdict"]
+__all__ = ["Check", "Finding", "Omission", "Source", "Verdict", "check", "read", "verdict"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,17 @@ class Check:
     def severe(self) -> int:
         """How many findings would mislead a reader."""
         return sum(finding.severity == "severe" for finding in self.findings)
+
+
+def read(text: str, unwanted: Callable[[], bool] = lambda: False) -> Source:
+    """A source, to compare many summaries with.
+
+    Raises:
+        InvalidInput: it is empty or has no word.
+        Unavailable: `unwanted` said so.
+    """
+    require_text(text, "source")
+    return Source(text, unwanted)
 
 
 def check(
@@ -42,7 +53,6 @@ def check(
     """
     require_text(summary, "summary")
     if isinstance(source, str):
-        require_text(source, "source")
-        source = Source(source, unwanted)
+        source = read(source, unwanted)
     sentences = sentences_of(summary)
     return Check(tuple(find(source, sentences, unwanted)), tuple(omitted(source, sentences)))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from serve_app.core.schemas import TermName
+from serve_app.evidence import Check
 from serve_app.metrics.loss import LossFunction, combine
 from serve_app.metrics.readability import Readability
 
@@ -109,7 +110,7 @@ class Evaluation:
     """One pair: its metrics, the targets they are compared with, errors and loss.
 
     `targets`, `errors` and `sigmas` (the targets' standard deviations): five numbers in the order
-    of `METRICS`. `terms`: those of the profile.
+    of `METRICS`. `terms`: those of the profile; `check`: what they were made from, None without.
     """
 
     measured: Measured
@@ -118,6 +119,7 @@ class Evaluation:
     loss: float
     sigmas: tuple[float, ...]
     terms: tuple[Term, ...] = ()
+    check: Check | None = None
 
 
 def evaluate(

@@ -17,6 +17,7 @@ from serve_app.core.errors import ConfigError, InvalidInput
 from serve_app.core.resources import RESOURCES
 from serve_app.core.schemas import ProfileName, TermName
 from serve_app.core.settings import Settings
+from serve_app.evidence import Check, check, read
 from serve_app.evidence.reader import TERMS, reader_errors
 from serve_app.metrics.evaluation import Evaluation, Measured, Term, evaluate, with_terms
 from serve_app.metrics.loss import Direction, LossFunction, Targets, check_weights
@@ -75,13 +76,18 @@ class Profile:
         found = evaluate(measured, self.loss, weights=used, human=human)
         if not self.terms:
             return found
-        pairs = zip(originals, generated, strict=True)
-        errors = [reader_errors(*pair, unwanted) for pair in pairs]
-        return [self._with(*both) for both in zip(found, errors, strict=True)]
+        evaluations, last, source = [], None, None
+        for one, original, text in zip(found, originals, generated, strict=True):
+            if source is None or original != last:  # candidates of one original stand together
+                last, source = original, read(original, unwanted)
+            evaluations.append(self._with(one, text, check(source, text, unwanted)))
+        return evaluations
 
-    def _with(self, found: Evaluation, errors: Mapping[TermName, float]) -> Evaluation:
+    def _with(self, found: Evaluation, text: str, checked: Check) -> Evaluation:
+        errors = reader_errors(text, checked.findings)
         terms = tuple(Term(name, errors[name], weight) for name, weight in self.terms.items())
-        return replace(found, loss=with_terms(found.loss, terms), terms=terms)
+        loss = with_terms(found.loss, terms)
+        return replace(found, loss=loss, terms=terms, check=checked)
 
 
 def load_profile(name: str | None, settings: Settings, targets: Targets | None = None) -> Profile:

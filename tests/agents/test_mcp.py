@@ -1,4 +1,4 @@
-"""`plainmed mcp`, started and asked by the SDK's own client over standard input and output."""
+"""The MCP server, asked by the SDK's own client: here, and as `plainmed mcp` over stdio."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 
-from serve_app.agents.desk import LocalDesk
+from serve_app.agents.desk import Desk, LocalDesk, RemoteDesk
+from serve_app.agents.mcp_server import create_server
+from serve_app.client import PlainMedClient
 from serve_app.core.settings import load_settings
 from serve_app.evidence import check
 from tests.docs.blocks import read_page
@@ -31,6 +33,13 @@ WRONG = {
     "original": "We included 15 trials with 3490 women. Serious harms were more frequent.",
     "summary": "We included 15 trials with 349 women.",
 }
+
+
+@asynccontextmanager
+async def here(desk: Desk) -> AsyncIterator[Any]:
+    """A client of a server in this process, over a desk."""
+    async with mcp.Client(create_server(desk)) as client:
+        yield client
 
 
 @asynccontextmanager
@@ -60,12 +69,15 @@ async def refused(client: Any, tool: str, **arguments: Any) -> str:
     return str(result.content[0].text)
 
 
+def no_models() -> Desk:
+    return LocalDesk(load_settings(bertscore_model="/nowhere", alignscore_model="/nowhere"))
+
+
 async def test_the_tools_give_what_the_library_gives() -> None:
-    expected = LocalDesk(load_settings()).evaluate(
-        [ORIGINALS[0]], [GENERATED[0]], explain=True, findings=True
-    )
+    desk = LocalDesk(load_settings())
+    expected = desk.evaluate([ORIGINALS[0]], [GENERATED[0]], explain=True, findings=True)
     (result,) = expected.results
-    async with agent() as client:
+    async with here(desk) as client:
         assert client.server_info.name == "plainmed"
         assert {one.name for one in (await client.list_tools()).tools} == TOOLS
         score = await call(client, "score", **PAIR)
@@ -85,7 +97,7 @@ async def test_the_tools_give_what_the_library_gives() -> None:
 
 
 async def test_rules_quote_both_sides_and_load_no_model() -> None:
-    async with agent(BERTSCORE_MODEL="/nowhere", ALIGNSCORE_MODEL="/nowhere") as client:
+    async with here(no_models()) as client:
         found = await call(client, "check", **WRONG)
         plain = await call(client, "glossary", text="An RCT of hypertension.")
         broken = await refused(client, "score", **WRONG)
@@ -99,8 +111,8 @@ async def test_rules_quote_both_sides_and_load_no_model() -> None:
     assert "/nowhere" in broken
 
 
-async def test_without_a_model_errors_are_said_and_targets_and_pages_are_resources() -> None:
-    async with agent(BERTSCORE_MODEL="/nowhere", ALIGNSCORE_MODEL="/nowhere") as client:
+async def test_what_cannot_be_done_is_said_to_the_agent() -> None:
+    async with here(no_models()) as client:
         assert "summary: " in await refused(client, "check", **PAIR | {"summary": " . "})
         assert "sum" in await refused(client, "score", **PAIR, weights=[1.0, 1.0, 0.0, 0.0, 0.0])
         assert "text" in await refused(client, "generate", text="")
@@ -108,6 +120,10 @@ async def test_without_a_model_errors_are_said_and_targets_and_pages_are_resourc
             client, "generate", text=ORIGINALS[0], max_new_tokens=0
         )
         assert "original" in await refused(client, "check", summary="Pain fell.")
+
+
+async def test_targets_and_pages_are_resources() -> None:
+    async with here(no_models()) as client:
         listed = {str(one.uri) for one in (await client.list_resources()).resources}
         assert {"plainmed://targets", "plainmed://docs/metrics", "plainmed://docs/api"} <= listed
         for uri in listed:
@@ -138,9 +154,10 @@ async def test_a_server_computes_where_its_address_is_given() -> None:
 
 
 async def test_a_server_that_is_not_there_is_said_to_the_agent() -> None:
-    async with agent("--url", "http://127.0.0.1:9") as client:
-        assert "127.0.0.1:9" in await refused(client, "score", **PAIR)
-        assert not (await client.call_tool("check", PAIR)).is_error
+    with PlainMedClient("http://127.0.0.1:9", retries=0) as nobody:
+        async with here(RemoteDesk(nobody)) as client:
+            assert "127.0.0.1:9" in await refused(client, "score", **PAIR)
+            assert not (await client.call_tool("check", PAIR)).is_error
 
 
 def test_the_pages_client_prints_what_it_shows(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray  # noqa: F401 - here: its log would write for good to the streams of whoever imports it
 
 from serve_app.cli import doctor
 from serve_app.cli.demo import free_port

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from serve_app.core.errors import InvalidInput
 from serve_app.core.resources import RESOURCES
+from serve_app.core.schemas import TermName
 from serve_app.core.settings import load_settings
-from serve_app.evidence import check
+from serve_app.evidence import Source, check
 from serve_app.evidence.reader import reader_errors
 from serve_app.metrics.evaluation import Term, evaluate, with_terms
 from serve_app.metrics.loss import METRICS, LossFunction, Targets
@@ -31,6 +32,10 @@ READABLE = "We found 20 trials with 500 people. Fewer people died with aspirin."
 
 def for_all(*strategies: st.SearchStrategy[Any]) -> Callable[[Callable[..., None]], Any]:
     return lambda test: settings(deadline=None, derandomize=True)(given(*strategies)(test))
+
+
+def errors_of(source: str, summary: str) -> dict[TermName, float]:
+    return reader_errors(summary, check(source, summary).findings)
 
 
 def loaded(name: str, **options: Any) -> Profile:
@@ -144,21 +149,21 @@ def test_more_relevant_or_more_factual_than_people_write_costs_nothing(name: str
 def test_a_sentence_with_a_statistic_or_an_unexplained_short_name_is_not_plain(
     said: str, plainness: float
 ) -> None:
-    assert reader_errors(SOURCE, f"We found 20 trials. {said}")["plainness"] == plainness
+    assert errors_of(SOURCE, f"We found 20 trials. {said}")["plainness"] == plainness
 
 
 def test_an_abbreviation_explained_once_is_plain_everywhere() -> None:
     text = "Acetylsalicylic acid (ASA) helped. ASA was safe. ASA is cheap."
-    assert reader_errors(SOURCE, text)["plainness"] == 0.0
-    assert reader_errors(SOURCE, text.replace(" (ASA)", ""))["plainness"] == pytest.approx(2 / 3)
+    assert errors_of(SOURCE, text)["plainness"] == 0.0
+    assert errors_of(SOURCE, text.replace(" (ASA)", ""))["plainness"] == pytest.approx(2 / 3)
 
 
 def test_the_term_findings_is_the_share_of_sentences_with_a_severe_finding() -> None:
     wrong = "We found 20 trials with 5000 people. More people died with aspirin."
     found = check(SOURCE, wrong).findings
     severe = {one.sentence for one in found if one.severity == "severe"}
-    assert reader_errors(SOURCE, wrong)["findings"] == len(severe) / 2 > 0
-    assert reader_errors(SOURCE, READABLE)["findings"] == 0.0
+    assert errors_of(SOURCE, wrong)["findings"] == len(severe) / 2 > 0
+    assert errors_of(SOURCE, READABLE)["findings"] == 0.0
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -206,6 +211,22 @@ def test_with_terms_the_loss_stays_in_its_range_and_without_them_it_stays_the_sa
 ) -> None:
     assert -1e-12 <= with_terms(loss, terms) <= 1.0
     assert with_terms(loss, []) == loss
+
+
+def test_candidates_of_one_original_read_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    profile, other = loaded("public"), "Of 30 people 4 fell ill."
+    originals, texts = [SOURCE, SOURCE, SOURCE, other], [READABLE, "A.", READABLE, "4 fell ill."]
+    measured = [measure(*pair) for pair in zip(originals, texts, strict=True)]
+    pairs = zip(measured, originals, texts, strict=True)
+    alone = [profile.evaluate([one], [original], [text])[0] for one, original, text in pairs]
+    read = []
+    monkeypatch.setattr(
+        "serve_app.metrics.profiles.read", lambda *args: read.append(args[0]) or Source(*args)
+    )
+    found = profile.evaluate(measured, originals, texts)
+    assert [(one.terms, one.check) for one in found] == [(one.terms, one.check) for one in alone]
+    assert [one.loss for one in found] == pytest.approx([one.loss for one in alone], abs=1e-12)
+    assert read == [SOURCE, other]
 
 
 def test_hostile_texts_are_read_in_linear_time() -> None:

@@ -168,7 +168,7 @@ def add_scoring(app: FastAPI, backend: Backend, settings: Settings) -> None:
             generated, listed = body.texts_generated, []
         checks: list[Check] = []
         if body.findings:
-            checks = await beside(checks_of, body.texts_original, generated)
+            checks = await beside(checks_of, body.texts_original, generated, evaluations)
         pairs = zip(generated, evaluations, strict=True)
         check_answer(
             sum(evaluation_chars(text, item, explain=body.explain) for text, item in pairs)

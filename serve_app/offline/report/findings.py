@@ -84,7 +84,8 @@ def term_errors(system: System, names: Sequence[TermName]) -> Floats:
         )
     found = np.full((system.rows, len(names)), math.nan)
     for place, texts in zip(places, system.texts(places), strict=True):
-        errors = reader_errors(texts.original or "", texts.generated or "")
+        text = texts.generated or ""
+        errors = reader_errors(text, check(texts.original or "", text).findings)
         found[place] = [errors[name] for name in names]
     return found
 
