@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from httpx._transports import default as httpx_transports
 from hypothesis import settings
+from typer import testing as typer_testing
 from xdist.scheduler import LoadScopeScheduling
 
 from tests.support.artifact_servers import RequestLog, use_server
@@ -30,6 +31,8 @@ settings.load_profile("plainmed")
 
 # Every client of httpx reads certifi's certificates, 40 ms each time, and no test speaks TLS.
 httpx_transports.create_ssl_context = cache(httpx_transports.create_ssl_context)
+# A program makes its commands of the functions once; the tests call one some hundred times.
+typer_testing._get_command = cache(typer_testing._get_command)
 
 
 class _Groups(LoadScopeScheduling):  # type: ignore[misc]  # xdist is untyped
